@@ -1,0 +1,128 @@
+"""The ready-made job: a Hydra application that trains, prunes, judges and reports."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.utils import instantiate
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from omegaconf import DictConfig, open_dict
+from rich.console import Console
+
+from lightning_classprune import ledger, report
+from lightning_classprune.callback import ClassAwarePruningCallback
+from lightning_classprune.classifier import Classifier
+from lightning_classprune.data import SplitDataModule
+from lightning_classprune.final_test import ClassCounts
+
+
+def conf_dir() -> Path:
+    """Return the folder of the configuration: inside an installed package, or beside it in a source tree."""
+    package = Path(__file__).resolve().parent
+    return next(
+        path for path in (package / "conf", package.parent / "conf") if (path / "config.yaml").is_file()
+    )
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+def main(cfg: DictConfig) -> float:
+    """Run the job that the command line describes; returns what sweepers maximise."""
+    return run(cfg)
+
+
+def run(cfg: DictConfig) -> float:
+    """Train, prune, judge, report and test as `cfg` says (see conf/config.yaml).
+
+    Writes to `cfg.run_dir`: `ledger.jsonl`, `ledger.png`, `accepted.ckpt` (the delivered network; its state dict
+    loads in the plain model), `test.json`, `checkpoints/last.ckpt` and `metrics/`.
+
+    Returns:
+        The sparsity of the delivered network, 0..1: the largest that was accepted.
+    """
+    quieten()
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    data: SplitDataModule = instantiate(cfg.data)
+    data.prepare_data()
+    data.setup("fit")
+    with open_dict(cfg):
+        cfg.facts = facts(data, cfg.protect)
+    module = build_module(cfg)
+    callbacks: list[Callback] = [
+        instantiate(entry) for entry in cfg.callbacks.values() if entry and "_target_" in entry
+    ]
+    counts = ClassCounts(data.class_names)
+    trainer: Trainer = instantiate(cfg.trainer, callbacks=[*callbacks, counts])
+    trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path)
+    trainer.save_checkpoint(Path(cfg.run_dir) / "accepted.ckpt")
+    trainer.test(module, datamodule=data, verbose=False)
+    rows = next((list(c.ledger) for c in callbacks if isinstance(c, ClassAwarePruningCallback)), [])
+    if trainer.is_global_zero:
+        tell(rows, counts.results, Path(cfg.run_dir))
+    final = ledger.delivered(rows)
+    return 0.0 if final is None else float(final["sparsity"])
+
+
+def facts(data: SplitDataModule, protect: Mapping[str | int, Any]) -> dict[str, Any]:
+    """Return what the model, the loss and the callback need to know about the data.
+
+    Raises:
+        ValueError: `protect` names a class that the data do not have.
+    """
+    names = data.class_names
+    protected = [names.index(key) if key in names else key for key in protect]
+    for key in protected:
+        if not isinstance(key, int) or not 0 <= key < len(names):
+            raise ValueError(
+                f"protect: {key!r} is not a class of these data; classes: {dict(enumerate(names))}"
+            )
+    return {
+        "class_names": names,
+        "num_classes": data.num_classes,
+        "class_counts": data.class_counts,
+        "in_channels": data.in_channels,
+        "in_features": data.in_features,
+        "protected": protected,
+    }
+
+
+def build_module(cfg: DictConfig) -> LightningModule:
+    """Return the LightningModule of `cfg`'s model, loss, optimizer and scheduler; `cfg.facts` must be filled in."""
+    return Classifier(
+        network=instantiate(cfg.model),
+        loss=instantiate(cfg.loss),
+        num_classes=cfg.facts.num_classes,
+        optimizer=instantiate(cfg.optimizer),
+        **instantiate(cfg.scheduler),
+    )
+
+
+def tell(rows: list[dict[str, Any]], test: dict[str, Any], folder: Path) -> None:
+    """Write the ledger, its picture and the test counts to `folder`, and print them."""
+    console = Console(width=max(shutil.get_terminal_size(fallback=(100, 24)).columns, 80))
+    folder.mkdir(parents=True, exist_ok=True)
+    if rows:
+        ledger.write_jsonl(rows, folder / "ledger.jsonl")
+        report.figure(rows).savefig(folder / "ledger.png")
+        console.print(ledger.table(rows))
+    (folder / "test.json").write_text(json.dumps(test, indent=2) + "\n", encoding="utf-8")
+    for name, counts in test["classes"].items():
+        console.print(f"Test, {name}: missed {counts['fn']} of {counts['support']}", markup=False)
+    console.print(ledger.achievement(rows), markup=False)
+    console.print(f"Run folder: {folder}", markup=False, soft_wrap=True)
+
+
+def quieten() -> None:
+    """Keep Lightning's start-up notes and its advice on data loader workers out of a job's output."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""ClassAwarePruningCallback: wires Lightning's events to a run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as lightning_pytorch
+from lightning.fabric.utilities.rank_zero import rank_zero_info
+
+from lightning_classprune.compatibility import check_trainer
+from lightning_classprune.criteria import Criterion
+from lightning_classprune.gate import insert_gates
+from lightning_classprune.guard import FNTolerance
+from lightning_classprune.guard_data import Predict, default_predict
+from lightning_classprune.masks import Masks, sparsity
+from lightning_classprune.monitor import ValidationMonitor
+from lightning_classprune.prunable import Prunable
+from lightning_classprune.run import PruningRun
+from lightning_classprune.settings import Settings
+
+if TYPE_CHECKING:
+    _BASES = (lightning_pytorch.Callback,)
+    _Callback = lightning_pytorch.Callback
+else:
+    # A Trainer of `pytorch_lightning` takes its own Callback class only, and the same object must serve both.
+    try:
+        import pytorch_lightning
+
+        class _Callback(lightning_pytorch.Callback, pytorch_lightning.Callback):
+            pass
+
+    except ImportError:
+        _Callback = lightning_pytorch.Callback
+
+
+class ClassAwarePruningCallback(_Callback):
+    """Iterative magnitude pruning that may not miss what the dense network finds.
+
+    Within one `trainer.fit`, the network is trained densely once; then rounds of pruning, rewinding and retraining
+    follow, each as long as the trainer's own `max_epochs`/`max_steps`. A round stands only if the guard's evidence says
+    that the protected classes' false negatives (FN) have not risen beyond the tolerance; a refused round is undone.
+    The module ends as the sparsest network that was judged and accepted, bit for bit.
+
+    After Entezari & Saukh 2019 (arXiv 1909.10364), with the guard that the method lacks.
+
+    Args:
+        num_classes: Number of classes, or of labels in a multi-label task; 2 or more.
+        protect: Protected class (index, or name with `class_names`) -> allowed rise of its FN rate in [0, 1], or an
+            `FNTolerance`.
+        class_names: One name a class, for `protect`, ledger and logs; indices by default.
+        confidence: A round must be proven at this level by the exact paired test; None for the plain point rule.
+        target_sparsity: Pruned share of the prunable weights to aim at, in (0, 1).
+        prune_fraction: Share of the remaining weights that one round prunes, in (0, 1).
+        criterion: `"magnitude"`, `"magnitude_increase"`, `"random"`, or a function (weight, rewind point) -> scores.
+        scope: `"global"` (one threshold over all layers) or `"layer"`.
+        threshold: Decision threshold on raw one-logit or multi-label scores; a score at it is positive.
+        rewind: `"init"`, `"epoch:K"`, `"step:K"`, `"lr"` (accepted weights, fresh optimizer and schedule) or `"none"`.
+        on_refusal: `"stop"`, or `"retry"` with half the step from the last accepted ticket, at most `retries` times.
+        retries: Refusals that the run survives; they share the error budget.
+        max_rounds: Attempts after round 0; None for no limit.
+        predict: `(pl_module, batch) -> (scores, target)`; `(pl_module(batch[0]), batch[1])` by default.
+        guard_dataloader: Loader, or function that returns one; default the datamodule's `guard_dataloader()`, else
+            the validation data, with a warning.
+        prunable: Patterns or a predicate; by default the weights of convolutions and linear layers.
+        baseline: `"train"`, or `"current"` to judge the weights as they come as the dense network and skip round 0.
+
+    Raises:
+        ValueError: An argument is out of range; the message names it.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        protect: Mapping[int | str, float | FNTolerance],
+        class_names: Sequence[str] | None = None,
+        confidence: float | None = 0.95,
+        target_sparsity: float = 0.99,
+        prune_fraction: float = 0.2,
+        criterion: str | Criterion = "magnitude",
+        scope: str = "global",
+        threshold: float = 0.0,
+        rewind: str = "init",
+        on_refusal: str = "stop",
+        retries: int = 0,
+        max_rounds: int | None = None,
+        predict: Predict | None = None,
+        guard_dataloader: Any = None,
+        prunable: Prunable = None,
+        baseline: str = "train",
+    ) -> None:
+        super().__init__()
+        self.settings = Settings.parse(
+            num_classes=num_classes,
+            protect=protect,
+            class_names=class_names,
+            confidence=confidence,
+            target_sparsity=target_sparsity,
+            prune_fraction=prune_fraction,
+            criterion=criterion,
+            scope=scope,
+            threshold=threshold,
+            rewind=rewind,
+            on_refusal=on_refusal,
+            retries=retries,
+            max_rounds=max_rounds,
+            baseline=baseline,
+        )
+        if predict is not None and not callable(predict):
+            raise ValueError(
+                f"predict={predict!r} is not callable; it must be (pl_module, batch) -> (scores, target)"
+            )
+        self._predict = predict or default_predict
+        self._guard_dataloader = guard_dataloader
+        self._prunable = prunable
+        self._run: PruningRun | None = None
+        self._callbacks_before: list[Any] | None = None
+        self._masks: Masks = {}
+        self._ledger: list[dict[str, Any]] = []
+        self._state: dict[str, Any] = {}
+
+    # -- results --
+
+    @property
+    def masks(self) -> Masks:
+        """Masks by parameter name, True = kept: of the round in training during `fit`, as delivered after it."""
+        return self._run.masks if self._run is not None else self._masks
+
+    @property
+    def sparsity(self) -> float:
+        """Pruned share of the prunable weights under `masks`."""
+        return sparsity(self.masks)
+
+    @property
+    def ledger(self) -> list[dict[str, Any]]:
+        """One row per judged round: what was tried, what was measured, the verdict and the reason."""
+        return self._run.ledger if self._run is not None else self._ledger
+
+    @property
+    def round_epoch(self) -> int:
+        """Epoch within the present round; `trainer.current_epoch` counts over all rounds."""
+        return self._run.round_epoch if self._run is not None else 0
+
+    # -- events of a fit --
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Check the trainer and take the places from which rounds can be steered."""
+        if stage != "fit":
+            return
+        check_trainer(trainer, self)
+        self._state = {}
+        self._run = run = PruningRun(
+            self.settings, self._predict, self._guard_dataloader, self._prunable, trainer, self._masks
+        )
+        self._monitor = ValidationMonitor(
+            {self.settings.class_names[i]: i for i in self.settings.protect},
+            self._predict,
+            self.settings.num_classes,
+            self.settings.threshold,
+        )
+        self._callbacks_before = insert_gates(
+            trainer,
+            self,
+            judge=lambda *_: run.end_of_epoch(),
+            seal=lambda *_: run.seal(),
+            deliver=lambda *_: run.deliver(),
+            abandon=lambda *_: self._abandon(trainer),
+        )
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """The model is on its device: check it, and set the limits of the loop."""
+        assert self._run is not None
+        self._run.prepare(pl_module)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Everything is restored: check the guard data and begin, or go on."""
+        assert self._run is not None
+        self._run.start()
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Set up the next round if a verdict was given."""
+        assert self._run is not None
+        self._run.start_of_epoch()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """A rewind point may be inside an epoch."""
+        assert self._run is not None
+        self._run.start_of_batch()
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """A resumed run that was finished already skips training; it delivers here."""
+        assert self._run is not None
+        self._run.deliver()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Keep the results and leave the trainer as it was."""
+        if stage == "fit":
+            self._close(trainer)
+
+    def _abandon(self, trainer: Any) -> None:
+        """An exception ends the fit: the module keeps the last accepted ticket, the trainer its own settings."""
+        if self._run is not None and self._run.state.round > 0:
+            self._run.restore_accepted()
+        self._close(trainer)
+
+    def _close(self, trainer: Any) -> None:
+        if self._run is None:
+            return
+        run, self._run = self._run, None
+        self._masks, self._ledger = run.masks, run.ledger
+        if run.delivered:
+            self._state = run.final_state_dict()
+        run.close()
+        if self._callbacks_before is not None:
+            trainer.callbacks, self._callbacks_before = self._callbacks_before, None
+
+    # -- recall at every validation --
+
+    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start counting."""
+        if self._run is not None:
+            self._monitor.reset()
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Count one batch."""
+        if self._run is not None and not trainer.sanity_checking:
+            self._monitor.add(trainer, pl_module, batch, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Log recall, FN and support of the protected classes."""
+        if self._run is not None and not trainer.sanity_checking:
+            pl_module.log_dict(self._monitor.metrics(trainer), sync_dist=trainer.world_size > 1)
+
+    # -- saving --
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that resuming needs, in tensors and primitives (`weights_only=True` loads it)."""
+        return self._run.state_dict() if self._run is not None and self._run.prepared else self._state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the run that wrote this; a run with other settings is refused."""
+        if self._run is None:
+            return
+        self._run.check(state_dict)
+        self._run.resumed = state_dict
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Note how far a checkpoint without our state had got."""
+        if self._run is not None and self.state_key not in checkpoint.get("callbacks", {}):
+            progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+            self._run.foreign_epochs = int(progress["processed"])
+            rank_zero_info("the checkpoint has no pruning state: its weights are where round 0 starts")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Lightning hangs the module's `log` methods on callbacks; a copy must not carry a whole model along.
+        return {
+            k: v
+            for k, v in self.__dict__.items()
+            if k not in ("log", "log_dict", "_run", "_monitor", "_callbacks_before")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _run=None, _callbacks_before=None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ClassAwarePruningCallback:
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin

@@ -1,0 +1,177 @@
+"""The ledger: one plain dict per judged round, on disk, on screen, and in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+Row = Mapping[str, Any]
+
+STYLES = {"baseline": "bold", "accepted": "green", "refused": "red", "unproven": "yellow"}
+
+
+def write_jsonl(rows: Iterable[Row], path: str | os.PathLike[str]) -> None:
+    """Write one JSON object a line; whoever reads `path` finds the old file or the whole new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)  # NamedTemporaryFile makes it private; a result is to be read
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read what `write_jsonl` wrote.
+
+    Raises:
+        ValueError: a line is not a JSON object; names the file and the line.
+    """
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error}); was the file cut short?") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
+        rows.append(row)
+    return rows
+
+
+def baseline(rows: Sequence[Row]) -> Row | None:
+    """Return the row of the dense network, or None if it was never judged."""
+    return next((row for row in rows if row["verdict"] == "baseline"), None)
+
+
+def delivered(rows: Sequence[Row]) -> Row | None:
+    """Return the row of the network that is handed over: the last accepted one, else the dense baseline."""
+    return next((row for row in reversed(rows) if row["verdict"] in ("accepted", "baseline")), None)
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Return the ledger as a table for 100 columns: a line per round and protected class.
+
+    `missed` is false negatives / support; `newly` the positives that only the candidate misses (+) and that only
+    the dense network missed (-); `bound/allowed` the largest rise of the miss rate that the data do not exclude
+    and the rise that is allowed. Below it: which round is delivered, and why the others were not accepted.
+    """
+    result = Table(
+        title="Ledger", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    result.add_column("round", justify="right")
+    result.add_column("sparsity", justify="right")
+    result.add_column("class", overflow="fold", max_width=24)
+    for name in ("missed", "recall", "newly", "p", "bound/allowed"):
+        result.add_column(name, justify="right", no_wrap=True)
+    result.add_column("verdict", no_wrap=True)
+    final = delivered(rows)
+    for row in rows:
+        head = [_round(row, rows), f"{row['sparsity']:.2%}"]
+        verdict = Text(row["verdict"], style=STYLES.get(row["verdict"], ""))
+        if row is final:
+            verdict.append(" *")
+        for name, counts in row["classes"].items():
+            result.add_row(
+                *head, Text(name), *_cells(row, counts), verdict, style="bold" if row is final else None
+            )
+            head, verdict = ["", ""], Text()
+        if not row["classes"]:
+            result.add_row(*head, *[""] * 6, verdict)
+    result.caption = Text("\n".join(_notes(rows, final)), style="default not italic")
+    result.caption_justify = "left"
+    return result
+
+
+def achievement(rows: Sequence[Row]) -> str:
+    """Return one sentence that claims what the ledger bears and no more."""
+    dense, final = baseline(rows), delivered(rows)
+    if dense is None or final is None:
+        return "Nothing was judged, so nothing was pruned: the network is as it was trained."
+    if final is dense:
+        if len(rows) == 1:
+            return "No pruning step was tried: the dense network is delivered."
+        last = rows[-1]
+        reason = (last.get("reason") or "").rstrip(". ") or f"it was {last['verdict']}"
+        return (
+            "No pruning step was proven safe: the dense network is delivered unchanged, because at "
+            f"{last['sparsity']:.1%} sparsity {reason}."
+        )
+    parts = [_claim(name, final, dense, _certainty(rows, final)) for name in final["classes"]]
+    return f"{final['sparsity']:.1%} of the prunable weights are gone: {'; '.join(parts)}."
+
+
+def _round(row: Row, rows: Sequence[Row]) -> str:
+    retried = sum(other["round"] == row["round"] for other in rows) > 1
+    return f"{row['round']}.{row['attempt']}" if retried else f"{row['round']}"
+
+
+def _cells(row: Row, counts: Mapping[str, Any]) -> list[str]:
+    compared = row["verdict"] != "baseline"
+    return [
+        f"{counts['fn']}/{counts['support']}",
+        _number(counts["recall"], ".3f"),
+        f"+{counts['newly_missed']} -{counts['newly_found']}" if compared else "",
+        _number(counts.get("p_value"), ".2g") if compared else "",
+        f"{_number(counts.get('upper_bound'), '.3f')}/{_number(counts.get('tolerance'), '.3g')}"
+        if compared
+        else "",
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _notes(rows: Sequence[Row], final: Row | None) -> list[str]:
+    notes = (
+        []
+        if final is None
+        else [f"* delivered: round {_round(final, rows)}, sparsity {final['sparsity']:.2%}"]
+    )
+    for row in rows:
+        if row["verdict"] in ("refused", "unproven") and row.get("reason"):
+            notes.append(f"Round {_round(row, rows)} {row['verdict']}: {row['reason']}")
+    return notes
+
+
+def _claim(name: str, final: Row, dense: Row, certainty: str | None) -> str:
+    now, before = final["classes"][name], dense["classes"][name]
+    counts = (
+        f"class {name!r} missed {now['fn']} of {now['support']} against {before['fn']} for the dense network"
+    )
+    tolerance = now.get("tolerance")
+    if certainty is None or tolerance is None or now.get("p_value") is None:
+        return f"{counts} (only counts were compared; chance is not excluded)"
+    return f"{counts}, and a rise of more than {tolerance:.4g} in its miss rate is excluded {certainty}"
+
+
+def _certainty(rows: Sequence[Row], final: Row) -> str | None:
+    """Word the error level of the deciding test.
+
+    Up to the first refusal the accepted rounds are one fixed sequence, whose level is the claim's own. After a
+    refusal the next candidate depended on the data, so only the level of that test is named.
+    """
+    level = final.get("level")
+    if level is None:
+        return None
+    before = rows[: next(i for i, row in enumerate(rows) if row is final)]
+    if any(row["verdict"] in ("refused", "unproven") for row in before):
+        return f"by a test at level {level:.3g}, after earlier refusals"
+    return f"at {100 * (1 - level):.4g}% confidence"

@@ -1,0 +1,67 @@
+"""Monitor: recall of the protected classes at every validation, with the support that it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data.distributed import DistributedSampler
+
+from lightning_classprune.guard_data import Predict
+from lightning_classprune.outcomes import Outcomes, decide
+from lightning_classprune.randomness import untouched_randomness
+
+
+class ValidationMonitor:
+    """Counts over the validation batches of one pass."""
+
+    def __init__(
+        self, protected: Mapping[str, int], predict: Predict, num_classes: int, threshold: float
+    ) -> None:
+        self._protected = protected
+        self._predict = predict
+        self._num_classes = num_classes
+        self._threshold = threshold
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a pass."""
+        self._counts = torch.zeros(self._num_classes, 5, dtype=torch.int64)
+        self._seen: dict[int, int] = {}
+
+    def add(self, trainer: Any, pl_module: Any, batch: Any, dataloader_idx: int) -> None:
+        """Count one batch, which is on the device already; samples that only pad the shards are left out."""
+        with torch.no_grad(), untouched_randomness(), trainer.precision_plugin.forward_context():
+            scores, target = self._predict(pl_module, batch)
+        predicted, target = decide(scores, target, self._num_classes, self._threshold)
+        real = self._real(trainer, dataloader_idx, len(target)).to(target.device)
+        outcomes = Outcomes(target[real].cpu(), predicted[real].cpu(), self._num_classes)
+        self._counts += outcomes.counts()
+
+    def metrics(self, trainer: Any) -> dict[str, float]:
+        """Recall, false negatives and support by class over all ranks; no recall for a class without samples."""
+        counts = trainer.strategy.reduce(self._counts.to(trainer.strategy.root_device), reduce_op="sum").cpu()
+        logged: dict[str, float] = {}
+        for name, index in self._protected.items():
+            found, *_, missed, support = counts[index].tolist()
+            logged |= {f"classprune/fn/{name}": float(missed), f"classprune/support/{name}": float(support)}
+            if support:
+                logged[f"classprune/recall/{name}"] = found / support
+        return logged
+
+    def _real(self, trainer: Any, dataloader_idx: int, size: int) -> Tensor:
+        start = self._seen.get(dataloader_idx, 0)
+        self._seen[dataloader_idx] = start + size
+        sampler = getattr(_loaders(trainer)[dataloader_idx], "sampler", None)
+        if not isinstance(sampler, DistributedSampler):
+            return torch.ones(size, dtype=torch.bool)
+        # The sampler repeats samples until all shards are even; the k-th of rank r is real iff it is within the set.
+        places = torch.arange(start, start + size) * sampler.num_replicas + sampler.rank
+        return places < len(sampler.dataset)  # type: ignore[arg-type]
+
+
+def _loaders(trainer: Any) -> list[Any]:
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    return list(loop._combined_loader.flattened)

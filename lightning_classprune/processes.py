@@ -1,0 +1,62 @@
+"""The processes of a distributed job, as far as pruning must know them; one process is the same code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lightning_classprune.masks import Masks, digest
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Rank of this process and number of processes; collectives are no-ops for one."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def gather_objects(self, share: Any) -> list[Any]:
+        """Every rank's object, in the order of ranks, on every rank."""
+        if self.world_size == 1:
+            return [share]
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, share)
+        return gathered
+
+    def first(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        return self.gather_objects(value)[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank, on every rank."""
+        return any(self.gather_objects(bool(flag)))
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Every rank's tensor (equal shapes), stacked along a new first dimension."""
+        if self.world_size == 1:
+            return tensor.unsqueeze(0)
+        gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(gathered, tensor.contiguous())
+        return torch.stack(gathered)
+
+    def equalize_buffers(self, module: nn.Module) -> None:
+        """Give every rank rank 0's buffers: BatchNorm statistics differ between ranks, and verdicts with them."""
+        if self.world_size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer.data, src=0)
+
+    def require_equal(self, masks: Masks) -> None:
+        """Check that all ranks hold the same masks.
+
+        Raises:
+            RuntimeError: They do not, which would train different networks.
+        """
+        digests = self.gather_objects(digest(masks))
+        if len(set(digests)) > 1:
+            raise RuntimeError(
+                f"masks differ between processes: {digests}; a criterion must be deterministic and equal on all ranks"
+            )

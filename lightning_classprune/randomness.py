@@ -1,0 +1,69 @@
+"""The random state of a process: save it, restore it, start a round from a seed."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+RandomState = dict[str, Any]
+
+
+def base_seed() -> int:
+    """The seed of `seed_everything` if it was called, else the one that torch drew at start; below 2**32."""
+    return int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())) % 2**32
+
+
+def seed_process(seed: int) -> None:
+    """Seed Python, NumPy and torch on all devices exactly as `seed_everything(seed)` does, silently."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def random_state() -> RandomState:
+    """The state of all global generators, in tensors and primitives that `weights_only=True` loads."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), *(float(r) for r in rest)),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: RandomState) -> None:
+    """Put back what `random_state` returned."""
+    random.setstate(state["python"])
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), int(position), int(has_gauss), gauss))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def untouched_randomness() -> Iterator[None]:
+    """What runs inside may draw; afterwards the generators are as they were."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
+
+
+def loader_generators(loaders: Iterable[Any]) -> list[torch.Generator]:
+    """The generators that the user gave to loaders and samplers; the global one cannot stand for them."""
+    found: list[torch.Generator] = []
+    for loader in loaders:
+        sampler, batch_sampler = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+        for owner in (loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None)):
+            generator = getattr(owner, "generator", None)
+            if isinstance(generator, torch.Generator) and all(generator is not g for g in found):
+                found.append(generator)
+    return found

@@ -1,0 +1,161 @@
+"""Rewinding: capture and restore everything that training mutates.
+
+A snapshot is plain dicts of CPU tensors and primitives. It never aliases live state: what `state_dict()` of an
+optimizer or a scheduler returns is live, so everything is copied when captured and again when restored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_classprune.masks import local
+from lightning_classprune.prunable import canonical
+
+Tensors = dict[str, Tensor]
+TrainingState = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rewind:
+    """To which point a round goes back.
+
+    Attributes:
+        kind: `init` (start of round 0), `epoch` or `step` (that far into round 0), `lr` (keep the accepted weights,
+            learning-rate rewinding, Renda et al. 2020), `none` (keep weights and optimizer: fine-tuning).
+        at: The epoch or step, 0 for the other kinds.
+    """
+
+    kind: Literal["init", "epoch", "step", "lr", "none"]
+    at: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Rewind:
+        """Read `"init"`, `"epoch:K"`, `"step:K"`, `"lr"` or `"none"`.
+
+        Raises:
+            ValueError: Anything else.
+        """
+        match = re.fullmatch(r"(init|lr|none)|(epoch|step):(\d+)", text) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError(
+                f"rewind={text!r} is unknown; allowed are 'init', 'epoch:K', 'step:K' (K a whole number), 'lr', 'none'"
+            )
+        if match[1]:
+            return cls(match[1])  # type: ignore[arg-type]
+        return cls(match[2], int(match[3]))  # type: ignore[arg-type]
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether a round starts from the accepted weights instead of an earlier point."""
+        return self.kind in ("lr", "none")
+
+
+def copy_state(state: Any) -> Any:
+    """A deep copy without aliases, tensors on the CPU; counters become plain dicts, which `weights_only` loads."""
+    if isinstance(state, Tensor):
+        return local(state).to("cpu", copy=True)
+    if isinstance(state, Counter):
+        return Counter(state)
+    if isinstance(state, dict):
+        return {k: copy_state(v) for k, v in state.items()}
+    if isinstance(state, list):
+        return [copy_state(v) for v in state]
+    if isinstance(state, tuple):
+        return tuple(copy_state(v) for v in state)
+    return state
+
+
+def capture_tensors(module: nn.Module) -> Tensors:
+    """All parameters and buffers by canonical name, copied to the CPU; shards stay shards."""
+    return {name: local(t).to("cpu", copy=True) for name, t in _named_tensors(module)}
+
+
+@torch.no_grad()
+def restore_tensors(module: nn.Module, tensors: Tensors) -> None:
+    """Write a capture back into the same storage.
+
+    Raises:
+        RuntimeError: The module has other tensors than when it was captured; nothing is written then.
+    """
+    live = dict(_named_tensors(module))
+    differing = sorted(live.keys() ^ tensors.keys()) or sorted(
+        name for name in live if local(live[name]).shape != tensors[name].shape
+    )
+    if differing:
+        raise RuntimeError(
+            f"cannot rewind: the module's tensors changed during training: {', '.join(differing)}"
+        )
+    for name, tensor in live.items():
+        local(tensor).copy_(tensors[name])
+
+
+def _named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(canonical(n), t) for n, t in (*module.named_parameters(), *module.named_buffers())]
+
+
+def capture_training(trainer: Any) -> TrainingState:
+    """Optimizers, learning-rate schedulers, precision (grad scaler) and what is frozen."""
+    return {
+        "optimizers": [copy_state(o.state_dict()) for o in trainer.optimizers],
+        "schedulers": [copy_state(c.scheduler.state_dict()) for c in trainer.lr_scheduler_configs],
+        "precision": copy_state(trainer.precision_plugin.state_dict()),
+        "trainable": {canonical(n): p.requires_grad for n, p in trainer.lightning_module.named_parameters()},
+    }
+
+
+def restore_training(trainer: Any, state: TrainingState) -> None:
+    """Put captured training state back into the live objects.
+
+    Where parameter groups were added since (a fine-tuning callback unfroze a layer), the optimizers are made anew by
+    the module's own `configure_optimizers`, with the layers frozen as they were.
+    """
+    for name, parameter in trainer.lightning_module.named_parameters():
+        parameter.requires_grad_(state["trainable"][canonical(name)])
+    if [_layout(o.state_dict()) for o in trainer.optimizers] != [_layout(o) for o in state["optimizers"]]:
+        trainer.strategy.setup_optimizers(trainer)
+    for optimizer, optimizer_state in zip(trainer.optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(copy_state(optimizer_state))
+    for config, scheduler_state in zip(trainer.lr_scheduler_configs, state["schedulers"], strict=True):
+        config.scheduler.load_state_dict(copy_state(scheduler_state))
+    if state["precision"]:
+        trainer.precision_plugin.load_state_dict(copy_state(state["precision"]))
+
+
+def _layout(optimizer_state: dict[str, Any]) -> list[int]:
+    return [len(group["params"]) for group in optimizer_state["param_groups"]]
+
+
+class HeldScheduler:
+    """Stands for a scheduler while fine-tuning: the learning rate stays, whoever steps it.
+
+    Everything but stepping goes to the real one, so that checkpoints and monitors see what they know.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        self.held = scheduler
+
+    def step(self, *_: Any, **__: Any) -> None:
+        """Do nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["held"], name)
+
+
+def hold_schedulers(trainer: Any) -> None:
+    """Keep all learning rates as they are from now on."""
+    for config in trainer.lr_scheduler_configs:
+        if not isinstance(config.scheduler, HeldScheduler):
+            config.scheduler = HeldScheduler(config.scheduler)
+
+
+def release_schedulers(trainer: Any) -> None:
+    """Undo `hold_schedulers`."""
+    for config in trainer.lr_scheduler_configs:
+        if isinstance(config.scheduler, HeldScheduler):
+            config.scheduler = config.scheduler.held

@@ -1,0 +1,111 @@
+"""Rounds: the state machine of iterative pruning as pure functions of (plan, state, verdict).
+
+train --(round is over)--> judge --accepted--> prune further, rewind --> train ...
+                                \\--refused---> smaller step from the last accepted ticket, or finish
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from math import ceil
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What does not change during a run.
+
+    Attributes:
+        total: Number of prunable weights.
+        target: Number of them to be pruned in the end.
+        fraction: Share of the remaining weights that a round prunes, in (0, 1).
+        max_rounds: Attempts after round 0; None for no limit.
+        retries: Refusals that the run survives, each with half the step.
+    """
+
+    total: int
+    target: int
+    fraction: float
+    max_rounds: int | None = None
+    retries: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.target <= self.total and 0 < self.fraction < 1):
+            raise ValueError(f"not a plan: {self}")
+
+
+@dataclass(frozen=True)
+class RoundState:
+    """Where a run stands.
+
+    Attributes:
+        round: Round of the candidate in training; 0 is dense.
+        attempt: Attempts at this round so far, the present one included.
+        attempts: Attempts after round 0, over all rounds, the present one included.
+        refusals: Refusals so far.
+        accepted: Weights pruned in the last accepted ticket.
+        candidate: Weights pruned in the candidate.
+        finished: None while rounds go on, else why they ended.
+    """
+
+    round: int = 0
+    attempt: int = 1
+    attempts: int = 0
+    refusals: int = 0
+    accepted: int = 0
+    candidate: int = 0
+    finished: str | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives only."""
+        return asdict(self)
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> RoundState:
+        """The state that `state_dict` stored."""
+        return cls(**state)
+
+
+def after_verdict(plan: Plan, state: RoundState, accepted: bool) -> RoundState:
+    """The state in which the next attempt trains, or a finished one."""
+    if accepted:
+        state = replace(state, accepted=state.candidate)
+        if state.accepted >= plan.target:
+            return replace(state, finished="the target sparsity is reached")
+        candidate = _step(plan, state.accepted, plan.fraction / 2**state.refusals)
+        following = replace(state, round=state.round + 1, attempt=1, candidate=candidate)
+    else:
+        state = replace(state, refusals=state.refusals + 1)
+        if state.refusals > plan.retries:
+            return replace(state, finished="a round was not accepted")
+        candidate = state.accepted + (state.candidate - state.accepted + 1) // 2
+        if candidate >= state.candidate:
+            return replace(state, finished="a round was not accepted and its step is a single weight")
+        following = replace(state, attempt=state.attempt + 1, candidate=candidate)
+    if plan.max_rounds is not None and state.attempts >= plan.max_rounds:
+        return replace(state, finished=f"max_rounds={plan.max_rounds} attempts were made")
+    return replace(following, attempts=state.attempts + 1)
+
+
+def _step(plan: Plan, pruned: int, fraction: float) -> int:
+    """Weights pruned after one more step: rounded up, so that rounds are never more than the fraction promises."""
+    return min(plan.target, pruned + ceil((plan.total - pruned) * Fraction(str(fraction))))
+
+
+def largest_number_of_tests(plan: Plan) -> int:
+    """The most guard tests that a run can come to: known before round 1, as an error budget must be.
+
+    The longest run refuses as early as it can, for every refusal halves all later steps. (The tests compare this with
+    an enumeration of all patterns of refusals.)
+    """
+    refusals_left = plan.retries
+    state = after_verdict(plan, RoundState(), True)
+    tests = 0
+    while state.finished is None:
+        tests += 1
+        accepted = refusals_left == 0 or state.candidate - state.accepted <= 1
+        refusals_left -= not accepted
+        state = after_verdict(plan, state, accepted)
+    return max(tests, 1)

@@ -1,0 +1,197 @@
+"""Settings: the constructor arguments of the callback, checked and in the form that the parts use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, isfinite
+from numbers import Real
+from typing import Any
+
+from lightning_classprune.criteria import Criterion, resolve_criterion
+from lightning_classprune.guard import FNTolerance
+from lightning_classprune.rewinding import Rewind
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one run is to do; see `ClassAwarePruningCallback` for the meaning of each."""
+
+    num_classes: int
+    protect: dict[int, FNTolerance]
+    class_names: tuple[str, ...]
+    confidence: float | None
+    target_sparsity: float
+    prune_fraction: float
+    criterion: Criterion
+    scope: str
+    threshold: float
+    rewind: Rewind
+    on_refusal: str
+    retries: int
+    max_rounds: int | None
+    baseline: str
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        num_classes: int,
+        protect: Mapping[int | str, float | FNTolerance],
+        class_names: Sequence[str] | None,
+        confidence: float | None,
+        target_sparsity: float,
+        prune_fraction: float,
+        criterion: str | Criterion,
+        scope: str,
+        threshold: float,
+        rewind: str,
+        on_refusal: str,
+        retries: int,
+        max_rounds: int | None,
+        baseline: str,
+    ) -> Settings:
+        """Check every argument.
+
+        Raises:
+            ValueError: Names the argument, its value, what is allowed and the fix.
+        """
+        _whole("num_classes", num_classes, 2)
+        names = _class_names(class_names, num_classes)
+        if confidence is not None:
+            _inside("confidence", confidence, "or None for the plain point rule")
+            if confidence < 0.5:
+                raise ValueError(
+                    f"confidence={confidence!r} is out of range: at least 0.5, or None for the point rule"
+                )
+        _inside("target_sparsity", target_sparsity)
+        _inside("prune_fraction", prune_fraction)
+        _one_of("scope", scope, ("global", "layer"))
+        _one_of("on_refusal", on_refusal, ("stop", "retry"))
+        _one_of("baseline", baseline, ("train", "current"))
+        _whole("retries", retries, 0)
+        if (on_refusal == "retry") != (retries > 0):
+            raise ValueError(
+                f"retries={retries} does not go with on_refusal={on_refusal!r}: 'retry' needs retries of 1 or more, "
+                "'stop' needs 0"
+            )
+        if max_rounds is not None:
+            _whole("max_rounds", max_rounds, 1)
+        if not _is_number(threshold) or not isfinite(threshold):
+            raise ValueError(
+                f"threshold={threshold!r} is not a finite number; it is compared with raw scores"
+            )
+        point = Rewind.parse(rewind)
+        if baseline == "current" and not point.keeps_weights:
+            raise ValueError(
+                f"baseline='current' judges the weights as they come, so rewind={rewind!r} has no earlier point; "
+                "use rewind='lr' or rewind='none'"
+            )
+        return cls(
+            num_classes,
+            _protect(protect, names, confidence),
+            names,
+            confidence,
+            float(target_sparsity),
+            float(prune_fraction),
+            resolve_criterion(criterion),
+            scope,
+            float(threshold),
+            point,
+            on_refusal,
+            retries,
+            max_rounds,
+            baseline,
+        )
+
+    @property
+    def alpha(self) -> float | None:
+        """Error level of the guard; exact in decimals, so that 0.95 gives 0.05."""
+        return None if self.confidence is None else float(1 - Fraction(str(self.confidence)))
+
+    def target(self, total: int) -> int:
+        """The smallest number of pruned weights whose share of `total` is at least the target."""
+        return ceil(Fraction(str(self.target_sparsity)) * total)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives that two runs must share for one to continue the other."""
+        return {
+            "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
+            "protect": {self.class_names[i]: t.to_dict() for i, t in self.protect.items()},
+            "confidence": self.confidence,
+            "target_sparsity": self.target_sparsity,
+            "prune_fraction": self.prune_fraction,
+            "criterion": getattr(self.criterion, "__qualname__", type(self.criterion).__qualname__),
+            "scope": self.scope,
+            "threshold": self.threshold,
+            "rewind": f"{self.rewind.kind}:{self.rewind.at}",
+            "retries": self.retries,
+            "max_rounds": self.max_rounds,
+            "baseline": self.baseline,
+        }
+
+
+def _class_names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    if class_names is None:
+        return tuple(str(i) for i in range(num_classes))
+    names = tuple(class_names)
+    if isinstance(class_names, str) or len(names) != num_classes or len(set(names)) != num_classes:
+        raise ValueError(f"class_names={class_names!r} must be {num_classes} different names, one a class")
+    return names
+
+
+def _protect(
+    protect: Mapping[int | str, float | FNTolerance], names: tuple[str, ...], confidence: float | None
+) -> dict[int, FNTolerance]:
+    if not isinstance(protect, Mapping) or not protect:
+        raise ValueError(
+            f"protect={protect!r} must map at least one class to its tolerance, for example {{1: 0.05}}"
+        )
+    parsed: dict[int, FNTolerance] = {}
+    for key, value in protect.items():
+        if isinstance(key, str):
+            # YAML and command lines turn indices into strings.
+            index = names.index(key) if key in names else int(key) if key.isdecimal() else -1
+        else:
+            index = key if isinstance(key, int) and not isinstance(key, bool) else -1
+        if not 0 <= index < len(names):
+            raise ValueError(
+                f"protect: unknown class {key!r}; allowed are 0 to {len(names) - 1}"
+                + (
+                    f" or {', '.join(map(repr, names))}"
+                    if names[0] != "0"
+                    else ", or names with class_names=[...]"
+                )
+            )
+        if index in parsed:
+            raise ValueError(f"protect: class {names[index]!r} is given twice")
+        try:
+            tolerance = FNTolerance.of(value)
+            tolerance.check_confidence(confidence)
+        except ValueError as error:
+            raise ValueError(f"protect[{key!r}]: {error}") from error
+        parsed[index] = tolerance
+    return parsed
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _inside(name: str, value: float, otherwise: str = "") -> None:
+    if not _is_number(value) or not 0 < value < 1:
+        raise ValueError(
+            f"{name}={value!r} is out of range: a number strictly between 0 and 1 {otherwise}".rstrip()
+        )
+
+
+def _whole(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r} is out of range: a whole number of at least {least}")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is unknown: {' or '.join(map(repr, allowed))}")
