@@ -59,12 +59,17 @@ def run(cfg: DictConfig) -> float:
     ]
     counts = ClassCounts(data.class_names)
     trainer: Trainer = instantiate(cfg.trainer, callbacks=[*callbacks, counts])
-    trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path)
-    trainer.save_checkpoint(Path(cfg.run_dir) / "accepted.ckpt")
-    trainer.test(module, datamodule=data, verbose=False)
+    trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    folder = Path(cfg.run_dir)
     rows = next((list(c.ledger) for c in callbacks if isinstance(c, ClassAwarePruningCallback)), [])
+    if trainer.is_global_zero and rows:
+        ledger.write_jsonl(rows, folder / "ledger.jsonl")
+        report.figure(rows).savefig(folder / "ledger.png")
+    trainer.save_checkpoint(folder / "accepted.ckpt")
+    trainer.test(module, datamodule=data, verbose=False, weights_only=True)
     if trainer.is_global_zero:
-        tell(rows, counts.results, Path(cfg.run_dir))
+        (folder / "test.json").write_text(json.dumps(counts.results, indent=2) + "\n", encoding="utf-8")
+        tell(rows, counts.results, folder)
     final = ledger.delivered(rows)
     return 0.0 if final is None else float(final["sparsity"])
 
@@ -104,14 +109,10 @@ def build_module(cfg: DictConfig) -> LightningModule:
 
 
 def tell(rows: list[dict[str, Any]], test: dict[str, Any], folder: Path) -> None:
-    """Write the ledger, its picture and the test counts to `folder`, and print them."""
+    """Print the ledger, the counts of the test split, and what was achieved."""
     console = Console(width=max(shutil.get_terminal_size(fallback=(100, 24)).columns, 80))
-    folder.mkdir(parents=True, exist_ok=True)
     if rows:
-        ledger.write_jsonl(rows, folder / "ledger.jsonl")
-        report.figure(rows).savefig(folder / "ledger.png")
         console.print(ledger.table(rows))
-    (folder / "test.json").write_text(json.dumps(test, indent=2) + "\n", encoding="utf-8")
     for name, counts in test["classes"].items():
         console.print(f"Test, {name}: missed {counts['fn']} of {counts['support']}", markup=False)
     console.print(ledger.achievement(rows), markup=False)
@@ -119,9 +120,15 @@ def tell(rows: list[dict[str, Any]], test: dict[str, Any], folder: Path) -> None
 
 
 def quieten() -> None:
-    """Keep Lightning's start-up notes and its advice on data loader workers out of a job's output."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    """Leave Lightning's start-up notes and tips out of a job's output; its warnings and our own notes stay."""
+    for package in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(f"{package}.utilities.rank_zero").addFilter(_worth_telling)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*", module=r"lightning\.")
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.INFO or record.pathname.startswith(str(Path(__file__).parent))
 
 
 if __name__ == "__main__":

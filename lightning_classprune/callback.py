@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as lightning_pytorch
-from lightning.fabric.utilities.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_classprune.compatibility import check_trainer
 from lightning_classprune.criteria import Criterion
 from lightning_classprune.gate import insert_gates
 from lightning_classprune.guard import FNTolerance
 from lightning_classprune.guard_data import Predict, default_predict
-from lightning_classprune.masks import Masks, sparsity
+from lightning_classprune.mailbox import Mailbox
+from lightning_classprune.masks import Masks, pack, sparsity, unpack
 from lightning_classprune.monitor import ValidationMonitor
 from lightning_classprune.prunable import Prunable
 from lightning_classprune.run import PruningRun
@@ -119,12 +120,14 @@ class ClassAwarePruningCallback(_Callback):
         self._masks: Masks = {}
         self._ledger: list[dict[str, Any]] = []
         self._state: dict[str, Any] = {}
+        self._mailbox = Mailbox()
 
     # -- results --
 
     @property
     def masks(self) -> Masks:
         """Masks by parameter name, True = kept: of the round in training during `fit`, as delivered after it."""
+        self._collect()
         return self._run.masks if self._run is not None else self._masks
 
     @property
@@ -135,6 +138,7 @@ class ClassAwarePruningCallback(_Callback):
     @property
     def ledger(self) -> list[dict[str, Any]]:
         """One row per judged round: what was tried, what was measured, the verdict and the reason."""
+        self._collect()
         return self._run.ledger if self._run is not None else self._ledger
 
     @property
@@ -209,11 +213,19 @@ class ClassAwarePruningCallback(_Callback):
             return
         run, self._run = self._run, None
         self._masks, self._ledger = run.masks, run.ledger
-        if run.delivered:
-            self._state = run.final_state_dict()
+        self._state = run.final_state
         run.close()
+        if trainer.is_global_zero:
+            masks = {name: pack(mask) for name, mask in self._masks.items()}
+            self._mailbox.post({"masks": masks, "ledger": self._ledger, "state": self._state})
         if self._callbacks_before is not None:
             trainer.callbacks, self._callbacks_before = self._callbacks_before, None
+
+    def _collect(self) -> None:
+        """Take over what a copy of this callback did in a child process."""
+        if (results := self._mailbox.collect()) is not None:
+            self._masks = {name: unpack(mask) for name, mask in results["masks"].items()}
+            self._ledger, self._state = results["ledger"], results["state"]
 
     # -- recall at every validation --
 
@@ -226,7 +238,7 @@ class ClassAwarePruningCallback(_Callback):
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Count one batch."""
-        if self._run is not None and not trainer.sanity_checking:
+        if self._run is not None:
             self._monitor.add(trainer, pl_module, batch, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -238,6 +250,7 @@ class ClassAwarePruningCallback(_Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that resuming needs, in tensors and primitives (`weights_only=True` loads it)."""
+        self._collect()
         return self._run.state_dict() if self._run is not None and self._run.prepared else self._state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -255,6 +268,7 @@ class ClassAwarePruningCallback(_Callback):
             rank_zero_info("the checkpoint has no pruning state: its weights are where round 0 starts")
 
     def __getstate__(self) -> dict[str, Any]:
+        self._collect()
         # Lightning hangs the module's `log` methods on callbacks; a copy must not carry a whole model along.
         return {
             k: v

@@ -11,6 +11,8 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -100,41 +102,66 @@ class Checkpoints:
     def accept(self, trainer: Any, round_: int) -> None:
         """Save the module as it was judged and make that file every callback's best model."""
         tracked = [c for c in self._callbacks if c.save_top_k != 0]
-        stale = {id(c): self._files(c) for c in tracked}
+        stale = [self._files(c) for c in tracked]
         for callback in tracked:
-            path = os.path.join(callback.dirpath, f"accepted-round={round_:02d}{callback.FILE_EXTENSION}")
-            score = (
-                trainer.callback_metrics.get(callback.monitor, torch.tensor(float(round_))).detach().clone()
-            )
-            callback.best_model_path = callback.kth_best_model_path = path
-            callback.best_model_score = callback.current_score = callback.kth_value = score
-            callback.best_k_models = {path: score}
-            stale[id(callback)] -= {path}
+            self._track(callback, self._free_path(trainer, callback, round_, tracked), trainer)
         previous, self._accepted = self._accepted, [self._tracking(c) for c in self._callbacks]
-        for callback in tracked:
+        for callback, files in zip(tracked, stale, strict=True):
             # Only now: the file holds what all callbacks track.
             trainer.save_checkpoint(callback.best_model_path, callback.save_weights_only)
             callback._last_checkpoint_saved = callback.best_model_path
+            self._save_last(trainer, callback)
             if callback.save_top_k != -1:
-                self._remove(trainer, callback, stale[id(callback)])
+                self._remove(trainer, callback, files)
         for callback, state in zip(self._callbacks, previous, strict=False):
             if callback.save_top_k == 1:
-                self._remove(trainer, callback, {state["best_model_path"]} - {"", callback.best_model_path})
+                self._remove(trainer, callback, {state["best_model_path"]} - {""})
+
+    @staticmethod
+    def _free_path(trainer: Any, callback: Any, round_: int, tracked: list[Any]) -> str:
+        """A file of its own for each callback and each job in the folder, numbered as ModelCheckpoint does."""
+        taken = {c.best_model_path for c in tracked}
+        for version in count():
+            suffix = f"-v{version}" if version else ""
+            path = os.path.join(
+                callback.dirpath, f"accepted-round={round_:02d}{suffix}{callback.FILE_EXTENSION}"
+            )
+            if path not in taken and not callback.file_exists(path, trainer):
+                break
+        return path
+
+    @staticmethod
+    def _track(callback: Any, path: str, trainer: Any) -> None:
+        callback.best_model_path = path
+        if callback.monitor is None:
+            return
+        score = trainer.callback_metrics.get(callback.monitor, callback.kth_value).detach().clone()
+        callback.best_model_score = callback.current_score = callback.kth_value = score
+        callback.kth_best_model_path, callback.best_k_models = path, {path: score}
 
     def refuse(self, trainer: Any) -> None:
         """Remove what the refused round saved; the best model is the last accepted one again."""
         if not self._accepted:
             return
         keep = {state["best_model_path"] for state in self._accepted}
-        for callback in self._callbacks:
-            self._remove(trainer, callback, self._files(callback) - keep)
+        refused = [self._files(c) - keep for c in self._callbacks]
         self._set(self._accepted)
+        for callback, files in zip(self._callbacks, refused, strict=True):
+            if callback.save_last == "link" and callback.best_model_path:
+                # The link must not point to a file that is removed.
+                callback._last_checkpoint_saved = callback.best_model_path
+                self._save_last(trainer, callback)
+            self._remove(trainer, callback, files)
 
     def save_delivered(self, trainer: Any) -> None:
         """Write `last` once more: the module now holds the accepted ticket, not the refused candidate."""
         for callback in self._callbacks:
-            if callback.save_last:
-                callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
+            if callback.last_model_path:
+                self._save_last(trainer, callback)
+
+    @staticmethod
+    def _save_last(trainer: Any, callback: Any) -> None:
+        callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
 
     @staticmethod
     def _files(callback: Any) -> set[str]:
@@ -142,8 +169,9 @@ class Checkpoints:
 
     @staticmethod
     def _remove(trainer: Any, callback: Any, paths: set[str]) -> None:
-        for path in paths - {callback.last_model_path}:
-            trainer.strategy.remove_checkpoint(path)
+        for path in paths - {callback.last_model_path, callback.best_model_path}:
+            if callback._should_remove_checkpoint(trainer, path, callback.best_model_path):
+                trainer.strategy.remove_checkpoint(path)
 
     def state_dict(self) -> list[dict[str, Any]]:
         """What the callbacks knew of the last accepted round."""
@@ -188,23 +216,40 @@ class Averaging:
 
 
 class EpochFollowers:
-    """Callbacks that act at a given epoch: they are told the round's own epoch instead of the loop's."""
+    """Callbacks that act at a given epoch or step: they are told the round's own instead of the loop's.
+
+    Args:
+        accumulation: GradientAccumulationScheduler callbacks.
+        finetuning: BaseFinetuning callbacks.
+        averaging: WeightAveraging callbacks.
+        start: Gives the epoch and the step of the loop at which the present round started.
+    """
 
     def __init__(
-        self, accumulation: list[Any], finetuning: list[Any], round_epoch: Callable[[], int]
+        self,
+        accumulation: list[Any],
+        finetuning: list[Any],
+        averaging: list[Any],
+        start: Callable[[], tuple[int, int]],
     ) -> None:
         self._patched: list[tuple[Any, str]] = []
         self._finetuning = finetuning
-        self._round_epoch = round_epoch
         for callback in accumulation:
-            original = callback.get_accumulate_grad_batches
-            self._patch(callback, "get_accumulate_grad_batches", lambda epoch, f=original: f(round_epoch()))
+            self._patch(callback, "get_accumulate_grad_batches", lambda f, epoch: f(epoch - start()[0]))
         for callback in finetuning:
-            original = callback.finetune_function
             self._patch(
                 callback,
                 "finetune_function",
-                lambda module, epoch, optimizer, f=original: f(module, round_epoch(), optimizer),
+                lambda f, module, epoch, optimizer: f(module, epoch - start()[0], optimizer),
+            )
+        for callback in averaging:
+            self._patch(
+                callback,
+                "should_update",
+                lambda f, step_idx=None, epoch_idx=None: f(
+                    step_idx=None if step_idx is None else step_idx - start()[1],
+                    epoch_idx=None if epoch_idx is None else epoch_idx - start()[0],
+                ),
             )
 
     @property
@@ -213,7 +258,7 @@ class EpochFollowers:
         return bool(self._finetuning)
 
     def _patch(self, callback: Any, name: str, function: Callable[..., Any]) -> None:
-        setattr(callback, name, function)
+        setattr(callback, name, partial(function, getattr(callback, name)))
         self._patched.append((callback, name))
 
     def reset(self) -> None:

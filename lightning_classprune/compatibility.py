@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_classprune.companions import of_type, package_of
 from lightning_classprune.horizon import Horizon

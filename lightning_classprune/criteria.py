@@ -53,7 +53,7 @@ def resolve_criterion(criterion: str | Criterion) -> Criterion:
     """
     if callable(criterion):
         return criterion
-    if criterion not in CRITERIA:
+    if not isinstance(criterion, str) or criterion not in CRITERIA:
         raise ValueError(
             f"criterion={criterion!r} is unknown; allowed are {', '.join(map(repr, CRITERIA))} or a callable "
             "(weight, rewind_point) -> scores"

@@ -39,7 +39,7 @@ class Enforcement:
             name: torch.empty_like(local(parameters[name])).copy_(mask) for name, mask in pruned.items()
         }
         for name, factor in factors.items():
-            self._handles.append(parameters[name].register_post_accumulate_grad_hook(_mask_gradient(factor)))
+            self._handles.append(_when_accumulated(parameters[name], _mask_gradient(factor)))
         names = {id(parameters[name]): name for name in factors}
         for optimizer in optimizers:
             self._handles.append(optimizer.register_step_post_hook(_mask_weights(names, factors)))
@@ -49,6 +49,15 @@ class Enforcement:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+
+def _when_accumulated(parameter: torch.nn.Parameter, hook: Callable[[Tensor], None]) -> RemovableHandle:
+    # Torch refuses the hook on a frozen weight, but a fine-tuning callback may unfreeze it in the middle of a round.
+    frozen = not parameter.requires_grad
+    handle = parameter.requires_grad_(True).register_post_accumulate_grad_hook(hook)
+    if frozen:
+        parameter.requires_grad_(False)
+    return handle
 
 
 def _mask_gradient(factor: Tensor) -> Callable[[Tensor], None]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_classprune.guard_data import GuardData, Predict
-from lightning_classprune.outcomes import Outcomes, decide
+from lightning_classprune.guard_data import PADDING, GuardData, Places, Predict
+from lightning_classprune.outcomes import Outcomes, decide, scores_and_target
 from lightning_classprune.processes import Processes
 from lightning_classprune.randomness import seed_process, untouched_randomness
 
 
 @contextmanager
 def judging(trainer: Any, pl_module: Any) -> Iterator[None]:
-    """Evaluation mode without gradients, in the user's precision; everything is put back afterwards.
+    """Evaluation mode without gradients; everything is put back afterwards.
 
     The random state is fixed inside, so that a data set with random transforms yields the same samples each time.
     """
@@ -26,7 +27,7 @@ def judging(trainer: Any, pl_module: Any) -> Iterator[None]:
     trainer.validating = True  # `on_after_batch_transfer` commonly augments only while training
     try:
         pl_module.eval()
-        with torch.no_grad(), untouched_randomness(), trainer.precision_plugin.forward_context():
+        with torch.no_grad(), untouched_randomness():
             seed_process(0)
             yield
     finally:
@@ -60,46 +61,74 @@ def evaluate(
 
     Raises:
         ValueError: What `predict` returned makes no sense; see `decide`.
+        Exception: Whatever `predict` or a loader raised, on all ranks.
     """
-    predicted: list[Tensor] = []
-    targets: list[Tensor] = []
-    error: ValueError | None = None
+    share = _Share([], [], [])
+    error: Exception | None = None
     with judging(trainer, pl_module):
         try:
-            for batch in data.batches(limit):
-                scores, target = _predict(trainer, pl_module, predict, batch)
-                decided, target = decide(scores, target, num_classes, threshold)
-                predicted.append(decided.cpu())
-                targets.append(target.cpu())
-        except ValueError as caught:
-            error = caught  # raised by all ranks together: one that raises alone leaves the others waiting
-    for failed in processes.gather_objects(error):
-        if failed is not None:
-            raise failed
-    positions = data.positions()
-    if positions is None or limit is not None:
-        positions = list(range(sum(len(t) for t in targets)))
-    share = (positions, torch.cat(targets) if targets else None, torch.cat(predicted) if predicted else None)
-    return _merge(processes.gather_objects(share), num_classes)
+            for batch, places in data.batches(limit):
+                try:
+                    scores, target = _predict(trainer, pl_module, predict, batch)
+                    share.add(places, *decide(scores, target, num_classes, threshold))
+                except Exception as caught:
+                    if processes.world_size == 1:
+                        raise
+                    # Go on: a sharded model's next forward pass waits for this process.
+                    error = error or caught
+        except Exception as caught:
+            error = error or caught
+    processes.raise_together(error)
+    return _merge(processes.gather_objects(share.real()), num_classes)
 
 
 def _predict(trainer: Any, pl_module: Any, predict: Predict, batch: Any) -> tuple[Tensor, Tensor]:
     batch = trainer.precision_plugin.convert_input(batch)
     batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
     batch = trainer.strategy.batch_to_device(batch)
-    result = predict(pl_module, batch)
-    if not (isinstance(result, tuple | list) and len(result) == 2):
-        raise ValueError(f"predict must return (scores, target), got {type(result).__name__}")
-    return result[0], result[1]
+    # Samples are made outside, as Lightning makes them: half precision is for the network, not for the data set.
+    with trainer.precision_plugin.forward_context():
+        return scores_and_target(predict(pl_module, batch))
 
 
-def _merge(shares: list[tuple[list[int], Tensor | None, Tensor | None]], num_classes: int) -> Outcomes:
-    order = torch.tensor([p for positions, *_ in shares for p in positions], dtype=torch.int64).argsort(
-        stable=True
-    )
-    targets = [t for _, t, _ in shares if t is not None]
-    predicted = [p for *_, p in shares if p is not None]
-    if not targets:
+@dataclass(frozen=True)
+class _Share:
+    """What one process decided: by batch, the places of the samples in the split, targets and decisions."""
+
+    places: list[Tensor]
+    target: list[Tensor]
+    predicted: list[Tensor]
+
+    def add(self, places: Places, predicted: Tensor, target: Tensor) -> None:
+        count = len(target)
+        if places is None:
+            seen = sum(len(p) for p in self.places)
+            places = list(range(seen, seen + count))
+        elif isinstance(places, int):
+            places = [places] * count
+        if len(places) != count:
+            raise ValueError(
+                f"guard_dataloader: {len(places)} items of the data set became a batch of {count} samples, which "
+                "cannot be counted exactly once on several processes; its collate_fn must keep one sample an item"
+            )
+        self.places.append(torch.tensor(places, dtype=torch.int64))
+        self.target.append(target.cpu())
+        self.predicted.append(predicted.cpu())
+
+    def real(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Places, targets and decisions without padding; None if there was no batch."""
+        if not self.places:
+            return None
+        places = torch.cat(self.places)
+        real = places != PADDING
+        return places[real], torch.cat(self.target)[real], torch.cat(self.predicted)[real]
+
+
+def _merge(shares: list[tuple[Tensor, Tensor, Tensor] | None], num_classes: int) -> Outcomes:
+    present = [share for share in shares if share is not None]
+    if not present:
         empty = torch.zeros(0, dtype=torch.int64)
         return Outcomes(empty, empty, num_classes)
-    return Outcomes(torch.cat(targets)[order], torch.cat(predicted)[order], num_classes)
+    places, target, predicted = (torch.cat(column) for column in zip(*present, strict=True))
+    order = places.argsort(stable=True)
+    return Outcomes(target[order], predicted[order], num_classes)

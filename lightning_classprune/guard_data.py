@@ -5,13 +5,53 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 from torch.utils.data.distributed import DistributedSampler
 
+from lightning_classprune.randomness import untouched_randomness
+
 Source = Literal["argument", "datamodule", "validation"]
+
+
+#: Where the samples of a batch stand in the split: one place each, one place for a whole batch, or None for "next".
+Places: TypeAlias = list[int] | int | None
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process reads of one guard loader.
+
+    Attributes:
+        loader: Yields the batches.
+        positions: Place in the split of each item of the data set, `PADDING` for one that another process counts;
+            None where one process reads everything in the loader's own order.
+        batch_size: Items a batch; None if an item is a whole batch.
+    """
+
+    loader: Iterable[Any]
+    positions: list[int] | None = None
+    batch_size: int | None = None
+
+    def batches(self) -> Iterator[tuple[Any, Places]]:
+        """Batches with the places of their samples."""
+        for i, batch in enumerate(self.loader):
+            if self.positions is None:
+                yield batch, None
+            elif self.batch_size is None:
+                yield batch, self.positions[i]
+            else:
+                yield batch, self.positions[i * self.batch_size : (i + 1) * self.batch_size]
 
 
 @dataclass(frozen=True)
@@ -19,24 +59,19 @@ class GuardData:
     """The guard split as one process reads it.
 
     Attributes:
-        loaders: Each with the positions of its samples in the whole split, or None where the order is the loader's.
+        shares: One a loader.
         source: Where it came from.
     """
 
-    loaders: list[tuple[Iterable[Any], list[int] | None]]
+    shares: list[Share]
     source: Source
 
-    def batches(self, limit: int | None = None) -> Iterator[Any]:
+    def batches(self, limit: int | None = None) -> Iterator[tuple[Any, Places]]:
         """All batches of this process, at most `limit`."""
-        return islice((batch for loader, _ in self.loaders for batch in loader), limit)
-
-    def positions(self) -> list[int] | None:
-        """Positions of this process' samples in the order of `batches`; None if any loader has no fixed order."""
-        if any(positions is None for _, positions in self.loaders):
-            return None
-        return [p for _, positions in self.loaders for p in positions or ()]
+        return islice((pair for share in self.shares for pair in share.batches()), limit)
 
 
+@untouched_randomness()
 def find_guard_loaders(trainer: Any, argument: Any) -> tuple[list[Any], Source] | None:
     """The user's guard loaders: the argument, else the datamodule's `guard_dataloader()`, else validation."""
     if argument is not None:
@@ -59,30 +94,35 @@ def find_guard_loaders(trainer: Any, argument: Any) -> tuple[list[Any], Source] 
 def shard_guard_data(loaders: Sequence[Any], source: Source, rank: int, world_size: int) -> GuardData:
     """Loaders that together, over all ranks, yield every sample once, in an order that does not change.
 
-    A `DataLoader` over a map-style data set is rebuilt without shuffling, padding and dropping: samplers that
-    shuffle, repeat for even shards, or drop the last batch would judge another set each time.
+    A `DataLoader` over a map-style data set is rebuilt without shuffling, repeating and dropping: samplers that
+    shuffle, repeat for even shards, or drop the last batch would judge another set each time. Shares are padded to
+    the same number of batches, for the forward pass of a sharded model waits for all processes; padding is not counted.
 
     Raises:
         ValueError: A loader that cannot be counted exactly; names `guard_dataloader`.
     """
-    sharded: list[tuple[Iterable[Any], list[int] | None]] = []
+    shares: list[Share] = []
     offset = 0
     for loader in loaders:
         if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
             indices = _indices(loader)
+            if world_size == 1:
+                shares.append(Share(_rebuild(loader, indices)))
+                continue
             mine = indices[rank::world_size]
             positions = list(range(offset + rank, offset + len(indices), world_size))
             offset += len(indices)
-            # A data set of whole batches has no fixed number of samples per index.
-            sharded.append((_rebuild(loader, mine), positions if _batch_size(loader) else None))
+            if len(mine) * world_size < len(indices):
+                mine, positions = [*mine, indices[0]], [*positions, PADDING]
+            shares.append(Share(_rebuild(loader, mine), positions, _batch_size(loader)))
         elif world_size > 1:
             raise ValueError(
                 f"guard_dataloader: a {type(loader).__name__} over an iterable data set cannot be counted exactly "
                 f"once on {world_size} processes; pass a DataLoader over a map-style data set"
             )
         else:
-            sharded.append((loader, None))
-    return GuardData(sharded, source)
+            shares.append(Share(loader))
+    return GuardData(shares, source)
 
 
 def _flatten(loaders: Any) -> list[Any]:
@@ -113,15 +153,18 @@ def _indices(loader: DataLoader[Any]) -> list[int]:
         # Lightning wraps a custom sampler as the "data set" of its distributed one.
         inner = getattr(sampler.dataset, "_sampler", None)
         sampler = inner if inner is not None else range(len(sampler.dataset))  # type: ignore[arg-type]
-    if isinstance(sampler, SequentialSampler) or (
-        isinstance(sampler, RandomSampler) and not sampler.replacement
-    ):
-        sampler = range(len(sampler.data_source))  # type: ignore[arg-type]
-    visited = list(sampler)
-    if len(set(visited)) < len(visited):
+    kind = type(sampler).__name__
+    weighted = isinstance(sampler, WeightedRandomSampler) or getattr(sampler, "replacement", False)
+    if isinstance(sampler, SequentialSampler | RandomSampler):
+        sampler = range(len(sampler.data_source))
+    elif isinstance(sampler, SubsetRandomSampler):
+        sampler = sampler.indices
+    with untouched_randomness():
+        visited = [] if weighted else list(sampler)
+    if weighted or len(set(visited)) < len(visited):
         raise ValueError(
-            f"guard_dataloader: its {type(sampler).__name__} visits samples more than once; every guard case must be "
-            "judged exactly once, so pass a loader without replacement or weights"
+            f"guard_dataloader: its {kind} may visit samples more than once; every guard case must be judged exactly "
+            "once, so pass a loader without replacement or weights"
         )
     return sorted(visited)
 

@@ -18,16 +18,14 @@ class Limits:
 
     max_epochs: int
     max_steps: int
-    min_epochs: int
+    min_epochs: int | None
     min_steps: int | None
 
     @classmethod
     def of(cls, trainer: Any) -> Limits:
         """Read the limits that the user set."""
         loop = trainer.fit_loop
-        return cls(
-            loop.max_epochs, loop.epoch_loop.max_steps, loop.min_epochs or 0, loop.epoch_loop.min_steps
-        )
+        return cls(loop.max_epochs, loop.epoch_loop.max_steps, loop.min_epochs, loop.epoch_loop.min_steps)
 
     def apply(self, trainer: Any) -> None:
         """Write these limits into the loop."""
@@ -62,7 +60,7 @@ class Horizon:
         return Limits(
             max_epochs=self.start_epoch + self.epochs if self.epochs != -1 else -1,
             max_steps=self.start_step + self.steps if self.steps != -1 else -1,
-            min_epochs=self.start_epoch + user.min_epochs if user.min_epochs else 0,
+            min_epochs=self.start_epoch + user.min_epochs if user.min_epochs else None,
             min_steps=self.start_step + user.min_steps if user.min_steps else None,
         )
 
@@ -94,8 +92,27 @@ def remaining_after(trainer: Any, user: Limits, epoch: int, step: int, whole_epo
     steps = user.max_steps - step if user.max_steps != -1 else -1
     if whole_epochs:
         return (user.max_epochs - epoch if user.max_epochs != -1 else -1), steps
-    if user.max_epochs == -1 or trainer.num_training_batches == inf:
+    per_epoch = _steps_per_epoch(trainer)
+    if user.max_epochs == -1 or per_epoch is None:
         return -1, steps
-    per_epoch = ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
     by_epochs = user.max_epochs * per_epoch - step
     return -1, by_epochs if steps == -1 else min(steps, by_epochs)
+
+
+def reaches(trainer: Any, user: Limits, kind: str, at: int) -> bool:
+    """Whether a round gets beyond a point (an `epoch` or a `step`), as far as that can be known before it."""
+    per_epoch = _steps_per_epoch(trainer)
+    limits = {"epoch": user.max_epochs, "step": user.max_steps}
+    if limits[kind] != -1 and at >= limits[kind]:
+        return False
+    if per_epoch is None:
+        return True
+    if kind == "epoch":
+        return user.max_steps == -1 or at * per_epoch < user.max_steps
+    return user.max_epochs == -1 or at < user.max_epochs * per_epoch
+
+
+def _steps_per_epoch(trainer: Any) -> int | None:
+    if trainer.num_training_batches == inf:
+        return None
+    return ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)

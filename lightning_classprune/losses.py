@@ -43,7 +43,7 @@ def class_balanced_weights(class_counts: Sequence[int] | Tensor, beta: float = B
         )
     counts = _positive_counts(class_counts)
     log_beta = math.log(beta) if beta > 0 else -math.inf
-    # 1 - beta^n loses every digit for a small n and a beta near 1; expm1 of the logarithm keeps them.
+    # 1 - beta^n cancels for a beta near 1 (half the digits at 1 - 1e-8); expm1 of the logarithm does not.
     gammas = [(1 - beta) / -math.expm1(n * log_beta) for n in counts]
     mean = sum(gammas) / len(gammas)
     return torch.tensor([gamma / mean for gamma in gammas])

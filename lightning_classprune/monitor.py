@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import nan
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_classprune.guard_data import Predict
-from lightning_classprune.outcomes import Outcomes, decide
+from lightning_classprune.outcomes import NaNScoresError, Outcomes, decide, scores_and_target
 from lightning_classprune.randomness import untouched_randomness
 
 
@@ -30,21 +32,36 @@ class ValidationMonitor:
         """Start a pass."""
         self._counts = torch.zeros(self._num_classes, 5, dtype=torch.int64)
         self._seen: dict[int, int] = {}
+        self._diverged = False
 
     def add(self, trainer: Any, pl_module: Any, batch: Any, dataloader_idx: int) -> None:
         """Count one batch, which is on the device already; samples that only pad the shards are left out."""
         with torch.no_grad(), untouched_randomness(), trainer.precision_plugin.forward_context():
-            scores, target = self._predict(pl_module, batch)
-        predicted, target = decide(scores, target, self._num_classes, self._threshold)
+            returned = self._predict(pl_module, batch)
+        try:
+            scores, target = scores_and_target(returned)
+            predicted, target = decide(scores, target, self._num_classes, self._threshold)
+        except NaNScoresError:
+            self._diverged = True  # a matter for the verdict, not for validation
+            return
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
         real = self._real(trainer, dataloader_idx, len(target)).to(target.device)
         outcomes = Outcomes(target[real].cpu(), predicted[real].cpu(), self._num_classes)
         self._counts += outcomes.counts()
 
     def metrics(self, trainer: Any) -> dict[str, float]:
-        """Recall, false negatives and support by class over all ranks; no recall for a class without samples."""
+        """Recall, false negatives and support by class over all ranks; no recall for a class without samples.
+
+        All NaN where scores were: what was counted then means nothing.
+        """
+        diverged = trainer.strategy.reduce_boolean_decision(self._diverged, all=False)
         counts = trainer.strategy.reduce(self._counts.to(trainer.strategy.root_device), reduce_op="sum").cpu()
         logged: dict[str, float] = {}
         for name, index in self._protected.items():
+            if diverged:
+                logged |= {f"classprune/{what}/{name}": nan for what in ("fn", "support", "recall")}
+                continue
             found, *_, missed, support = counts[index].tolist()
             logged |= {f"classprune/fn/{name}": float(missed), f"classprune/support/{name}": float(support)}
             if support:
@@ -59,7 +76,8 @@ class ValidationMonitor:
             return torch.ones(size, dtype=torch.bool)
         # The sampler repeats samples until all shards are even; the k-th of rank r is real iff it is within the set.
         places = torch.arange(start, start + size) * sampler.num_replicas + sampler.rank
-        return places < len(sampler.dataset)  # type: ignore[arg-type]
+        size_of_set = len(sampler.dataset)  # type: ignore[arg-type]
+        return torch.lt(places, size_of_set)
 
 
 def _loaders(trainer: Any) -> list[Any]:

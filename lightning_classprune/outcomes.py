@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,6 +83,17 @@ def evidence(baseline: Outcomes, candidate: Outcomes, index: int) -> Evidence:
     )
 
 
+def scores_and_target(returned: Any) -> tuple[Any, Any]:
+    """What a `predict` function returned, as the pair that it has to be.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not (isinstance(returned, tuple | list) and len(returned) == 2):
+        raise ValueError(f"predict must return (scores, target), got {type(returned).__name__}")
+    return returned[0], returned[1]
+
+
 def decide(scores: Tensor, target: Tensor, num_classes: int, threshold: float) -> tuple[Tensor, Tensor]:
     """Turn scores into decisions, before any metric sees them: (predicted, target).
 
@@ -112,7 +124,7 @@ def decide(scores: Tensor, target: Tensor, num_classes: int, threshold: float) -
         target = target[:, 0]
     if scores.ndim == 2 and scores.shape[1] == 1 and num_classes == 2:
         scores = scores[:, 0]
-    if target.ndim != 1 or len(scores) != len(target):
+    if target.ndim != 1 or not scores.ndim or len(scores) != len(target):
         raise ValueError(
             f"predict returned {shapes}; one target a sample is needed, or multi-label targets of the scores' shape"
         )

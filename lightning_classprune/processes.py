@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,17 @@ class Processes:
         """Whether the flag is set on any rank, on every rank."""
         return any(self.gather_objects(bool(flag)))
 
+    def raise_together(self, error: Exception | None) -> None:
+        """Raise on all ranks if any rank has an error: a rank that raises alone leaves the others waiting for ever.
+
+        Raises:
+            Exception: The first rank's that has one.
+        """
+        errors = self.gather_objects(_portable(error) if self.world_size > 1 else error)
+        for rank, raised in enumerate(errors):
+            if raised is not None:
+                raise (error if rank == self.rank and error is not None else raised)
+
     def gather(self, tensor: Tensor) -> Tensor:
         """Every rank's tensor (equal shapes), stacked along a new first dimension."""
         if self.world_size == 1:
@@ -60,3 +72,12 @@ class Processes:
             raise RuntimeError(
                 f"masks differ between processes: {digests}; a criterion must be deterministic and equal on all ranks"
             )
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    """The error itself where it survives the way to another process, else one that says the same."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__} in another process: {error}")
+    return error

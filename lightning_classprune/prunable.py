@@ -100,8 +100,9 @@ def _narrow(default: dict[str, nn.Parameter], patterns: Prunable) -> dict[str, n
         unknown = set(patterns) - {"include", "exclude"}
         if unknown:
             raise ValueError(f"prunable: unknown key {sorted(unknown)}; allowed are 'include' and 'exclude'")
-        include, exclude = list(patterns.get("include") or ["*"]), list(patterns.get("exclude") or [])
+        include, exclude = _listed(patterns.get("include")) or ["*"], _listed(patterns.get("exclude"))
     elif isinstance(patterns, Sequence):
+        patterns = _listed(patterns)
         include = [p for p in patterns if not p.startswith("!")] or ["*"]
         exclude = [p[1:] for p in patterns if p.startswith("!")]
     else:
@@ -118,3 +119,10 @@ def _narrow(default: dict[str, nn.Parameter], patterns: Prunable) -> dict[str, n
         for name, parameter in default.items()
         if any(fnmatchcase(name, p) for p in include) and not any(fnmatchcase(name, p) for p in exclude)
     }
+
+
+def _listed(patterns: str | Sequence[str] | None) -> list[str]:
+    listed = [patterns] if isinstance(patterns, str) else list(patterns or [])
+    if not all(isinstance(pattern, str) for pattern in listed):
+        raise ValueError(f"prunable: patterns must be strings, got {listed}")
+    return listed

@@ -66,7 +66,7 @@ def _misses(axes: Axes, rows: Sequence[Row], name: str) -> None:
     axes.set_title(f"{name} ({support} guard cases)")
     axes.set_ylabel("false negatives")
     _points(axes, rows, name, "fn")
-    if dense is None:
+    if dense is None or name not in dense["classes"]:
         return
     base = dense["classes"][name]["fn"]
     for row in rows:
@@ -85,7 +85,7 @@ def _recall(axes: Axes, rows: Sequence[Row], name: str) -> None:
     axes.set_ylabel("recall")
     _points(axes, rows, name, "recall")
     dense, allowed = baseline(rows), _tolerance(rows, name)
-    if dense is None or dense["classes"][name]["recall"] is None:
+    if dense is None or name not in dense["classes"] or dense["classes"][name]["recall"] is None:
         return
     base = dense["classes"][name]["recall"]
     axes.axhline(base, color=VERDICTS["baseline"]["color"], linewidth=0.8, linestyle=":")
@@ -93,10 +93,12 @@ def _recall(axes: Axes, rows: Sequence[Row], name: str) -> None:
         bound = row["classes"][name].get("upper_bound")
         if row["verdict"] != "baseline" and bound is not None and row["classes"][name]["recall"] is not None:
             _whisker(axes, row, row["classes"][name]["recall"], base - bound)
+    low, high = axes.dataLim.intervaly
     if allowed is not None:
-        top = axes.get_ylim()[1]
+        low = min(low, base - allowed)
         _band(axes, base - allowed, 1.0)
-        axes.set_ylim(top=min(1.0, max(top, base)))
+    margin = max(0.08 * (high - low), 0.01)
+    axes.set_ylim(low - margin, high + margin)
 
 
 def _points(axes: Axes, rows: Sequence[Row], name: str, key: str) -> None:

@@ -7,7 +7,7 @@ optimizer or a scheduler returns is live, so everything is copied when captured 
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,15 +57,17 @@ class Rewind:
 
 
 def copy_state(state: Any) -> Any:
-    """A deep copy without aliases, tensors on the CPU; counters become plain dicts, which `weights_only` loads."""
+    """A copy without aliases, tensors on the CPU, containers as the plain ones that `weights_only` loads."""
     if isinstance(state, Tensor):
         return local(state).to("cpu", copy=True)
     if isinstance(state, Counter):
         return Counter(state)
     if isinstance(state, dict):
         return {k: copy_state(v) for k, v in state.items()}
-    if isinstance(state, list):
+    if isinstance(state, list | deque):
         return [copy_state(v) for v in state]
+    if isinstance(state, set | frozenset):
+        return set(state)
     if isinstance(state, tuple):
         return tuple(copy_state(v) for v in state)
     return state
@@ -99,13 +101,33 @@ def _named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [(canonical(n), t) for n, t in (*module.named_parameters(), *module.named_buffers())]
 
 
+def capture_trainable(module: nn.Module) -> dict[str, bool]:
+    """Which parameters train and which BatchNorms keep statistics: a fine-tuning callback freezes both."""
+    parameters = {canonical(n): p.requires_grad for n, p in module.named_parameters()}
+    norms = {canonical(n): m.track_running_stats for n, m in module.named_modules() if _has_statistics(m)}
+    return parameters | norms
+
+
+def restore_trainable(module: nn.Module, trainable: dict[str, bool]) -> None:
+    """Freeze and unfreeze as captured."""
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(trainable[canonical(name)])
+    for name, submodule in module.named_modules():
+        if _has_statistics(submodule):
+            submodule.track_running_stats = trainable[canonical(name)]
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "track_running_stats", None), bool)
+
+
 def capture_training(trainer: Any) -> TrainingState:
     """Optimizers, learning-rate schedulers, precision (grad scaler) and what is frozen."""
     return {
         "optimizers": [copy_state(o.state_dict()) for o in trainer.optimizers],
         "schedulers": [copy_state(c.scheduler.state_dict()) for c in trainer.lr_scheduler_configs],
         "precision": copy_state(trainer.precision_plugin.state_dict()),
-        "trainable": {canonical(n): p.requires_grad for n, p in trainer.lightning_module.named_parameters()},
+        "trainable": capture_trainable(trainer.lightning_module),
     }
 
 
@@ -115,8 +137,7 @@ def restore_training(trainer: Any, state: TrainingState) -> None:
     Where parameter groups were added since (a fine-tuning callback unfroze a layer), the optimizers are made anew by
     the module's own `configure_optimizers`, with the layers frozen as they were.
     """
-    for name, parameter in trainer.lightning_module.named_parameters():
-        parameter.requires_grad_(state["trainable"][canonical(name)])
+    restore_trainable(trainer.lightning_module, state["trainable"])
     if [_layout(o.state_dict()) for o in trainer.optimizers] != [_layout(o) for o in state["optimizers"]]:
         trainer.strategy.setup_optimizers(trainer)
     for optimizer, optimizer_state in zip(trainer.optimizers, state["optimizers"], strict=True):
@@ -144,7 +165,9 @@ class HeldScheduler:
         """Do nothing."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["held"], name)
+        if name == "held":  # not there yet while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.held, name)
 
 
 def hold_schedulers(trainer: Any) -> None:

@@ -12,6 +12,8 @@ from fractions import Fraction
 from math import ceil
 from typing import Any
 
+_COUNTED = 10_000
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -97,15 +99,25 @@ def _step(plan: Plan, pruned: int, fraction: float) -> int:
 def largest_number_of_tests(plan: Plan) -> int:
     """The most guard tests that a run can come to: known before round 1, as an error budget must be.
 
-    The longest run refuses as early as it can, for every refusal halves all later steps. (The tests compare this with
-    an enumeration of all patterns of refusals.)
+    Exact below 10,000 tests, an upper bound beyond. Of two tickets accepted after as many tests and refusals, the one
+    with less pruned has the longer way: whatever verdicts come, its steps are no shorter and end no further. So of all
+    patterns only those that have pruned least are followed. (The tests compare this with all patterns.)
     """
-    refusals_left = plan.retries
-    state = after_verdict(plan, RoundState(), True)
-    tests = 0
-    while state.finished is None:
-        tests += 1
-        accepted = refusals_left == 0 or state.candidate - state.accepted <= 1
-        refusals_left -= not accepted
-        state = after_verdict(plan, state, accepted)
-    return max(tests, 1)
+    # Every acceptance prunes a weight or more, and the run survives `retries` refusals.
+    most = plan.target + plan.retries
+    if plan.max_rounds is not None:
+        most = min(most, plan.max_rounds)
+    least: list[dict[int, int]] = [{0: 0}]  # fewest weights pruned, by tests, then by refusals
+    for tests in range(min(most + 1, _COUNTED)):
+        if tests == len(least):
+            return tests - 1
+        for refusals, pruned in least[tests].items():
+            step = _step(plan, pruned, plan.fraction / 2**refusals) - pruned
+            for after in range(refusals, plan.retries + 1 if step else 0):
+                end = tests + after - refusals + 1
+                least += [{} for _ in range(end + 1 - len(least))]
+                least[end][after] = min(pruned + step, least[end].get(after, plan.target))
+                if step == 1:
+                    break
+                step = (step + 1) // 2
+    return most

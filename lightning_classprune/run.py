@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_classprune import rounds
 from lightning_classprune.companions import Averaging, Checkpoints, EarlyStoppings, EpochFollowers, of_type
@@ -19,7 +19,7 @@ from lightning_classprune.enforcement import Enforcement
 from lightning_classprune.evaluation import evaluate
 from lightning_classprune.guard import ErrorBudget, Verdict, judge, judgeable
 from lightning_classprune.guard_data import GuardData, Predict, Source, find_guard_loaders, shard_guard_data
-from lightning_classprune.horizon import Horizon, Limits, epochs_done, remaining_after
+from lightning_classprune.horizon import Horizon, Limits, epochs_done, reaches, remaining_after
 from lightning_classprune.masks import (
     Masks,
     apply_masks,
@@ -32,7 +32,7 @@ from lightning_classprune.masks import (
 )
 from lightning_classprune.outcomes import NaNScoresError, Outcomes, evidence
 from lightning_classprune.processes import Processes
-from lightning_classprune.prunable import Prunable, named_parameters, select_parameters
+from lightning_classprune.prunable import Prunable, select_parameters
 from lightning_classprune.randomness import (
     base_seed,
     loader_generators,
@@ -44,10 +44,12 @@ from lightning_classprune.rewinding import (
     Tensors,
     TrainingState,
     capture_tensors,
+    capture_trainable,
     capture_training,
     hold_schedulers,
     release_schedulers,
     restore_tensors,
+    restore_trainable,
     restore_training,
 )
 from lightning_classprune.rows import baseline_row, round_metrics, verdict_row
@@ -101,7 +103,8 @@ class PruningRun:
         self.by_epoch = EpochFollowers(
             of_type(trainer, "GradientAccumulationScheduler"),
             of_type(trainer, "BaseFinetuning"),
-            lambda: self.round_epoch,
+            of_type(trainer, "WeightAveraging"),
+            lambda: (self.horizon.start_epoch, self.horizon.start_step),
         )
         self.enforcement = Enforcement()
         self.seed = base_seed()
@@ -116,6 +119,7 @@ class PruningRun:
         self.pending = False  # a verdict was given, the next round is not set up yet
         self.sealed = True  # what ModelCheckpoint tracks agrees with the last verdict
         self.delivered = False
+        self.final_state: dict[str, Any] = {}
         self.prepared = False
         self.seconds_before = 0.0
         self.round_started = time.monotonic()
@@ -128,6 +132,8 @@ class PruningRun:
     def prepare(self, pl_module: Any) -> None:
         """`on_fit_start`: the strategy is set up, training state is not restored yet; check the model, set limits."""
         self.module = pl_module
+        # Without `seed_everything` every process draws its own seed; a round has one.
+        self.seed = self.processes.first(self.seed)
         try:
             self.parameters = select_parameters(pl_module, self.prunable, frozen=self.by_epoch.unfreezes)
         except ValueError as error:
@@ -153,7 +159,8 @@ class PruningRun:
         """`on_train_start`: loops are restored; find and check the guard data, hold masks, set the step limit."""
         self.data = self._guard_data()
         if not self.trainer.fast_dev_run:
-            self._evaluate(limit=1)
+            self._check_rewind_point()
+            self._check_guard_data()
         self.enforcement.hold(self.masks, self.parameters, self.trainer.optimizers)
         apply_masks(self.masks, self.parameters)
         if self.resumed is not None:
@@ -172,8 +179,7 @@ class PruningRun:
         self._restore_randomness()
         if self.settings.rewind.kind == "none" and self.state.round > 0 and not self.pending:
             hold_schedulers(self.trainer)
-        for name, parameter in named_parameters(self.module).items():
-            parameter.requires_grad_(saved["trainable"][name])
+        restore_trainable(self.module, saved["trainable"])
         self.horizon.limits(self.limits).apply(self.trainer)
         if saved["early_stopped"] and not self.pending:
             self.early_stopping.mark_stopped()
@@ -221,22 +227,18 @@ class PruningRun:
         )
 
     def _check_criterion(self) -> None:
-        name, parameter = next(iter(self.parameters.items()))
-        probe = parameter.detach()
-        scores = self.settings.criterion(probe, probe)
-        if not isinstance(scores, torch.Tensor) or scores.shape != probe.shape or torch.isnan(scores).any():
-            raise MisconfigurationException(
-                f"criterion must return real scores of the weight's shape without NaN; for `{name}` "
-                f"{tuple(probe.shape)} it returned {getattr(scores, 'shape', scores)!r}"
-            )
+        for name, parameter in self.parameters.items():
+            probe = parameter.detach()
+            scores = self.settings.criterion(probe, probe)
+            made = isinstance(scores, torch.Tensor) and scores.shape == probe.shape and not scores.is_complex()
+            if not made or torch.isnan(scores).any():
+                raise MisconfigurationException(
+                    f"criterion must return real scores of the weight's shape without NaN; for `{name}` "
+                    f"{tuple(probe.shape)} it returned {scores!r:.100}"
+                )
 
     def _first_horizon(self) -> Horizon:
-        rewind, (epochs, steps) = self.settings.rewind, (self.limits.max_epochs, self.limits.max_steps)
-        for kind, limit in (("epoch", epochs), ("step", steps)):
-            if rewind.kind == kind and limit != -1 and rewind.at >= limit:
-                raise MisconfigurationException(
-                    f"rewind='{kind}:{rewind.at}' is not inside a round of {limit} {kind}s; use a smaller number"
-                )
+        epochs, steps = self.limits.max_epochs, self.limits.max_steps
         if self.foreign_epochs is None:
             return Horizon(epochs_done(self.trainer), 0, epochs, steps)
         if self.settings.baseline == "current":
@@ -247,6 +249,19 @@ class PruningRun:
                 "weights as the dense network with baseline='current' (and rewind='lr' or 'none'), or raise max_epochs"
             )
         return Horizon(0, 0, epochs, steps)
+
+    def _check_rewind_point(self) -> None:
+        kind, at = self.settings.rewind.kind, self.settings.rewind.at
+        if kind in ("epoch", "step") and not reaches(self.trainer, self.limits, kind, at):
+            raise MisconfigurationException(
+                f"rewind='{kind}:{at}' is not inside a round, which ends at max_epochs={self.limits.max_epochs}, "
+                f"max_steps={self.limits.max_steps}; use a smaller number"
+            )
+
+    def _check_guard_data(self) -> None:
+        outcomes = self._evaluate(limit=1)
+        if outcomes is not None and not len(outcomes.target):
+            raise MisconfigurationException("guard_dataloader: the guard data is empty, nothing can be judged")
 
     def _remaining_length(self) -> tuple[int, int]:
         """Length of a round from here, -1 for no limit: all of it, or what a foreign checkpoint has left."""
@@ -266,7 +281,12 @@ class PruningRun:
         return rewind.keeps_weights and self.settings.criterion is not CRITERIA["magnitude"]
 
     def _guard_data(self) -> GuardData:
-        found = find_guard_loaders(self.trainer, self.guard_argument)
+        found, error = None, None
+        try:
+            found = find_guard_loaders(self.trainer, self.guard_argument)
+        except Exception as caught:
+            error = caught
+        self.processes.raise_together(error)
         if found is None:
             raise MisconfigurationException(
                 "guard_dataloader: there is neither guard nor validation data to judge with; "
@@ -437,12 +457,16 @@ class PruningRun:
         self.seal()
         if refused and not self.trainer.fast_dev_run:
             self.checkpoints.save_delivered(self.trainer)
+        # Taken here, where all processes are: for checkpoints written after the fit, when the module is the ticket.
+        self.final_state = self.state_dict() | {"accepted": None, "rewind_point": None}
 
     def restore_accepted(self) -> None:
         """Put the last accepted ticket into the module; before a first verdict there is none, and nothing changes."""
         if self.accepted is not None and hasattr(self, "module"):
             restore_tensors(self.module, self.accepted.tensors)
             self.masks = self.accepted.masks
+            # A checkpoint takes the average for the model, and this is what it is to find.
+            self.averaging.restart(self.module)
 
     def close(self) -> None:
         """Leave the trainer as the user had it."""
@@ -526,7 +550,14 @@ class PruningRun:
             weight = self.parameters[name].detach()
             return self.settings.criterion(weight, weight if start is None else start[name].to(weight.device))
 
-        return shrink_masks(masks, scores, self.state.candidate, self.settings.scope)  # type: ignore[arg-type]
+        shrunk: Masks = {}
+        error: Exception | None = None
+        try:
+            shrunk = shrink_masks(masks, scores, self.state.candidate, self.settings.scope)  # type: ignore[arg-type]
+        except Exception as caught:
+            error = caught
+        self.processes.raise_together(error)
+        return shrunk
 
     def _rewind(self) -> None:
         kind = self.settings.rewind.kind
@@ -598,16 +629,11 @@ class PruningRun:
             "rewind_point": _save_point(self.rewind_point),
             "checkpoints": self.checkpoints.state_dict(),
             "early_stopped": self.early_stopping.stopped(),
-            "trainable": {name: p.requires_grad for name, p in named_parameters(self.module).items()},
+            "trainable": capture_trainable(self.module),
             "random": self.processes.gather_objects(
                 {"state": random_state(), "generators": [g.get_state() for g in self._generators()]}
             ),
         }
-
-    def final_state_dict(self) -> dict[str, Any]:
-        """What a checkpoint written after the fit needs: the module itself holds the ticket then."""
-        state = self.state_dict()
-        return state | {"accepted": None, "rewind_point": None}
 
     def _generators(self) -> list[torch.Generator]:
         loader = self.trainer.fit_loop._combined_loader

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, isfinite
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from lightning_classprune.criteria import Criterion, resolve_criterion
@@ -89,10 +89,10 @@ class Settings:
                 "use rewind='lr' or rewind='none'"
             )
         return cls(
-            num_classes,
+            int(num_classes),
             _protect(protect, names, confidence),
             names,
-            confidence,
+            None if confidence is None else float(confidence),
             float(target_sparsity),
             float(prune_fraction),
             resolve_criterion(criterion),
@@ -100,8 +100,8 @@ class Settings:
             float(threshold),
             point,
             on_refusal,
-            retries,
-            max_rounds,
+            int(retries),
+            None if max_rounds is None else int(max_rounds),
             baseline,
         )
 
@@ -136,8 +136,9 @@ class Settings:
 def _class_names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
     if class_names is None:
         return tuple(str(i) for i in range(num_classes))
-    names = tuple(class_names)
-    if isinstance(class_names, str) or len(names) != num_classes or len(set(names)) != num_classes:
+    listed = isinstance(class_names, Sequence) and not isinstance(class_names, str)
+    names = tuple(class_names) if listed and all(isinstance(name, str) for name in class_names) else ()
+    if len(set(names)) != num_classes or len(names) != num_classes:
         raise ValueError(f"class_names={class_names!r} must be {num_classes} different names, one a class")
     return names
 
@@ -155,7 +156,7 @@ def _protect(
             # YAML and command lines turn indices into strings.
             index = names.index(key) if key in names else int(key) if key.isdecimal() else -1
         else:
-            index = key if isinstance(key, int) and not isinstance(key, bool) else -1
+            index = int(key) if _is_whole(key) else -1
         if not 0 <= index < len(names):
             raise ValueError(
                 f"protect: unknown class {key!r}; allowed are 0 to {len(names) - 1}"
@@ -180,6 +181,10 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def _inside(name: str, value: float, otherwise: str = "") -> None:
     if not _is_number(value) or not 0 < value < 1:
         raise ValueError(
@@ -188,7 +193,7 @@ def _inside(name: str, value: float, otherwise: str = "") -> None:
 
 
 def _whole(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not _is_whole(value) or value < least:
         raise ValueError(f"{name}={value!r} is out of range: a whole number of at least {least}")
 
 

@@ -1,0 +1,288 @@
+"""What pruning costs: the training step, the pruning step, and a round's own work.
+
+    python benchmarks/overhead.py [--weights 25e6 1e8] [--repeats 15]
+
+Timings are interleaved in one process: the variants take turns, so that noise of the machine hits all alike, and ratios
+of medians are reported. Memory is the peak of a process of its own for each method. Writes benchmarks/results/overhead.md and .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models import resnet18
+
+from lightning_classprune import ClassAwarePruningCallback
+from lightning_classprune.enforcement import Enforcement
+from lightning_classprune.masks import apply_masks, full_masks
+from lightning_classprune.prunable import select_parameters
+from lightning_classprune.selection import shrink_masks
+
+SPARSITY = 0.9
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(variants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each variant; the variants take turns."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for repeat in range(repeats + 2):
+        for name, variant in variants.items():
+            start = time.perf_counter()
+            variant()
+            if repeat >= 2:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def step_of(network: nn.Module, batch: int, held: bool = False) -> Callable[[], None]:
+    """One optimizer step of a ResNet-18 at 32x32."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+    if held:
+        parameters = select_parameters(network)
+        masks = full_masks(parameters)
+        kept = {name: mask.numel() for name, mask in masks.items()}
+        masks = shrink_masks(
+            masks,
+            lambda name: parameters[name].detach().abs(),
+            int(SPARSITY * sum(kept.values())),
+            "global",
+        )
+        apply_masks(masks, parameters)
+        Enforcement().hold(masks, parameters, [optimizer])
+    images, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def reparametrized(network: nn.Module) -> nn.Module:
+    """The network as Lightning's ModelPruning trains it: `weight_orig * weight_mask` in a forward hook."""
+    pairs = [(m, "weight") for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    prune.global_unstructured(pairs, prune.L1Unstructured, amount=SPARSITY)
+    return network
+
+
+def training_step(batch: int, repeats: int) -> dict[str, float]:
+    """Seconds of a step: dense, reparametrized, ours."""
+    return interleaved(
+        {
+            "dense": step_of(resnet18(num_classes=10), batch),
+            "ModelPruning": step_of(reparametrized(resnet18(num_classes=10)), batch),
+            "ours": step_of(resnet18(num_classes=10), batch, held=True),
+        },
+        repeats,
+    )
+
+
+METHODS = ("ours", "topk", "sort", "global_unstructured")
+
+
+def layers(weights: int) -> list[nn.Linear]:
+    """Fifty equal layers."""
+    return [nn.Linear(weights // 50 // 1000, 1000, bias=False) for _ in range(50)]
+
+
+def choose(method: str, linears: list[nn.Linear]) -> Callable[[], Any]:
+    """A function that chooses 20% of all weights to prune."""
+    parameters = {str(i): layer.weight for i, layer in enumerate(linears)}
+    count = int(0.2 * sum(p.numel() for p in parameters.values()))
+    masks = full_masks(parameters)
+
+    def joined() -> Tensor:
+        return torch.cat([p.detach().abs().view(-1) for p in parameters.values()])
+
+    def torch_prune() -> None:
+        prune.global_unstructured([(m, "weight") for m in linears], prune.L1Unstructured, amount=0.2)
+
+    functions: dict[str, Callable[[], Any]] = {
+        "ours": lambda: shrink_masks(masks, lambda name: parameters[name].detach().abs(), count, "global"),
+        "topk": lambda: torch.topk(joined(), count, largest=False),
+        "sort": lambda: torch.sort(joined()),
+        "global_unstructured": torch_prune,
+    }
+    return functions[method]
+
+
+def peak_memory(method: str, weights: int) -> float:
+    """Peak bytes above what the weights and old masks take, as a share of the fp32 weights. For a fresh process."""
+    choose(method, layers(500_000))()  # library code is paged in on first use
+    function = choose(method, layers(weights))
+    before = _status("VmRSS")
+    kept_alive = function()
+    extra = _status("VmHWM") - before
+    del kept_alive
+    return max(extra, 0) / (4 * weights)
+
+
+def _status(key: str) -> int:
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+def pruning_step(weights: int, repeats: int) -> dict[str, tuple[float, float]]:
+    """Median seconds, and extra memory as a share of the weights, of choosing 20% to prune."""
+    seconds: dict[str, list[float]] = {method: [] for method in METHODS}
+    for _ in range(repeats):
+        for method in METHODS:
+            function = choose(method, layers(weights))
+            start = time.perf_counter()
+            function()
+            seconds[method].append(time.perf_counter() - start)
+    memory = {
+        method: float(
+            subprocess.run(
+                [sys.executable, __file__, "--memory-of", method, "--weights", str(weights)],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
+        for method in METHODS
+    }
+    return {method: (statistics.median(seconds[method]), memory[method]) for method in METHODS}
+
+
+class _ResNet(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = resnet18(num_classes=2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+
+
+class _Clock(ClassAwarePruningCallback):
+    """Times the callback's own work in a round, and the training epochs."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.spent: dict[str, list[float]] = {"epoch": [], "judge": [], "begin": []}
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if self._run is not None:
+            for name, key in (("_end_of_round", "judge"), ("_begin_round", "begin")):
+                setattr(self._run, name, self._timed(getattr(self._run, name), key))
+
+    def _timed(self, function: Callable[..., Any], key: str) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            self.spent[key].append(time.perf_counter() - start)
+            return result
+
+        return timed
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if batch_idx == 0:
+            self._epoch = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self.spent["epoch"].append(time.perf_counter() - self._epoch)
+
+
+def round_cost(images: int, guard: int) -> dict[str, float]:
+    """Median seconds of an epoch (ResNet-18, 32x32), of judging and of pruning + rewinding."""
+    data = TensorDataset(torch.randn(images, 3, 32, 32), torch.arange(images) % 2)
+    held_out = TensorDataset(torch.randn(guard, 3, 32, 32), torch.arange(guard) % 2)
+    callback = _Clock(
+        num_classes=2,
+        protect={1: 1.0},
+        confidence=None,
+        target_sparsity=0.6,
+        guard_dataloader=DataLoader(held_out, batch_size=64),
+    )
+    trainer = Trainer(
+        max_epochs=1,
+        callbacks=[callback],
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(_ResNet(), DataLoader(data, batch_size=64))
+    return {key: statistics.median(values) for key, values in callback.spent.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", type=float, nargs="+", default=[25e6, 1e8])
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--memory-of", choices=METHODS, help="print one method's memory and stop (used by itself)")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    if arguments.memory_of:
+        print(peak_memory(arguments.memory_of, int(arguments.weights[0])))
+        return
+    result: dict[str, Any] = {
+        "versions": {"torch": torch.__version__, "lightning": lightning.__version__},
+        "machine": f"{platform.machine()}, 1 thread",
+        "step": {str(b): training_step(b, arguments.repeats) for b in (8, 64)},
+        "prune": {f"{n:.0e}": pruning_step(int(n), 3) for n in arguments.weights},
+        "round": round_cost(images=2048, guard=512),
+    }
+    lines = [
+        f"Made by `python benchmarks/overhead.py`: torch {torch.__version__}, CPU, one thread; medians, interleaved.",
+        "",
+        "| training step, ResNet-18 32x32, 90% sparse | dense | ModelPruning | ours |",
+        "|---|---|---|---|",
+    ]
+    for batch, times in result["step"].items():
+        ratios = " | ".join(f"{seconds / times['dense']:.3f}x" for seconds in times.values())
+        lines.append(f"| batch {batch} ({times['dense'] * 1e3:.0f} ms dense) | {ratios} |")
+    lines += [
+        "",
+        "| prune 20%, 50 tensors | time against topk | extra memory with its result, share of the weights |",
+        "|---|---|---|",
+    ]
+    for weights, methods in result["prune"].items():
+        for name, (seconds, memory) in methods.items():
+            ratio = seconds / methods["topk"][0]
+            lines.append(f"| {name}, {weights} weights | {ratio:.2f}x ({seconds:.2f} s) | {memory:.1%} |")
+    r = result["round"]
+    own = r["judge"] + r["begin"]
+    lines += [
+        "",
+        f"A round's own cost, ResNet-18 on 2,048 images a training epoch and 512 guard images: judging "
+        f"{r['judge']:.2f} s, pruning and rewinding {r['begin']:.2f} s, together {own / r['epoch']:.1%} of one epoch "
+        f"({r['epoch']:.1f} s).",
+    ]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "overhead.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "overhead.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

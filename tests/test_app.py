@@ -1,0 +1,258 @@
+"""The ready-made job: every config option builds, and whole jobs run end to end."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from lightning_classprune import ClassAwarePruningCallback, app, ledger
+from lightning_classprune.data_small import BreastCancerData
+
+CONF = app.conf_dir()
+FACTS = {
+    "class_names": ["no", "yes"],
+    "num_classes": 2,
+    "class_counts": [30, 10],
+    "in_channels": 1,
+    "in_features": 4096,
+    "protected": [1],
+}
+# A job of seconds: 569 tumours, five epochs a round, three rounds at most.
+SHORT = [
+    "data=breast_cancer",
+    "trainer.max_epochs=5",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+    "callbacks.classprune.prune_fraction=0.5",
+    "callbacks.classprune.max_rounds=3",
+]
+
+
+def config(folder: Path, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", [f"run_dir={folder}", *overrides])
+
+
+def options(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(folder / "accepted.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+# --- configuration --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", ["data", "model", "loss", "optimizer", "scheduler", "trainer", "callbacks"])
+def test_every_option_of_every_group_composes(group: str, tmp_path: Path) -> None:
+    assert len(options(group)) >= 3
+    for option in options(group):
+        chosen = f"{group}=[{option}]" if group == "callbacks" else f"{group}={option}"
+        cfg = config(tmp_path, chosen)
+        assert cfg[group] is not None
+
+
+@pytest.mark.parametrize("model", options("model"))
+@pytest.mark.parametrize("loss", options("loss"))
+def test_every_model_and_loss_is_built_from_the_facts(model: str, loss: str, tmp_path: Path) -> None:
+    cfg = config(tmp_path, f"model={model}", f"loss={loss}")
+    cfg.facts = FACTS
+    module = app.build_module(cfg)
+    scores = module(torch.randn(3, 1, 64, 64))
+    assert scores.shape == (3, 2)
+    assert torch.isfinite(module.loss(scores, torch.tensor([0, 1, 1])))
+
+
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+@pytest.mark.parametrize("scheduler", options("scheduler"))
+def test_every_optimizer_goes_with_every_scheduler(optimizer: str, scheduler: str, tmp_path: Path) -> None:
+    cfg = config(
+        tmp_path,
+        "data=breast_cancer",
+        "callbacks=[]",
+        f"optimizer={optimizer}",
+        f"scheduler={scheduler}",
+        "trainer.fast_dev_run=true",
+        "trainer.accelerator=cpu",
+        "trainer.enable_progress_bar=false",
+    )
+    assert app.run(cfg) == 0.0
+
+
+def test_callback_option_is_the_constructor() -> None:
+    entry = yaml.safe_load((CONF / "plugin" / "callbacks" / "classprune.yaml").read_text())["classprune"]
+    parameters = dict(inspect.signature(ClassAwarePruningCallback).parameters)
+    given = {key: value for key, value in entry.items() if not key.startswith("_")}
+    assert set(parameters) - set(given) == {"predict", "guard_dataloader"}
+    for name, value in given.items():
+        default = parameters[name].default
+        assert value == ("???" if default is inspect.Parameter.empty else default), name
+
+
+def test_a_tolerance_object_can_be_written_in_yaml(tmp_path: Path) -> None:
+    tolerance = "{defective: {_target_: lightning_classprune.FNTolerance, count: 3}}"
+    cfg = config(tmp_path, f"protect={tolerance}")
+    cfg.facts = FACTS | {"class_names": ["functional", "defective"]}
+    callback = instantiate(cfg.callbacks.classprune)
+    assert callback.settings.protect[1].count == 3
+
+
+def test_facts_resolve_names_and_refuse_unknown_ones() -> None:
+    data = BreastCancerData()
+    data.setup()
+    assert app.facts(data, {"malignant": 0.1})["protected"] == [0]
+    assert app.facts(data, {1: 0.1})["protected"] == [1]
+    for wrong in ("melanoma", 2, -1):
+        with pytest.raises(ValueError, match=r"protect: .*malignant"):
+            app.facts(data, {wrong: 0.1})
+
+
+def test_what_must_be_told_is_asked_for(tmp_path: Path) -> None:
+    cfg = config(tmp_path, "data=imagefolder")
+    assert OmegaConf.is_missing(cfg, "protect")
+    assert OmegaConf.is_missing(cfg.data, "root")
+    cfg = config(tmp_path, "data=npz", "data.root=x", "data.name=y", "protect={1:0.02}")
+    assert dict(cfg.protect) == {1: 0.02}
+
+
+# --- whole jobs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def short_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """Run the short job once, with a checkpoint of every epoch."""
+    folder = tmp_path_factory.mktemp("short")
+    return folder, app.run(config(folder, *SHORT, "callbacks.model_checkpoint.save_top_k=-1"))
+
+
+def test_job_leaves_everything_in_its_folder(short_job: tuple[Path, float]) -> None:
+    folder, objective = short_job
+    names = {path.name for path in folder.iterdir()}
+    assert {"ledger.jsonl", "ledger.png", "accepted.ckpt", "test.json", "checkpoints", "metrics"} <= names
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    assert (folder / "metrics" / "metrics.csv").is_file()
+    rows = ledger.read_jsonl(folder / "ledger.jsonl")
+    assert rows[0]["verdict"] == "baseline"
+    assert len(rows) > 1
+    final = ledger.delivered(rows)
+    assert final is not None
+    assert objective == final["sparsity"]
+    test = json.loads((folder / "test.json").read_text())
+    assert list(test["classes"]) == ["malignant", "benign"]
+    assert sum(counts["support"] for counts in test["classes"].values()) == test["samples"] > 80
+    assert test["accuracy"] > 0.8
+
+
+def test_accepted_checkpoint_is_the_delivered_network(short_job: tuple[Path, float]) -> None:
+    folder, objective = short_job
+    prefix = "network."
+    network = {
+        key.removeprefix(prefix): value for key, value in weights(folder).items() if key.startswith(prefix)
+    }
+    cfg = config(folder, *SHORT)
+    cfg.facts = FACTS | {"in_features": 30}
+    instantiate(cfg.model).load_state_dict(network)
+    prunable = [value for value in network.values() if value.ndim > 1]
+    zeros = sum(int((value == 0).sum()) for value in prunable) / sum(value.numel() for value in prunable)
+    assert zeros == pytest.approx(objective, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_resumed_job_equals_the_uninterrupted_one(short_job: tuple[Path, float], tmp_path: Path) -> None:
+    folder, _ = short_job
+    middle = next((folder / "checkpoints").glob("epoch=7-*.ckpt"))
+    app.run(config(tmp_path, *SHORT, f"ckpt_path='{middle}'"))
+    again = ledger.read_jsonl(tmp_path / "ledger.jsonl")
+    assert without_seconds(again) == without_seconds(ledger.read_jsonl(folder / "ledger.jsonl"))
+    ours, theirs = weights(tmp_path), weights(folder)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert (tmp_path / "test.json").read_text() == (folder / "test.json").read_text()
+
+
+@pytest.mark.slow
+def test_strict_tolerance_delivers_the_dense_network_unchanged(tmp_path: Path) -> None:
+    """Nothing may be missed more, ever: no step passes, and what is left is the run without the callback."""
+    strict, plain = tmp_path / "strict", tmp_path / "plain"
+    assert app.run(config(strict, *SHORT, "protect.malignant=0.0")) == 0.0
+    assert app.run(config(plain, *SHORT, "~callbacks.classprune")) == 0.0
+    rows = ledger.read_jsonl(strict / "ledger.jsonl")
+    assert [row["verdict"] in ("refused", "unproven") for row in rows] == [False, True]
+    ours, theirs = weights(strict), weights(plain)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert "delivered unchanged" in ledger.achievement(rows)
+    assert not (plain / "ledger.jsonl").exists()
+
+
+def command(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[1]), "COLUMNS": "100"}
+    return subprocess.run(
+        [sys.executable, "-m", "lightning_classprune", "hydra.run.dir=out", *overrides],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+
+@pytest.mark.slow
+def test_command_prints_the_ledger_and_the_sentence(tmp_path: Path) -> None:
+    done = command(*SHORT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "* delivered: round" in done.stdout
+    assert "Test, malignant: missed" in done.stdout
+    assert ledger.achievement(ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl")) in " ".join(
+        done.stdout.split()
+    )
+    assert "Tip:" not in done.stderr
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.slow
+def test_command_says_what_is_missing(tmp_path: Path) -> None:
+    done = command("data=imagefolder", "protect={a: 0.1}", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "data.root" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_count_the_test_split_once(tmp_path: Path) -> None:
+    done = command(*SHORT, "trainer=ddp", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    test = json.loads((tmp_path / "out" / "test.json").read_text())
+    data = BreastCancerData()
+    data.setup()
+    y = torch.cat([y for _, y in data.test_dataloader()])
+    supports = [counts["support"] for counts in test["classes"].values()]
+    assert supports == torch.bincount(y).tolist()
+    assert done.stdout.count("* delivered") == 1
+
+
+@pytest.mark.slow
+def test_default_job_on_solar_cells_starts_and_judges(tmp_path: Path) -> None:
+    done = command(
+        "trainer.max_epochs=1", "callbacks.classprune.max_rounds=1", "trainer.accelerator=cpu", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    rows = ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl")
+    assert [row["classes"]["defective"]["support"] for row in rows] == [205, 205]
