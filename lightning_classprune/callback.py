@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as lightning_pytorch
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_classprune.compatibility import check_trainer
-from lightning_classprune.criteria import Criterion
+from lightning_classprune.criteria import Criterion, CriterionName
 from lightning_classprune.gate import insert_gates
 from lightning_classprune.guard import FNTolerance
 from lightning_classprune.guard_data import Predict, default_predict
@@ -79,7 +79,7 @@ class ClassAwarePruningCallback(_Callback):
         confidence: float | None = 0.95,
         target_sparsity: float = 0.99,
         prune_fraction: float = 0.2,
-        criterion: str | Criterion = "magnitude",
+        criterion: CriterionName | Criterion = "magnitude",
         scope: str = "global",
         threshold: float = 0.0,
         rewind: str = "init",
@@ -87,7 +87,7 @@ class ClassAwarePruningCallback(_Callback):
         retries: int = 0,
         max_rounds: int | None = None,
         predict: Predict | None = None,
-        guard_dataloader: Any = None,
+        guard_dataloader: Callable[[], Any] | Any = None,
         prunable: Prunable = None,
         baseline: str = "train",
     ) -> None:
@@ -167,7 +167,7 @@ class ClassAwarePruningCallback(_Callback):
             trainer,
             self,
             judge=lambda *_: run.end_of_epoch(),
-            seal=lambda *_: run.seal(),
+            seal=lambda *_: run.after_epoch(),
             deliver=lambda *_: run.deliver(),
             abandon=lambda *_: self._abandon(trainer),
         )
@@ -191,6 +191,11 @@ class ClassAwarePruningCallback(_Callback):
         """A rewind point may be inside an epoch."""
         assert self._run is not None
         self._run.start_of_batch()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Other callbacks are to find the delivered network; the gate puts it in again after weight averaging."""
+        assert self._run is not None
+        self._run.restore_accepted()
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """A resumed run that was finished already skips training; it delivers here."""
@@ -259,13 +264,21 @@ class ClassAwarePruningCallback(_Callback):
             return
         self._run.check(state_dict)
         self._run.resumed = state_dict
+        if self._run.prepared:
+            self._run.set_horizon()
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Note how far a checkpoint without our state had got."""
-        if self._run is not None and self.state_key not in checkpoint.get("callbacks", {}):
-            progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-            self._run.foreign_epochs = int(progress["processed"])
+        """Note how far the checkpoint had got."""
+        if self._run is None:
+            return
+        self._run.loaded_epochs = int(
+            checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        )
+        if self.state_key not in checkpoint.get("callbacks", {}):
+            self._run.foreign_epochs = self._run.loaded_epochs
             rank_zero_info("the checkpoint has no pruning state: its weights are where round 0 starts")
+            if self._run.prepared:
+                self._run.set_horizon()
 
     def __getstate__(self) -> dict[str, Any]:
         self._collect()

@@ -57,6 +57,16 @@ class EarlyStoppings:
         for callback in self._callbacks:
             callback.stopping_reason = type(callback.stopping_reason).PATIENCE_EXHAUSTED
 
+    def capture(self) -> list[dict[str, Any]]:
+        """What they have seen of this round."""
+        return [copy_state(c.state_dict()) for c in self._callbacks]
+
+    def restore(self, states: list[dict[str, Any]]) -> None:
+        """Go back to a capture; ignored if the job now has other EarlyStopping callbacks."""
+        if len(states) == len(self._callbacks):
+            for callback, state in zip(self._callbacks, states, strict=True):
+                callback.load_state_dict(copy_state(state))
+
     def reset(self) -> None:
         """Forget this round."""
         for callback, state, reason in zip(self._callbacks, self._pristine, self._no_reason, strict=True):

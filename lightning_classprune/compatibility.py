@@ -47,27 +47,54 @@ def check_trainer(trainer: Any, owner: Any) -> None:
 
 def _check_strategy(trainer: Any) -> None:
     strategies = importlib.import_module(f"{package_of(trainer)}.strategies")
-    strategy = trainer.strategy
-    supported = isinstance(strategy, (strategies.SingleDeviceStrategy, strategies.DDPStrategy))
-    if not supported or isinstance(strategy, strategies.DeepSpeedStrategy):
+    check_strategy(trainer.strategy, strategies)
+    sharded = isinstance(trainer.strategy, strategies.ModelParallelStrategy)
+    if sharded and trainer.strategy.device_mesh["tensor_parallel"].size() > 1:
+        raise MisconfigurationException(
+            "ModelParallelStrategy(tensor_parallel_size=...) above 1 is not supported: weights are cut along several "
+            "dimensions; use tensor_parallel_size=1 with data_parallel_size for FSDP2"
+        )
+
+
+def check_strategy(strategy: Any, strategies: Any) -> None:
+    """Refuse strategies under which pruned weights could not be held or samples not be counted.
+
+    Args:
+        strategy: The trainer's.
+        strategies: The module `strategies` of the trainer's package.
+
+    Raises:
+        MisconfigurationException: Names the strategy and what to use instead.
+    """
+    works = (strategies.SingleDeviceStrategy, strategies.DDPStrategy, strategies.ModelParallelStrategy)
+    fails = (strategies.DeepSpeedStrategy, strategies.XLAStrategy, strategies.SingleDeviceXLAStrategy)
+    if not isinstance(strategy, works) or isinstance(strategy, fails):
+        sharded = (
+            "; for a sharded model use ModelParallelStrategy with fully_shard in configure_model (FSDP2)"
+        )
         raise MisconfigurationException(
             f"strategy {type(strategy).__name__} is not supported: masks could not be held on its weights; "
-            "use strategy='auto' (one device) or 'ddp'"
+            f"use strategy='auto' (one device) or 'ddp'{sharded}"
         )
 
 
 def warn_where_global_epochs_count(trainer: Any, horizon: Horizon) -> None:
-    """Say so when something that counts epochs over all rounds is out of step with the round's own epochs."""
-    every = {
+    """Say so when something that counts over all rounds is out of step with the round's own epochs."""
+    by_epoch = {
         f"scheduler frequency={c.frequency}": c.frequency
         for c in trainer.lr_scheduler_configs
         if c.interval == "epoch" and c.frequency > 1
     }
-    if (trainer.check_val_every_n_epoch or 1) > 1:
-        every[f"check_val_every_n_epoch={trainer.check_val_every_n_epoch}"] = trainer.check_val_every_n_epoch
-    for what, n in every.items():
-        if horizon.start_epoch % n:
-            rank_zero_warn(
-                f"{what} counts the epochs of all rounds, and this round starts at epoch {horizon.start_epoch}: "
-                "it will not train exactly as a fresh run would; a round length that is a multiple avoids this"
-            )
+    for name in ("check_val_every_n_epoch", "reload_dataloaders_every_n_epochs"):
+        if (n := getattr(trainer, name) or 1) > 1:
+            by_epoch[f"{name}={n}"] = n
+    out_of_step = [what for what, n in by_epoch.items() if horizon.start_epoch % n]
+    every = trainer.val_check_batch
+    batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+    if trainer.check_val_every_n_epoch is None and isinstance(every, int) and batches % every:
+        out_of_step.append(f"val_check_interval={every} with check_val_every_n_epoch=None")
+    for what in out_of_step:
+        rank_zero_warn(
+            f"{what} counts over all rounds, and this round starts at epoch {horizon.start_epoch}: "
+            "it will not train exactly as a fresh run would; a round length that is a multiple avoids this"
+        )

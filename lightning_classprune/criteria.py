@@ -7,11 +7,14 @@ deterministic: selection calls it several times on the same tensor rather than k
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+# Not `str`: a command line must be able to tell a name from the import path of a function.
+CriterionName = Literal["magnitude", "magnitude_increase", "random"]
 
 
 def magnitude(weight: Tensor, rewind_point: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from lightning_classprune.guard_data import PADDING, GuardData, Places, Predict
 from lightning_classprune.outcomes import Outcomes, decide, scores_and_target
 from lightning_classprune.processes import Processes
 from lightning_classprune.randomness import seed_process, untouched_randomness
+from lightning_classprune.sharding import reshard
 
 
 @contextmanager
@@ -31,6 +32,7 @@ def judging(trainer: Any, pl_module: Any) -> Iterator[None]:
             seed_process(0)
             yield
     finally:
+        reshard(pl_module)
         for module, mode in modes.items():
             module.training = mode
         trainer.state.stage = stage

@@ -84,11 +84,47 @@ def find_guard_loaders(trainer: Any, argument: Any) -> tuple[list[Any], Source] 
     # What Lightning already holds is preferred: asking the user's code again could draw another random split.
     loop = trainer.fit_loop.epoch_loop.val_loop
     if loop._combined_loader is not None:
-        return list(loop._combined_loader.flattened), "validation"
+        return _ending(loop._combined_loader.flattened, trainer.limit_val_batches), "validation"
     if not loop._data_source.is_defined():
         return None
     loaders = loop._data_source.dataloader()
-    return (_flatten(loaders), "validation") if loaders is not None else None
+    if loaders is None:
+        return None
+    return _ending(_flatten(loaders), trainer.limit_val_batches), "validation"
+
+
+@dataclass(frozen=True)
+class FirstBatches:
+    """A stream up to the batch at which the user ends validation; it may have no end of its own."""
+
+    loader: Any
+    limit: int
+
+    @property
+    def dataset(self) -> Any:
+        """The stream's data set."""
+        return getattr(self.loader, "dataset", self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(self.loader, self.limit)
+
+
+def _ending(loaders: Sequence[Any], limit: int | float) -> list[Any]:
+    """Loaders of which every one ends: a data set is read in full, a stream as far as validation reads it."""
+    if not isinstance(limit, int):
+        return list(loaders)
+    streams = [isinstance(getattr(loader, "dataset", None), IterableDataset) for loader in loaders]
+    pairs = zip(loaders, streams, strict=True)
+    return [FirstBatches(loader, limit) if stream else loader for loader, stream in pairs]
+
+
+def is_validation_data(trainer: Any, loaders: Sequence[Any]) -> bool:
+    """Whether a guard loader reads the very data set that a validation loader reads."""
+    combined = trainer.fit_loop.epoch_loop.val_loop._combined_loader
+    if combined is None:
+        return False
+    validation = [getattr(loader, "dataset", loader) for loader in combined.flattened]
+    return any(getattr(loader, "dataset", loader) is data for loader in loaders for data in validation)
 
 
 def shard_guard_data(loaders: Sequence[Any], source: Source, rank: int, world_size: int) -> GuardData:
@@ -146,7 +182,8 @@ def _batch_size(loader: DataLoader[Any]) -> int | None:
 def _indices(loader: DataLoader[Any]) -> list[int]:
     """The data-set indices that the loader would visit, each once, sorted."""
     sampler: Any = loader.sampler
-    if loader.batch_sampler is not None and type(loader.batch_sampler).__name__ != "BatchSampler":
+    if loader.batch_sampler is not None:
+        # A batch sampler of the user's leaves the loader with a sampler that nobody asks.
         own = getattr(loader.batch_sampler, "sampler", None)
         sampler = own if own is not None else [i for batch in loader.batch_sampler for i in batch]
     if isinstance(sampler, DistributedSampler):

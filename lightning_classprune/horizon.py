@@ -18,14 +18,16 @@ class Limits:
 
     max_epochs: int
     max_steps: int
-    min_epochs: int | None
+    min_epochs: int
     min_steps: int | None
 
     @classmethod
     def of(cls, trainer: Any) -> Limits:
         """Read the limits that the user set."""
         loop = trainer.fit_loop
-        return cls(loop.max_epochs, loop.epoch_loop.max_steps, loop.min_epochs, loop.epoch_loop.min_steps)
+        return cls(
+            loop.max_epochs, loop.epoch_loop.max_steps, loop.min_epochs or 0, loop.epoch_loop.min_steps
+        )
 
     def apply(self, trainer: Any) -> None:
         """Write these limits into the loop."""
@@ -60,7 +62,7 @@ class Horizon:
         return Limits(
             max_epochs=self.start_epoch + self.epochs if self.epochs != -1 else -1,
             max_steps=self.start_step + self.steps if self.steps != -1 else -1,
-            min_epochs=self.start_epoch + user.min_epochs if user.min_epochs else None,
+            min_epochs=self.start_epoch + user.min_epochs if user.min_epochs else 0,
             min_steps=self.start_step + user.min_steps if user.min_steps else None,
         )
 

@@ -14,12 +14,14 @@ Masks = dict[str, Tensor]
 
 
 def full_masks(parameters: Mapping[str, Tensor]) -> Masks:
-    """Masks that keep every weight, on the device and in the shape of each parameter (or local shard).
+    """Masks that keep every weight, in the shape of each parameter and on its device; of a sharded one, on the CPU.
 
     Contiguous even where the weight is channels_last, so that flat indices mean the same place everywhere.
     """
-    shards = {name: local(p) for name, p in parameters.items()}
-    return {name: torch.ones(p.shape, dtype=torch.bool, device=p.device) for name, p in shards.items()}
+    return {
+        name: torch.ones(p.shape, dtype=torch.bool, device="cpu" if hasattr(p, "to_local") else p.device)
+        for name, p in parameters.items()
+    }
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
@@ -26,6 +27,7 @@ class ValidationMonitor:
         self._predict = predict
         self._num_classes = num_classes
         self._threshold = threshold
+        self._blind = False
         self.reset()
 
     def reset(self) -> None:
@@ -36,8 +38,14 @@ class ValidationMonitor:
 
     def add(self, trainer: Any, pl_module: Any, batch: Any, dataloader_idx: int) -> None:
         """Count one batch, which is on the device already; samples that only pad the shards are left out."""
-        with torch.no_grad(), untouched_randomness(), trainer.precision_plugin.forward_context():
-            returned = self._predict(pl_module, batch)
+        if self._blind:
+            return
+        try:
+            with torch.no_grad(), untouched_randomness(), trainer.precision_plugin.forward_context():
+                returned = self._predict(pl_module, batch)
+        except Exception as error:
+            self._give_up(error)
+            return
         try:
             scores, target = scores_and_target(returned)
             predicted, target = decide(scores, target, self._num_classes, self._threshold)
@@ -55,6 +63,8 @@ class ValidationMonitor:
 
         All NaN where scores were: what was counted then means nothing.
         """
+        if trainer.strategy.reduce_boolean_decision(self._blind, all=False):
+            return {}
         diverged = trainer.strategy.reduce_boolean_decision(self._diverged, all=False)
         counts = trainer.strategy.reduce(self._counts.to(trainer.strategy.root_device), reduce_op="sum").cpu()
         logged: dict[str, float] = {}
@@ -67,6 +77,13 @@ class ValidationMonitor:
             if support:
                 logged[f"classprune/recall/{name}"] = found / support
         return logged
+
+    def _give_up(self, error: Exception) -> None:
+        # The guard's batches are what `predict` is for, and they are checked before training; these may be unlike them.
+        self._blind = True
+        rank_zero_warn(
+            f"recall is not logged: predict cannot read the validation batches ({type(error).__name__}: {error})"
+        )
 
     def _real(self, trainer: Any, dataloader_idx: int, size: int) -> Tensor:
         start = self._seen.get(dataloader_idx, 0)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_classprune.masks import local
 from lightning_classprune.prunable import canonical
+from lightning_classprune.sharding import copied, laid_out, reshard
 
 Tensors = dict[str, Tensor]
 TrainingState = dict[str, Any]
@@ -59,7 +60,7 @@ class Rewind:
 def copy_state(state: Any) -> Any:
     """A copy without aliases, tensors on the CPU, containers as the plain ones that `weights_only` loads."""
     if isinstance(state, Tensor):
-        return local(state).to("cpu", copy=True)
+        return copied(state)
     if isinstance(state, Counter):
         return Counter(state)
     if isinstance(state, dict):
@@ -76,6 +77,17 @@ def copy_state(state: Any) -> Any:
 def capture_tensors(module: nn.Module) -> Tensors:
     """All parameters and buffers by canonical name, copied to the CPU; shards stay shards."""
     return {name: local(t).to("cpu", copy=True) for name, t in _named_tensors(module)}
+
+
+def capture_buffers(module: nn.Module) -> Tensors:
+    """All buffers by canonical name, copied to the CPU."""
+    return {canonical(name): b.detach().to("cpu", copy=True) for name, b in module.named_buffers()}
+
+
+def restore_buffers(module: nn.Module, buffers: Tensors) -> None:
+    """Write captured buffers back."""
+    for name, buffer in module.named_buffers():
+        buffer.copy_(buffers[canonical(name)])
 
 
 @torch.no_grad()
@@ -98,6 +110,7 @@ def restore_tensors(module: nn.Module, tensors: Tensors) -> None:
 
 
 def _named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    reshard(module)
     return [(canonical(n), t) for n, t in (*module.named_parameters(), *module.named_buffers())]
 
 
@@ -141,7 +154,7 @@ def restore_training(trainer: Any, state: TrainingState) -> None:
     if [_layout(o.state_dict()) for o in trainer.optimizers] != [_layout(o) for o in state["optimizers"]]:
         trainer.strategy.setup_optimizers(trainer)
     for optimizer, optimizer_state in zip(trainer.optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(copy_state(optimizer_state))
+        optimizer.load_state_dict(laid_out(copy_state(optimizer_state), trainer.lightning_module))
     for config, scheduler_state in zip(trainer.lr_scheduler_configs, state["schedulers"], strict=True):
         config.scheduler.load_state_dict(copy_state(scheduler_state))
     if state["precision"]:

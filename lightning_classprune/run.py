@@ -18,7 +18,14 @@ from lightning_classprune.criteria import CRITERIA
 from lightning_classprune.enforcement import Enforcement
 from lightning_classprune.evaluation import evaluate
 from lightning_classprune.guard import ErrorBudget, Verdict, judge, judgeable
-from lightning_classprune.guard_data import GuardData, Predict, Source, find_guard_loaders, shard_guard_data
+from lightning_classprune.guard_data import (
+    GuardData,
+    Predict,
+    Source,
+    find_guard_loaders,
+    is_validation_data,
+    shard_guard_data,
+)
 from lightning_classprune.horizon import Horizon, Limits, epochs_done, reaches, remaining_after
 from lightning_classprune.masks import (
     Masks,
@@ -26,6 +33,7 @@ from lightning_classprune.masks import (
     count_kept,
     count_weights,
     full_masks,
+    local,
     pack,
     sparsity,
     unpack,
@@ -40,14 +48,23 @@ from lightning_classprune.randomness import (
     seed_process,
     set_random_state,
 )
+from lightning_classprune.resuming import (
+    finish_epoch,
+    inside_epoch_end,
+    logged_metrics,
+    restore_metrics,
+    step_plateau_schedulers,
+)
 from lightning_classprune.rewinding import (
     Tensors,
     TrainingState,
+    capture_buffers,
     capture_tensors,
     capture_trainable,
     capture_training,
     hold_schedulers,
     release_schedulers,
+    restore_buffers,
     restore_tensors,
     restore_trainable,
     restore_training,
@@ -55,17 +72,22 @@ from lightning_classprune.rewinding import (
 from lightning_classprune.rows import baseline_row, round_metrics, verdict_row
 from lightning_classprune.selection import shrink_masks
 from lightning_classprune.settings import Settings
+from lightning_classprune.sharding import Sharding, reshard
 
 STATE_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """A network that was judged: its masks, all its tensors, and the training state where fine-tuning needs it."""
+    """A network that was judged: its masks, all its tensors, and the state of what trained it.
+
+    `training` is None in a resumed run that cannot need it: checkpoints hold it only where fine-tuning goes on from it.
+    """
 
     masks: Masks
     tensors: Tensors
     training: TrainingState | None
+    stopping: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -125,6 +147,7 @@ class PruningRun:
         self.round_started = time.monotonic()
         self.resumed: Mapping[str, Any] | None = None
         self.random_state: Any = None
+        self.loaded_epochs = 0  # how far the loop was in the checkpoint that is resumed
         self.foreign_epochs: int | None = None
 
     # -- before the first batch --
@@ -138,6 +161,7 @@ class PruningRun:
             self.parameters = select_parameters(pl_module, self.prunable, frozen=self.by_epoch.unfreezes)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
+        self.sharding = self._find_sharding()
         self.fresh_training = capture_training(self.trainer)
         self.masks = self._starting_masks()
         self.plan = self._make_plan()
@@ -145,15 +169,35 @@ class PruningRun:
             self.settings.alpha, self.settings.retries, rounds.largest_number_of_tests(self.plan)
         )
         self._check_criterion()
+        self.set_horizon()
+        self.prepared = True
+
+    def set_horizon(self) -> None:
+        """Begin, or go on where the checkpoint was written, which some strategies load only after `on_fit_start`."""
         if self.resumed is not None:
             self._adopt(self.resumed)
         else:
             self.horizon = self._first_horizon()
         # Lightning takes a step limit for a reason to repeat an epoch when it resumes, so it comes back after that.
-        replace(self.horizon.limits(self.limits), max_steps=-1).apply(self.trainer)
+        limits = replace(self.horizon.limits(self.limits), max_steps=-1)
+        if self.resumed is not None:
+            # A round that was saved at its end, before its verdict, must not look like a job with nothing to do.
+            limits = replace(limits, max_epochs=-1)
+        limits.apply(self.trainer)
         if self.state.finished is not None:
-            self.trainer.fit_loop.max_epochs = self.horizon.start_epoch
-        self.prepared = True
+            self.trainer.fit_loop.max_epochs = self.loaded_epochs
+
+    def _find_sharding(self) -> Sharding:
+        try:
+            sharding = Sharding.of(self.module, self.processes)
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
+        if sharding and of_type(self.trainer, "WeightAveraging"):
+            raise MisconfigurationException(
+                "WeightAveraging keeps an average of whole weights, which does not go with a sharded model; "
+                "use one device or strategy='ddp' with it"
+            )
+        return sharding
 
     def start(self) -> None:
         """`on_train_start`: loops are restored; find and check the guard data, hold masks, set the step limit."""
@@ -161,13 +205,14 @@ class PruningRun:
         if not self.trainer.fast_dev_run:
             self._check_rewind_point()
             self._check_guard_data()
-        self.enforcement.hold(self.masks, self.parameters, self.trainer.optimizers)
-        apply_masks(self.masks, self.parameters)
+        self._hold()
         if self.resumed is not None:
             self._resume(self.resumed)
             return
+        apply_masks(self.sharding.pieces(self.masks), self.parameters)
         if self.foreign_epochs is None or self.settings.baseline == "current":
             self.horizon = replace(self.horizon, start_step=self.trainer.global_step)
+        self._check_length_left(self.horizon, epochs_done(self.trainer))
         self.horizon.limits(self.limits).apply(self.trainer)
         if self._keeps_start():
             training = capture_training(self.trainer)
@@ -180,14 +225,21 @@ class PruningRun:
         if self.settings.rewind.kind == "none" and self.state.round > 0 and not self.pending:
             hold_schedulers(self.trainer)
         restore_trainable(self.module, saved["trainable"])
+        if saved["buffers"] is not None:
+            same = len(saved["buffers"]) == self.processes.world_size
+            restore_buffers(self.module, saved["buffers"][self.processes.rank if same else 0])
         self.horizon.limits(self.limits).apply(self.trainer)
+        restore_metrics(self.trainer, saved["metrics"])
         if saved["early_stopped"] and not self.pending:
             self.early_stopping.mark_stopped()
-            self.trainer.should_stop = True
         progress = self.trainer.fit_loop.epoch_progress.current
+        if progress.ready > progress.processed and self._round_is_over() and not self.pending:
+            finish_epoch(self.trainer)
         if progress.ready == progress.processed:
             # The checkpoint of an epoch's last batch skips the end of that epoch when it is resumed.
             self.end_of_epoch()
+            if saved["inside_epoch_end"]:
+                step_plateau_schedulers(self.trainer)
 
     def _restore_randomness(self) -> None:
         if self.random_state is not None:
@@ -198,16 +250,22 @@ class PruningRun:
     def _starting_masks(self) -> Masks:
         """All weights; or the masks that this callback delivered, where the module still is that ticket."""
         masks = full_masks(self.parameters)
-        same = self.inherited.keys() == masks.keys() and all(
-            self.inherited[name].shape == masks[name].shape
-            and not self.parameters[name].detach()[~self.inherited[name].to(mask.device)].any()
-            for name, mask in masks.items()
+        if self.inherited.keys() != masks.keys() or any(
+            self.inherited[name].shape != mask.shape for name, mask in masks.items()
+        ):
+            return masks
+        inherited = {name: self.inherited[name].to(mask.device) for name, mask in masks.items()}
+        revived = any(
+            bool(local(self.parameters[name])[~mask.to(self.parameters[name].device)].any())
+            for name, mask in self.sharding.pieces(inherited).items()
         )
-        return {name: self.inherited[name].to(mask.device) for name, mask in masks.items()} if same else masks
+        return masks if self.processes.any(revived) else inherited
 
     def _make_plan(self) -> rounds.Plan:
         total = count_weights(self.masks)
-        zeros = sum(int((p == 0).sum()) for p in self.parameters.values())
+        zeros = sum(int((local(p) == 0).sum()) for p in self.parameters.values())
+        if self.sharding:
+            zeros = sum(self.processes.gather_objects(zeros))
         target = self.settings.target(total)
         name = f"target_sparsity={self.settings.target_sparsity}"
         pruned = total - count_kept(self.masks)
@@ -228,9 +286,11 @@ class PruningRun:
 
     def _check_criterion(self) -> None:
         for name, parameter in self.parameters.items():
-            probe = parameter.detach()
+            probe = local(parameter)
             scores = self.settings.criterion(probe, probe)
-            made = isinstance(scores, torch.Tensor) and scores.shape == probe.shape and not scores.is_complex()
+            made = (
+                isinstance(scores, torch.Tensor) and scores.shape == probe.shape and not scores.is_complex()
+            )
             if not made or torch.isnan(scores).any():
                 raise MisconfigurationException(
                     f"criterion must return real scores of the weight's shape without NaN; for `{name}` "
@@ -243,15 +303,27 @@ class PruningRun:
             return Horizon(epochs_done(self.trainer), 0, epochs, steps)
         if self.settings.baseline == "current":
             return Horizon(self.foreign_epochs, 0, epochs, steps)
-        if epochs != -1 and self.foreign_epochs >= epochs:
+        horizon = Horizon(0, 0, epochs, steps)
+        self._check_length_left(horizon, self.foreign_epochs)
+        return horizon
+
+    def _check_length_left(self, horizon: Horizon, epochs: int) -> None:
+        if horizon.is_over(epochs, self.trainer.global_step):
+            limits = f"max_epochs={self.limits.max_epochs}, max_steps={self.limits.max_steps}"
             raise MisconfigurationException(
-                f"the checkpoint has finished max_epochs={epochs}, so round 0 has nothing left to train; judge its "
-                "weights as the dense network with baseline='current' (and rewind='lr' or 'none'), or raise max_epochs"
+                f"the checkpoint has finished {limits}, so round 0 has nothing left to train; judge its weights as the "
+                "dense network with baseline='current' (and rewind='lr' or 'none'), or raise the limit"
             )
-        return Horizon(0, 0, epochs, steps)
 
     def _check_rewind_point(self) -> None:
         kind, at = self.settings.rewind.kind, self.settings.rewind.at
+        if self.foreign_epochs is not None and self.resumed is None:
+            behind = {"epoch": self.foreign_epochs, "step": self.trainer.global_step}.get(kind, 0)
+            if at < behind:
+                raise MisconfigurationException(
+                    f"rewind='{kind}:{at}' lies before the checkpoint, which is at {kind} {behind}; use rewind='init' "
+                    "to rewind to the checkpoint"
+                )
         if kind in ("epoch", "step") and not reaches(self.trainer, self.limits, kind, at):
             raise MisconfigurationException(
                 f"rewind='{kind}:{at}' is not inside a round, which ends at max_epochs={self.limits.max_epochs}, "
@@ -261,7 +333,9 @@ class PruningRun:
     def _check_guard_data(self) -> None:
         outcomes = self._evaluate(limit=1)
         if outcomes is not None and not len(outcomes.target):
-            raise MisconfigurationException("guard_dataloader: the guard data is empty, nothing can be judged")
+            raise MisconfigurationException(
+                "guard_dataloader: the guard data is empty, nothing can be judged"
+            )
 
     def _remaining_length(self) -> tuple[int, int]:
         """Length of a round from here, -1 for no limit: all of it, or what a foreign checkpoint has left."""
@@ -293,24 +367,29 @@ class PruningRun:
                 "pass guard_dataloader=..., give the datamodule a guard_dataloader(), or add validation data"
             )
         loaders, source = found
-        self._warn_of_selection(source)
+        self._warn_of_selection(source, is_validation_data(self.trainer, loaders))
         try:
             return shard_guard_data(loaders, source, self.processes.rank, self.processes.world_size)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
 
-    def _warn_of_selection(self, source: Source) -> None:
-        if source != "validation":
-            return
+    def _warn_of_selection(self, source: Source, same: bool) -> None:
         monitors = [type(c).__name__ for c in of_type(self.trainer, "ModelCheckpoint") if c.monitor]
         monitors += ["EarlyStopping"] * bool(self.early_stopping)
         monitors += ["ReduceLROnPlateau"] * any(
             c.reduce_on_plateau for c in self.trainer.lr_scheduler_configs
         )
+        if source != "validation" and not (same and monitors):
+            return
+        why = (
+            "is not given, so the validation data is the guard"
+            if source == "validation"
+            else "is validation data"
+        )
         drives = f" and drives {', '.join(sorted(set(monitors)))}" if monitors else ""
         rank_zero_warn(
-            f"guard_dataloader is not given, so the validation data is the guard{drives}. Data that chooses the "
-            "weights must not judge them: the verdict's error level no longer holds. Give the guard a split of its own."
+            f"guard_dataloader {why}{drives}. Data that chooses the weights must not judge them: the verdict's error "
+            "level no longer holds. Give the guard a split of its own."
         )
 
     # -- the end of an epoch, of a round, of the job --
@@ -319,12 +398,18 @@ class PruningRun:
         """Judge if the round is over: by its length, by EarlyStopping, or because the job is being stopped."""
         if self.pending or self.state.finished is not None:
             return
-        stopping = self.processes.any(self.trainer.should_stop and self.trainer.fit_loop._can_stop_early)
+        # What EarlyStopping decided is saved, Lightning's flag is not.
+        asked = self.trainer.should_stop or self.early_stopping.stopped()
+        stopping = self.processes.any(asked and self.trainer.fit_loop._can_stop_early)
         job_over = stopping and not self.early_stopping.stopped()
-        if stopping or self.horizon.is_over(epochs_done(self.trainer), self.trainer.global_step):
+        if stopping or self._round_is_over():
             self._end_of_round(job_over)
 
+    def _round_is_over(self) -> bool:
+        return self.horizon.is_over(epochs_done(self.trainer), self.trainer.global_step)
+
     def _end_of_round(self, job_over: bool) -> None:
+        reshard(self.module)
         self.processes.equalize_buffers(self.module)
         with self.averaging.swapped_in(self.module):
             outcomes = self._evaluate(limit=1 if self.trainer.fast_dev_run else None)
@@ -333,8 +418,9 @@ class PruningRun:
         self._record(outcomes, verdict)
         accepted = verdict is None or verdict.accepted
         if accepted and outcomes is not None:
-            training = capture_training(self.trainer) if self.settings.rewind.kind == "none" else None
-            self.accepted = Ticket({n: m.clone() for n, m in self.masks.items()}, tensors, training)
+            masks = {name: mask.clone() for name, mask in self.masks.items()}
+            training, stopping = capture_training(self.trainer), self.early_stopping.capture()
+            self.accepted = Ticket(masks, tensors, training, stopping)
         self.sealed = False
         if self.state.finished is None:
             self.state = rounds.after_verdict(self.plan, self.state, accepted)
@@ -409,10 +495,10 @@ class PruningRun:
             f"round {row['round']}: sparsity {row['sparsity']:.2%}, {row['verdict']}: {row['reason']}"
         )
         if self.processes.rank == 0:
+            # The step at which Lightning logs the end of this epoch: some loggers drop what goes back.
+            step = max(self.trainer.fit_loop.epoch_loop._batches_that_stepped - 1, 0)
             for logger in self.trainer.loggers:
-                logger.log_metrics(
-                    round_metrics(row), step=self.trainer.fit_loop.epoch_loop._batches_that_stepped
-                )
+                logger.log_metrics(round_metrics(row), step=step)
 
     def _extend_or_end(self) -> None:
         loop = self.trainer.fit_loop
@@ -432,6 +518,12 @@ class PruningRun:
         if self.settings.rewind.keeps_weights or self.rewind_point is None:
             return self.limits.max_epochs, self.limits.max_steps
         return self.rewind_point.length
+
+    def after_epoch(self) -> None:
+        """The last hook at the end of an epoch, after ModelCheckpoint's."""
+        self.seal()
+        if self.trainer.fit_loop.restarting:
+            step_plateau_schedulers(self.trainer)
 
     def seal(self) -> None:
         """After ModelCheckpoint has had its epoch end: make what it tracks agree with the verdict."""
@@ -456,6 +548,9 @@ class PruningRun:
         self.restore_accepted()
         self.seal()
         if refused and not self.trainer.fast_dev_run:
+            assert self.accepted is not None
+            restore_training(self.trainer, self.accepted.training or self.fresh_training)
+            self.early_stopping.restore(self.accepted.stopping)
             self.checkpoints.save_delivered(self.trainer)
         # Taken here, where all processes are: for checkpoints written after the fit, when the module is the ticket.
         self.final_state = self.state_dict() | {"accepted": None, "rewind_point": None}
@@ -526,38 +621,53 @@ class PruningRun:
     def _begin_round(self) -> None:
         assert self.accepted is not None
         self.pending = False
+        reshard(self.module)
         restore_tensors(self.module, self.accepted.tensors)
         self.masks = self._pruned(self.accepted.masks)
         self.processes.require_equal(self.masks)
         self._rewind()
-        apply_masks(self.masks, self.parameters)
+        self.processes.equalize_buffers(self.module)
+        apply_masks(self.sharding.pieces(self.masks), self.parameters)
         self.module.zero_grad()
         self.early_stopping.reset()
         self.checkpoints.reset()
         self.by_epoch.reset()
         self.averaging.restart(self.module)
-        self.enforcement.hold(self.masks, self.parameters, self.trainer.optimizers)
+        self._hold()
         warn_where_global_epochs_count(self.trainer, self.horizon)
         self.seconds_before, self.round_started = 0.0, time.monotonic()
         seed_process(self.seed)
         for generator in loader_generators(self.trainer.fit_loop._combined_loader.flattened):
             generator.manual_seed(generator.initial_seed())
 
+    def _hold(self) -> None:
+        """Keep the pruned weights at zero from now on."""
+        reshard(self.module)
+        self.enforcement.hold(self.sharding.pieces(self.masks), self.parameters, self.trainer.optimizers)
+
     def _pruned(self, masks: Masks) -> Masks:
         start = self.rewind_point.tensors if self.rewind_point is not None else None
 
         def scores(name: str) -> torch.Tensor:
-            weight = self.parameters[name].detach()
+            weight = local(self.parameters[name])
             return self.settings.criterion(weight, weight if start is None else start[name].to(weight.device))
 
+        scope: Any = self.settings.scope
         shrunk: Masks = {}
         error: Exception | None = None
         try:
-            shrunk = shrink_masks(masks, scores, self.state.candidate, self.settings.scope)  # type: ignore[arg-type]
+            if not self.sharding:
+                shrunk = shrink_masks(masks, scores, self.state.candidate, scope)
+            elif any(bool(torch.isnan(scores(name)).any()) for name in masks):
+                raise ValueError("criterion: a score is NaN; scores must be comparable")
         except Exception as caught:
             error = caught
         self.processes.raise_together(error)
-        return shrunk
+        if not self.sharding:
+            return shrunk
+        device = {name: p.device for name, p in self.parameters.items()}
+        held = {name: mask.to(device[name]) for name, mask in self.sharding.pieces(masks).items()}
+        return self.sharding.wholes(shrink_masks(held, scores, self.state.candidate, scope, self.processes))
 
     def _rewind(self) -> None:
         kind = self.settings.rewind.kind
@@ -613,7 +723,7 @@ class PruningRun:
         assert self.budget is not None
         return {
             "version": STATE_VERSION,
-            "settings": self.settings.state_dict(),
+            "settings": self._settings_state(),
             "parameters": {name: list(p.shape) for name, p in self.parameters.items()},
             "rounds": self.state.state_dict(),
             "budget": self.budget.to_dict(),
@@ -625,11 +735,15 @@ class PruningRun:
             "masks": {name: pack(mask) for name, mask in self.masks.items()},
             "ledger": [dict(row) for row in self.ledger],
             "baseline": self.baseline.state_dict() if self.baseline is not None else None,
-            "accepted": _save_ticket(self.accepted),
-            "rewind_point": _save_point(self.rewind_point),
+            "accepted": _save_ticket(self.accepted, self.sharding, self.settings.rewind.kind == "none"),
+            "rewind_point": _save_point(self.rewind_point, self.sharding),
             "checkpoints": self.checkpoints.state_dict(),
             "early_stopped": self.early_stopping.stopped(),
+            "metrics": logged_metrics(self.trainer),
+            "inside_epoch_end": inside_epoch_end(self.trainer),
             "trainable": capture_trainable(self.module),
+            # Sharded checkpoints keep one process' buffers, and any one's; statistics differ from process to process.
+            "buffers": self.processes.gather_objects(capture_buffers(self.module)) if self.sharding else None,
             "random": self.processes.gather_objects(
                 {"state": random_state(), "generators": [g.get_state() for g in self._generators()]}
             ),
@@ -638,6 +752,11 @@ class PruningRun:
     def _generators(self) -> list[torch.Generator]:
         loader = self.trainer.fit_loop._combined_loader
         return loader_generators(loader.flattened) if loader is not None else []
+
+    def _settings_state(self) -> dict[str, Any]:
+        """What two runs must share: the callback's settings, and the trainer's limits, which are those of a round."""
+        limits = {"max_epochs": self.limits.max_epochs, "max_steps": self.limits.max_steps}
+        return self.settings.state_dict() | limits
 
     def check(self, state: Mapping[str, Any]) -> None:
         """Refuse a checkpoint that this run cannot continue.
@@ -649,7 +768,7 @@ class PruningRun:
             raise MisconfigurationException(
                 f"the checkpoint's pruning state has version {state.get('version')}; this package reads {STATE_VERSION}"
             )
-        mine, theirs = self.settings.state_dict(), state["settings"]
+        mine, theirs = self._settings_state(), state["settings"]
         differing = [k for k in mine if mine[k] != theirs.get(k)]
         if differing:
             raise MisconfigurationException(
@@ -669,7 +788,7 @@ class PruningRun:
                 "the checkpoint was written for a model with other prunable parameters: "
                 + ", ".join(f"{n} {saved['parameters'].get(n)} -> {shapes.get(n)}" for n in differing)
             )
-        device = {name: p.device for name, p in self.parameters.items()}
+        device = {name: mask.device for name, mask in self.masks.items()}
         self.masks = {name: unpack(m).to(device[name]) for name, m in saved["masks"].items()}
         self.state = rounds.RoundState.from_state_dict(saved["rounds"])
         self.budget = ErrorBudget.from_dict(saved["budget"])
@@ -678,8 +797,8 @@ class PruningRun:
         self.seed, self.seconds_before = saved["seed"], saved["seconds"]
         self.ledger = [dict(row) for row in saved["ledger"]]
         self.baseline = Outcomes.from_state_dict(saved["baseline"]) if saved["baseline"] is not None else None
-        self.accepted = _load_ticket(saved["accepted"], device)
-        self.rewind_point = _load_point(saved["rewind_point"])
+        self.accepted = _load_ticket(saved["accepted"], device, self.sharding)
+        self.rewind_point = _load_point(saved["rewind_point"], self.sharding)
         self.checkpoints.load_state_dict(saved["checkpoints"])
         if len(saved["random"]) == self.processes.world_size:
             self.random_state = saved["random"][self.processes.rank]
@@ -697,27 +816,41 @@ def _samplers(loaders: list[Any]) -> list[Any]:
     ]
 
 
-def _save_ticket(ticket: Ticket | None) -> dict[str, Any] | None:
+def _save_ticket(ticket: Ticket | None, sharding: Sharding, with_training: bool) -> dict[str, Any] | None:
     if ticket is None:
         return None
-    masks = {name: pack(mask) for name, mask in ticket.masks.items()}
-    return {"masks": masks, "tensors": ticket.tensors, "training": ticket.training}
+    return {
+        "masks": {name: pack(mask) for name, mask in ticket.masks.items()},
+        "tensors": sharding.saved(ticket.tensors),
+        "training": sharding.saved_state(ticket.training) if with_training else None,
+        "stopping": ticket.stopping,
+    }
 
 
-def _load_ticket(saved: Mapping[str, Any] | None, device: Mapping[str, torch.device]) -> Ticket | None:
+def _load_ticket(
+    saved: Mapping[str, Any] | None, device: Mapping[str, torch.device], sharding: Sharding
+) -> Ticket | None:
     if saved is None:
         return None
     masks = {name: unpack(mask).to(device[name]) for name, mask in saved["masks"].items()}
-    return Ticket(masks, saved["tensors"], saved["training"])
+    training = sharding.loaded_state(saved["training"])
+    return Ticket(masks, sharding.pieces(saved["tensors"]), training, saved["stopping"])
 
 
-def _save_point(point: RewindPoint | None) -> dict[str, Any] | None:
+def _save_point(point: RewindPoint | None, sharding: Sharding) -> dict[str, Any] | None:
     if point is None:
         return None
-    return {"tensors": point.tensors, "training": point.training, "length": list(point.length)}
+    return {
+        "tensors": sharding.saved(point.tensors),
+        "training": sharding.saved_state(point.training),
+        "length": list(point.length),
+    }
 
 
-def _load_point(saved: Mapping[str, Any] | None) -> RewindPoint | None:
+def _load_point(saved: Mapping[str, Any] | None, sharding: Sharding) -> RewindPoint | None:
     if saved is None:
         return None
-    return RewindPoint(saved["tensors"], saved["training"], (saved["length"][0], saved["length"][1]))
+    epochs, steps = saved["length"]
+    return RewindPoint(
+        sharding.pieces(saved["tensors"]), sharding.loaded_state(saved["training"]), (epochs, steps)
+    )

@@ -33,7 +33,10 @@ _CHUNK = 1 << 18
 class Shards(Protocol):
     """The processes over which tensors are sharded along their flat index, in the order of ranks."""
 
-    rank: int
+    @property
+    def rank(self) -> int:
+        """Place of this process among them."""
+        ...
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all ranks, stacked along a new first dimension."""

@@ -225,9 +225,17 @@ def fit(
     if any(isinstance(c, L.callbacks.Checkpoint) for c in callbacks):
         kwargs.pop("enable_checkpointing")
     job = Job(module, L.Trainer(callbacks=[*callbacks, pruning, probe], **kwargs), pruning, witness, probe)
-    data = {"datamodule": datamodule} if datamodule else dict(zip(("train_dataloaders", "val_dataloaders"), data or (train_data(), val_data()), strict=False))
+    data = (
+        {"datamodule": datamodule}
+        if datamodule
+        else dict(
+            zip(("train_dataloaders", "val_dataloaders"), data or (train_data(), val_data()), strict=False)
+        )
+    )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(bottleneck|treespec|logging interval|does not have many).*")
+        warnings.filterwarnings(
+            "ignore", message=".*(bottleneck|treespec|logging interval|does not have many).*"
+        )
         if expect is None:
             job.trainer.fit(module, **data)
         else:

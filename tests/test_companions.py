@@ -222,7 +222,9 @@ def test_within_a_round_the_checkpoint_works_as_ever(tmp_path: Path) -> None:
             best.append(float(score) if score is not None else float("nan"))
 
     fit(callbacks=[Loss(), ModelCheckpoint(dirpath=tmp_path, monitor="score"), Watch()], max_epochs=3)
-    assert best == pytest.approx([float("nan"), 0, 0] + [float("nan"), 1, 1] + [float("nan"), 2, 2], nan_ok=True)
+    assert best == pytest.approx(
+        [float("nan"), 0, 0] + [float("nan"), 1, 1] + [float("nan"), 2, 2], nan_ok=True
+    )
 
 
 def test_two_checkpoints_in_one_folder(tmp_path: Path) -> None:
@@ -312,7 +314,9 @@ class Averages(L.Callback):
 
 @pytest.mark.parametrize("refuse", [(), (2,)], ids=["accepted", "last_refused"])
 @pytest.mark.parametrize("name", AVERAGING)
-def test_the_average_is_judged_stored_and_delivered(name: str, refuse: tuple[int, ...], tmp_path: Path) -> None:
+def test_the_average_is_judged_stored_and_delivered(
+    name: str, refuse: tuple[int, ...], tmp_path: Path
+) -> None:
     averaging = AVERAGING[name]()
     averages = Averages(averaging)
     checkpoint = ModelCheckpoint(dirpath=tmp_path, save_last=True)
@@ -414,7 +418,9 @@ class Slow(L.Callback):
 
 @pytest.mark.parametrize(("step", "verdicts"), [(12, ["baseline", "accepted"]), (3, ["baseline"])])
 @pytest.mark.parametrize("interval", ["step", "epoch"])
-def test_a_timer_ends_the_job_with_the_best_that_was_accepted(step: int, verdicts: list[str], interval: str) -> None:
+def test_a_timer_ends_the_job_with_the_best_that_was_accepted(
+    step: int, verdicts: list[str], interval: str
+) -> None:
     timer = Timer(duration="00:01:00:00", interval=interval)
     job = fit(callbacks=[timer, Slow(step)], max_epochs=2)
     assert job.verdicts == verdicts
@@ -503,7 +509,12 @@ def test_an_exception_leaves_the_trainer_as_it_was_and_the_last_accepted_ticket(
 ) -> None:
     raising = Raise(18, error)  # in the second epoch of round 2... of two epochs of four steps
     scheduler_epochs = L.callbacks.GradientAccumulationScheduler({0: 1})
-    others = [raising, scheduler_epochs, EarlyStopping("val_loss", patience=9), *([AveragedOnly()] * averaging)]
+    others = [
+        raising,
+        scheduler_epochs,
+        EarlyStopping("val_loss", patience=9),
+        *([AveragedOnly()] * averaging),
+    ]
     job = fit(callbacks=others, max_epochs=2, max_steps=100, min_epochs=1, expect=raised)
     assert job.verdicts == ["baseline", "accepted"]
     assert raising.limits == (6, 16 + 100)
@@ -544,12 +555,16 @@ def test_an_exception_before_training_leaves_the_trainer_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("kind", ["on_exception", "save_on_exception"])
-def test_what_is_saved_on_an_exception_is_the_state_in_the_middle_of_the_round(kind: str, tmp_path: Path) -> None:
+def test_what_is_saved_on_an_exception_is_the_state_in_the_middle_of_the_round(
+    kind: str, tmp_path: Path
+) -> None:
     raising = Raise(11, RuntimeError("power"))
     if kind == "on_exception":
         saving: Any = OnExceptionCheckpoint(tmp_path)
     else:
-        saving = ModelCheckpoint(dirpath=tmp_path, save_on_exception=True, filename="{step}", every_n_epochs=100)
+        saving = ModelCheckpoint(
+            dirpath=tmp_path, save_on_exception=True, filename="{step}", every_n_epochs=100
+        )
     job = fit(callbacks=[raising, saving], expect=RuntimeError)
     path = tmp_path / ("on_exception.ckpt" if kind == "on_exception" else "step=11.ckpt")
     assert_same_state(loaded(str(path)), raising.last)

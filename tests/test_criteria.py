@@ -69,5 +69,7 @@ def test_a_name_or_a_callable_is_resolved():
 
 @pytest.mark.parametrize("bad", ["magnitud", "", 3, None, ["magnitude"]])
 def test_what_is_no_criterion_is_named_with_the_allowed(bad):
-    with pytest.raises(ValueError, match=r"criterion=.*'magnitude', 'magnitude_increase', 'random' or a callable"):
+    with pytest.raises(
+        ValueError, match=r"criterion=.*'magnitude', 'magnitude_increase', 'random' or a callable"
+    ):
         resolve_criterion(bad)

@@ -19,6 +19,7 @@ from helpers import (
     pruner,
     refusing,
     refusing_all,
+    scheduler_states,
     tiny,
     train_loader,
     trainer,
@@ -226,6 +227,36 @@ def test_a_round_after_a_refusal_starts_as_if_the_refused_one_had_not_been(rewin
         else:
             kept = refused["weights"][name] != 0
             assert_same(tensor[kept], refused["weights"][name][kept])
+
+
+@pytest.mark.parametrize("rewind", ["init", "lr", "none"])
+def test_a_final_refusal_is_undone_in_training_state_too(rewind):
+    """Optimizers, schedulers and EarlyStopping end as they were when the last ticket was accepted."""
+
+    def state(made: Any) -> dict[str, Any]:
+        return {
+            "weights": weights(made.lightning_module),
+            "optimizers": optimizer_states(made),
+            "schedulers": scheduler_states(made),
+            "stopping": made.early_stopping_callback.state_dict(),
+        }
+
+    class AtEnd(pl.Callback):
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            self.weights = weights(pl_module)
+
+    options = {"scheduler": "step", "optimizer": "adam"}
+    end = AtEnd()
+    refused = refusing(2, rewind=rewind)
+    made = fit(tiny(**options), end, refused, EarlyStopping("val_loss", patience=50))
+    assert verdicts(refused) == ["baseline", "accepted", "refused"]
+    accepted = fit(
+        tiny(**options),
+        refusing(max_rounds=1, rewind=rewind),
+        EarlyStopping("val_loss", patience=50),
+    )
+    assert_same(state(made), state(accepted))
+    assert_same(end.weights, weights(made.lightning_module))
 
 
 def test_model_checkpoint_knows_only_accepted_rounds(tmp_path):

@@ -204,7 +204,9 @@ class EpochLog(L.Callback):
         self.rates: list[list[float]] = []
         self.pruning_masked = 0
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if batch_idx == 0:
             groups = trainer.optimizers[0].param_groups
             self.groups.append(len(groups))
@@ -244,7 +246,9 @@ def test_every_round_unfreezes_at_its_own_epoch(kind: str, rewind: str) -> None:
         return
     assert log.groups == [1, 2, 2] * 3
     assert log.trainable == [False, True, True] * 3
-    assert log.statistics == ([kind == "backbone", True, True]) * 3  # Lightning's own keeps them for BatchNorm
+    assert (
+        log.statistics == ([kind == "backbone", True, True]) * 3
+    )  # Lightning's own keeps them for BatchNorm
     assert log.rates == log.rates[:3] * 3
 
 
@@ -364,7 +368,10 @@ def test_gradient_checkpointing_trains_the_same_sparse_network() -> None:
         return job
 
     plain, recomputed = train(False), train(True)
-    assert all(torch.equal(a, b) for a, b in zip(plain.module.parameters(), recomputed.module.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(plain.module.parameters(), recomputed.module.parameters(), strict=True)
+    )
 
 
 def test_a_dense_round_has_no_hooks() -> None:

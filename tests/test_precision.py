@@ -20,7 +20,9 @@ class DtypeLog(L.Callback):
         self.scores: set[torch.dtype] = set()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        pl_module.net.register_forward_hook(lambda m, i, out: self.scores.add(out.dtype) if m.training else None)
+        pl_module.net.register_forward_hook(
+            lambda m, i, out: self.scores.add(out.dtype) if m.training else None
+        )
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         self.weights |= {p.dtype for p in pl_module.parameters()}
