@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as lightning_pytorch
 from lightning_utilities.core.rank_zero import rank_zero_info
+from torch import Tensor
 
 from lightning_classprune.compatibility import check_trainer
-from lightning_classprune.criteria import Criterion, CriterionName
+from lightning_classprune.criteria import CriterionName
 from lightning_classprune.gate import insert_gates
 from lightning_classprune.guard import FNTolerance
 from lightning_classprune.guard_data import Predict, default_predict
@@ -79,7 +80,7 @@ class ClassAwarePruningCallback(_Callback):
         confidence: float | None = 0.95,
         target_sparsity: float = 0.99,
         prune_fraction: float = 0.2,
-        criterion: CriterionName | Criterion = "magnitude",
+        criterion: CriterionName | Callable[[Tensor, Tensor], Any] = "magnitude",
         scope: str = "global",
         threshold: float = 0.0,
         rewind: str = "init",

@@ -54,9 +54,9 @@ class Enforcement:
 def _when_accumulated(parameter: torch.nn.Parameter, hook: Callable[[Tensor], None]) -> RemovableHandle:
     # Torch refuses the hook on a frozen weight, but a fine-tuning callback may unfreeze it in the middle of a round.
     frozen = not parameter.requires_grad
-    handle = parameter.requires_grad_(True).register_post_accumulate_grad_hook(hook)
-    if frozen:
-        parameter.requires_grad_(False)
+    parameter.requires_grad_(True)
+    handle: RemovableHandle = parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+    parameter.requires_grad_(not frozen)
     return handle
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning_utilities.core import rank_zero
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
@@ -93,7 +96,9 @@ class Tiny(pl.LightningModule):
             config["scheduler"] = CosineAnnealingLR(optimizer, T_max=int(steps))
         elif self.scheduler == "plateau":
             # Every value counts as no improvement, so that a step that is left out shows.
-            scheduler = ReduceLROnPlateau(optimizer, patience=0, factor=0.7, threshold=1e9, threshold_mode="abs")
+            scheduler = ReduceLROnPlateau(
+                optimizer, patience=0, factor=0.7, threshold=1e9, threshold_mode="abs"
+            )
             config = {"scheduler": scheduler, "interval": "epoch", "monitor": "val_loss"}
         elif self.scheduler == "step":
             config = {"scheduler": StepLR(optimizer, step_size=1, gamma=0.6), "interval": "epoch"}
@@ -239,7 +244,9 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         if len(a) != len(b):
             return [f"{path}: {len(a)} items != {len(b)}"]
-        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{path}/{i}")]
+        return [
+            d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{path}/{i}")
+        ]
     return [] if a == b or (a != a and b != b) else [f"{path}: {a!r} != {b!r}"]
 
 
@@ -258,6 +265,22 @@ def optimizer_states(made: pl.Trainer) -> list[Any]:
 
 def scheduler_states(made: pl.Trainer) -> list[Any]:
     return [copy_state(c.scheduler.state_dict()) for c in made.lr_scheduler_configs]
+
+
+@contextmanager
+def log_messages() -> Iterator[list[str]]:
+    """What is said on the log of Lightning's rank-zero functions, whichever package was imported last."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger, level = rank_zero.log, rank_zero.log.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 class Watch(pl.Callback):
@@ -282,6 +305,8 @@ class Watch(pl.Callback):
             }
         )
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
         self.losses.append(float(outputs["loss"]))

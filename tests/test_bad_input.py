@@ -47,7 +47,10 @@ def refuses(message: str, module: Any = None, callback: Any = None, *callbacks: 
         ({"protect": {True: 0.1}}, "protect: unknown class True"),
         ({"protect": {"malignant": 0.1}}, "protect: unknown class 'malignant'.*class_names"),
         ({"protect": {"bad": 0.1}, "class_names": ["fine", "ill"]}, "unknown class 'bad'.*'fine', 'ill'"),
-        ({"protect": {1: 0.1, "ill": 0.1}, "class_names": ["fine", "ill"]}, "protect: class 'ill' is given twice"),
+        (
+            {"protect": {1: 0.1, "ill": 0.1}, "class_names": ["fine", "ill"]},
+            "protect: class 'ill' is given twice",
+        ),
         ({"protect": {1: 1.5}}, r"protect\[1\].*rate.*\[0, 1\]"),
         ({"protect": {1: -0.1}}, r"protect\[1\].*rate"),
         ({"protect": {1: "0.1"}}, r"protect\[1\].*rate"),
@@ -197,7 +200,9 @@ def test_predict_that_makes_no_sense(predict, message, sanity):
 
 
 def test_fewer_outputs_than_classes():
-    refuses(r"predict returned scores \(50, 2\).*num_classes=5", None, pruner(num_classes=5, protect={4: 0.1}))
+    refuses(
+        r"predict returned scores \(50, 2\).*num_classes=5", None, pruner(num_classes=5, protect={4: 0.1})
+    )
 
 
 def test_predict_is_checked_under_fast_dev_run_too():
@@ -295,7 +300,7 @@ def test_lightnings_own_pruning():
 
 def test_two_pruning_callbacks():
     # Lightning refuses them where it can see them, we where they came later
-    with pytest.raises(RuntimeError, match="more than one .*ClassAwarePruningCallback"):
+    with pytest.raises(RuntimeError, match=r"more than one .*ClassAwarePruningCallback"):
         trainer(pruner(), pruner(protect={0: 0.1}))
     made = trainer(pruner(), NoBatch())
     made.callbacks.append(pruner(protect={0: 0.1}))

@@ -222,9 +222,7 @@ def test_within_a_round_the_checkpoint_works_as_ever(tmp_path: Path) -> None:
             best.append(float(score) if score is not None else float("nan"))
 
     fit(callbacks=[Loss(), ModelCheckpoint(dirpath=tmp_path, monitor="score"), Watch()], max_epochs=3)
-    assert best == pytest.approx(
-        [float("nan"), 0, 0] + [float("nan"), 1, 1] + [float("nan"), 2, 2], nan_ok=True
-    )
+    assert best == pytest.approx([float("nan"), 0, 0, float("nan"), 1, 1, float("nan"), 2, 2], nan_ok=True)
 
 
 def test_two_checkpoints_in_one_folder(tmp_path: Path) -> None:
@@ -491,7 +489,7 @@ class Raise(L.Callback):
             raise self.error
 
 
-@pytest.fixture()
+@pytest.fixture
 def _interruptible() -> Iterator[None]:
     """Lightning ignores further interrupts after the first; later tests must not."""
     handler = signal.getsignal(signal.SIGINT)

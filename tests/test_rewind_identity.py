@@ -71,7 +71,9 @@ class Start(pl.Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         for optimizer, state in zip(trainer.optimizers, self.state.get("optimizers", ()), strict=False):
             optimizer.load_state_dict(copy_state(state))
-        for config, state in zip(trainer.lr_scheduler_configs, self.state.get("schedulers", ()), strict=False):
+        for config, state in zip(
+            trainer.lr_scheduler_configs, self.state.get("schedulers", ()), strict=False
+        ):
             config.scheduler.load_state_dict(copy_state(state))
         named = dict(pl_module.named_parameters())
         apply_masks(self.masks, named)
@@ -82,7 +84,9 @@ class Start(pl.Callback):
         self.enforcement.release()
 
 
-def in_one_fit(options: dict[str, Any], rewind: str, **trainer: Any) -> tuple[Any, Rounds, Watch, dict[str, Any]]:
+def in_one_fit(
+    options: dict[str, Any], rewind: str, **trainer: Any
+) -> tuple[Any, Rounds, Watch, dict[str, Any]]:
     rounds, watch, module = Rounds(), Watch(), tiny(**options)
     start = weights(module)
     rounds.callback = callback = pruner(rewind=rewind, predict=rounds, max_rounds=2)

@@ -1,0 +1,186 @@
+"""Kill a run at random moments, resume it from the last file on disk, and compare it with the uninterrupted run.
+
+    python benchmarks/kill_resume.py [--each 5] [--seed 0]
+
+The job is that of tests/killed_job.py: eight judged attempts of two epochs with two refusals, dropout, OneCycle,
+shuffling and ModelCheckpoint. `--each` moments of every kind are drawn from the seed; every process dies of SIGKILL.
+Compared bit for bit: weights, masks, ledger (apart from `seconds`), error budget, name of the best file. Writes
+benchmarks/results/kill_resume.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import killed_job  # noqa: E402
+import lightning  # noqa: E402
+import torch  # noqa: E402
+from helpers import differences, without_seconds  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results"
+SERVER = multiprocessing.get_context("forkserver")
+KINDS = (
+    "inside a round",
+    "at a round's end",
+    "during judging",
+    "after a refusal",
+    "while a checkpoint is written",
+)
+OUTSIDE = "at a random time, from outside"
+
+
+def draw(kind: str, counts: dict[str, int], seconds: float, rng: random.Random) -> str:
+    """A moment of this kind, as `killed_job.py` understands it; `seconds:x` from outside."""
+    rounds = counts["begun"] // 2
+    if kind == "inside a round":
+        return f"batch:{rng.randint(1, counts['batch'])}"
+    if kind == "at a round's end":
+        event, end = rng.choice(("verdict", "saved", "begun")), rng.randint(1, rounds - 1)
+        return f"{event}:{2 * end + (event == 'begun')}"
+    if kind == "during judging":
+        return f"judged:{rng.randint(2, counts['judged'])}"
+    if kind == "after a refusal":
+        return f"refused:{rng.randint(1, counts['refused'])}"
+    if kind == "while a checkpoint is written":
+        event = rng.choice(("write", "rename"))
+        return f"{event}:{rng.randint(1, counts[event])}"
+    return f"seconds:{rng.uniform(0.3, 0.95) * seconds:.3f}"
+
+
+def run_job(folder: Path, moment: str, strategy: str) -> int | None:
+    """The exit code of one process that trains in `folder`."""
+    folder.mkdir(exist_ok=True)
+    outside = moment.startswith("seconds")
+    process = SERVER.Process(target=_quiet, args=(str(folder), "" if outside else moment, strategy))
+    process.start()
+    if outside:
+        process.join(timeout=float(moment.split(":")[1]))
+        process.kill()
+    process.join(timeout=180)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    return process.exitcode
+
+
+def _quiet(*arguments: str) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    killed_job.run(*arguments)
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    found = torch.load(folder / "result-0.pt", weights_only=False)
+    return {key: found[key] for key in ("weights", "masks", "budget", "best")} | {
+        "ledger": without_seconds(found["ledger"])
+    }
+
+
+def epochs_saved(folder: Path) -> int:
+    """Epochs in the newest file, 0 if there is none."""
+    last = folder / "files" / "last.ckpt"
+    return int(torch.load(last, weights_only=True)["epoch"]) + 1 if last.exists() else 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--each", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    SERVER.set_forkserver_preload(["lightning.pytorch", "pytorch_lightning", "torchmetrics", "scipy.stats"])
+    rng = random.Random(options.seed)
+    trials = []
+    started = time.time()
+    with tempfile.TemporaryDirectory() as temporary:
+        for strategy, kinds, each in (("auto", (*KINDS, OUTSIDE), options.each), ("ddp_fork", KINDS, 1)):
+            whole, again = Path(temporary) / f"whole-{strategy}", Path(temporary) / f"again-{strategy}"
+            assert run_job(whole, "", strategy) == 0
+            begun = time.time()  # the first one waited for the server of processes
+            assert run_job(again, "", strategy) == 0
+            seconds = time.time() - begun
+            assert not differences(outcome(whole), outcome(again))
+            drawn: set[str] = set()
+            counts = torch.load(Path(temporary) / "whole-auto" / "result-0.pt", weights_only=False)["counts"]
+            if strategy != "auto":  # each process sees half of the batches
+                counts = counts | {
+                    "batch": counts["batch"] // 2,
+                    "judged": counts["judged"] // 2,
+                    "refused": counts["refused"] // 2,
+                    "write": counts["write"] // 2,
+                    "rename": counts["rename"] // 2,
+                }
+            for kind in kinds:
+                for _ in range(each):
+                    while (moment := draw(kind, counts, seconds, rng)) in drawn:
+                        pass
+                    drawn.add(moment)
+                    folder = Path(temporary) / f"trial-{len(trials)}"
+                    code = run_job(folder, moment, strategy)
+                    killed = code == (-signal.SIGKILL if strategy == "auto" else 1)
+                    saved = epochs_saved(folder)
+                    (folder / "result-0.pt").unlink(missing_ok=True)
+                    resumed = run_job(folder, "", strategy)
+                    found = ["it did not end"] if resumed else differences(outcome(whole), outcome(folder))
+                    trials.append(
+                        {
+                            "processes": 1 if strategy == "auto" else 2,
+                            "kind": kind,
+                            "moment": moment,
+                            "killed": killed,
+                            "epochs_saved": saved,
+                            "identical": not found,
+                            "differences": found[:3],
+                        }
+                    )
+                    print(trials[-1], flush=True)
+    write(trials, options.seed, time.time() - started)
+
+
+def write(trials: list[dict[str, Any]], seed: int, seconds: float) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    versions = {
+        "lightning": lightning.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    head = {"seed": seed, "seconds": round(seconds), **versions}
+    (RESULTS / "kill_resume.json").write_text(json.dumps(head | {"trials": trials}, indent=1) + "\n")
+    lines = [
+        "# Killed and resumed",
+        "",
+        f"`python benchmarks/kill_resume.py --seed {seed}`: a run of 16 epochs (eight judged attempts, two refused) is "
+        "killed with SIGKILL at a random moment and resumed with `ckpt_path='last'`. Identical: weights, masks, ledger "
+        "apart from `seconds`, error budget and best file equal those of the uninterrupted run bit for bit.",
+        f"CPU, {', '.join(f'{k} {v}' for k, v in versions.items())}; {seconds:.0f} s in all.",
+        "",
+        "| processes | killed | trials | killed in time | identical | epochs on disk then |",
+        "|---|---|---|---|---|---|",
+    ]
+    for processes in (1, 2):
+        for kind in (*KINDS, OUTSIDE):
+            rows = [t for t in trials if t["kind"] == kind and t["processes"] == processes]
+            if rows:
+                saved = ", ".join(str(t["epochs_saved"]) for t in rows)
+                killed, same = sum(t["killed"] for t in rows), sum(t["identical"] for t in rows)
+                lines.append(f"| {processes} | {kind} | {len(rows)} | {killed} | {same} | {saved} |")
+    (RESULTS / "kill_resume.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
