@@ -67,6 +67,8 @@ class ClassAwarePruningCallback(_Callback):
             the validation data, with a warning.
         prunable: Patterns or a predicate; by default the weights of convolutions and linear layers.
         baseline: `"train"`, or `"current"` to judge the weights as they come as the dense network and skip round 0.
+        rewind_file: Keep the rewind point in this file, written once, instead of in every checkpoint; checkpoints
+            then hold its SHA-256. One file a run.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
@@ -91,6 +93,7 @@ class ClassAwarePruningCallback(_Callback):
         guard_dataloader: Callable[[], Any] | Any = None,
         prunable: Prunable = None,
         baseline: str = "train",
+        rewind_file: str | None = None,
     ) -> None:
         super().__init__()
         self.settings = Settings.parse(
@@ -116,6 +119,7 @@ class ClassAwarePruningCallback(_Callback):
         self._predict = predict or default_predict
         self._guard_dataloader = guard_dataloader
         self._prunable = prunable
+        self._rewind_file = rewind_file
         self._run: PruningRun | None = None
         self._callbacks_before: list[Any] | None = None
         self._masks: Masks = {}
@@ -156,7 +160,13 @@ class ClassAwarePruningCallback(_Callback):
         check_trainer(trainer, self)
         self._state = {}
         self._run = run = PruningRun(
-            self.settings, self._predict, self._guard_dataloader, self._prunable, trainer, self._masks
+            self.settings,
+            self._predict,
+            self._guard_dataloader,
+            self._prunable,
+            self._rewind_file,
+            trainer,
+            self._masks,
         )
         self._monitor = ValidationMonitor(
             {self.settings.class_names[i]: i for i in self.settings.protect},
@@ -263,10 +273,7 @@ class ClassAwarePruningCallback(_Callback):
         """Continue the run that wrote this; a run with other settings is refused."""
         if self._run is None:
             return
-        self._run.check(state_dict)
-        self._run.resumed = state_dict
-        if self._run.prepared:
-            self._run.set_horizon()
+        self._run.continue_from(state_dict)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Note how far the checkpoint had got."""

@@ -117,4 +117,5 @@ def reaches(trainer: Any, user: Limits, kind: str, at: int) -> bool:
 def _steps_per_epoch(trainer: Any) -> int | None:
     if trainer.num_training_batches == inf:
         return None
-    return int(ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+    steps: int = ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return steps

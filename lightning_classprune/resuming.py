@@ -1,7 +1,7 @@
 """Resuming: what Lightning leaves out when it goes on from a checkpoint, and a run needs to go on as it would have.
 
 Lightning saves no logged metrics, so that whatever looks at them at an epoch's end (EarlyStopping, plateau schedulers)
-fails or is skipped in the epoch that is resumed.
+fails or is skipped in the epoch that is resumed. And which checkpoints a run can go on from at all.
 """
 
 from __future__ import annotations
@@ -9,10 +9,58 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from lightning_classprune.horizon import epochs_done
+from lightning_classprune.horizon import Limits, epochs_done
 from lightning_classprune.rewinding import copy_state
+from lightning_classprune.settings import Settings
+
+STATE_VERSION = 1
+
+
+def run_settings(settings: Settings, limits: Limits) -> dict[str, Any]:
+    """What two runs must share: the callback's settings, and the trainer's limits, which are those of a round."""
+    return settings.state_dict() | {"max_epochs": limits.max_epochs, "max_steps": limits.max_steps}
+
+
+def shapes(parameters: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """The shape of every prunable parameter."""
+    return {name: list(p.shape) for name, p in parameters.items()}
+
+
+def check_same_run(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Compare settings with those of a checkpoint.
+
+    Raises:
+        MisconfigurationException: Names what differs.
+    """
+    if saved.get("version") != STATE_VERSION:
+        raise MisconfigurationException(
+            f"the checkpoint's pruning state has version {saved.get('version')}; this package reads {STATE_VERSION}"
+        )
+    theirs = saved["settings"]
+    differing = [k for k in mine if mine[k] != theirs.get(k)]
+    if differing:
+        raise MisconfigurationException(
+            "the checkpoint was written by a run with other settings: "
+            + "; ".join(f"{k} was {theirs.get(k)!r} and is now {mine[k]!r}" for k in differing)
+        )
+
+
+def check_same_parameters(saved: Mapping[str, Any], mine: Mapping[str, list[int]]) -> None:
+    """Compare the prunable parameters with those of a checkpoint.
+
+    Raises:
+        MisconfigurationException: Names what differs.
+    """
+    theirs = saved["parameters"]
+    differing = sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
+    if differing:
+        raise MisconfigurationException(
+            "the checkpoint was written for a model with other prunable parameters: "
+            + ", ".join(f"{n} {theirs.get(n)} -> {mine.get(n)}" for n in differing)
+        )
 
 
 def logged_metrics(trainer: Any) -> dict[str, Tensor]:

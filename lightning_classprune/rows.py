@@ -36,13 +36,14 @@ def verdict_row(
     common: Mapping[str, Any],
     outcomes: Outcomes | None,
     protected: Mapping[str, int],
-    baseline: Outcomes,
+    baseline: Outcomes | None,
     verdict: Verdict,
 ) -> Row:
     """The row of a candidate; without classes where nothing could be compared."""
     classes = {}
     for name, judged in verdict.classes.items():
         assert outcomes is not None
+        assert baseline is not None
         classes[name] = _counts(evidence(baseline, outcomes, protected[name])) | {
             "p_value": judged.p_value,
             "upper_bound": judged.upper_bound,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,31 +16,24 @@ from lightning_classprune.companions import Averaging, Checkpoints, EarlyStoppin
 from lightning_classprune.compatibility import warn_where_global_epochs_count
 from lightning_classprune.criteria import CRITERIA
 from lightning_classprune.enforcement import Enforcement
-from lightning_classprune.evaluation import evaluate
-from lightning_classprune.guard import ErrorBudget, Verdict, judge, judgeable
-from lightning_classprune.guard_data import (
-    GuardData,
-    Predict,
-    Source,
-    find_guard_loaders,
-    is_validation_data,
-    shard_guard_data,
+from lightning_classprune.guard import ErrorBudget, Verdict
+from lightning_classprune.guard_data import Predict
+from lightning_classprune.horizon import Horizon, Limits, epochs_done, remaining_after
+from lightning_classprune.judge import Judge
+from lightning_classprune.masks import Masks, apply_masks, count_kept, local, pack, sparsity, unpack
+from lightning_classprune.outcomes import Outcomes
+from lightning_classprune.preflight import (
+    check_criterion,
+    check_length_left,
+    check_rewind_point,
+    find_guard_data,
+    find_parameters,
+    find_sharding,
+    make_plan,
+    starting_masks,
 )
-from lightning_classprune.horizon import Horizon, Limits, epochs_done, reaches, remaining_after
-from lightning_classprune.masks import (
-    Masks,
-    apply_masks,
-    count_kept,
-    count_weights,
-    full_masks,
-    local,
-    pack,
-    sparsity,
-    unpack,
-)
-from lightning_classprune.outcomes import NaNScoresError, Outcomes, evidence
 from lightning_classprune.processes import Processes
-from lightning_classprune.prunable import Prunable, select_parameters
+from lightning_classprune.prunable import Prunable
 from lightning_classprune.randomness import (
     base_seed,
     loader_generators,
@@ -49,15 +42,18 @@ from lightning_classprune.randomness import (
     set_random_state,
 )
 from lightning_classprune.resuming import (
+    STATE_VERSION,
+    check_same_parameters,
+    check_same_run,
     finish_epoch,
     inside_epoch_end,
     logged_metrics,
     restore_metrics,
+    run_settings,
+    shapes,
     step_plateau_schedulers,
 )
 from lightning_classprune.rewinding import (
-    Tensors,
-    TrainingState,
     capture_buffers,
     capture_tensors,
     capture_trainable,
@@ -72,31 +68,16 @@ from lightning_classprune.rewinding import (
 from lightning_classprune.rows import baseline_row, round_metrics, verdict_row
 from lightning_classprune.selection import shrink_masks
 from lightning_classprune.settings import Settings
-from lightning_classprune.sharding import Sharding, reshard
-
-STATE_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """A network that was judged: its masks, all its tensors, and the state of what trained it.
-
-    `training` is None in a resumed run that cannot need it: checkpoints hold it only where fine-tuning goes on from it.
-    """
-
-    masks: Masks
-    tensors: Tensors
-    training: TrainingState | None
-    stopping: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class RewindPoint:
-    """Where rounds start from: tensors, training state, and the length (epochs, steps) that is left from there."""
-
-    tensors: Tensors
-    training: TrainingState | None
-    length: tuple[int, int]
+from lightning_classprune.sharding import reshard
+from lightning_classprune.tickets import (
+    RewindPoint,
+    Ticket,
+    load_point,
+    load_ticket,
+    save_point,
+    save_ticket,
+    write_point,
+)
 
 
 class PruningRun:
@@ -108,11 +89,13 @@ class PruningRun:
         predict: Predict,
         guard_dataloader: Any,
         prunable: Prunable,
+        rewind_file: str | None,
         trainer: Any,
         inherited: Masks,
     ) -> None:
         self.settings = settings
         self.predict = predict
+        self.rewind_file = rewind_file
         self.guard_argument = guard_dataloader
         self.prunable = prunable
         self.trainer = trainer
@@ -134,10 +117,11 @@ class PruningRun:
         self.state = rounds.RoundState()
         self.masks: Masks = {}
         self.ledger: list[dict[str, Any]] = []
-        self.baseline: Outcomes | None = None
         self.accepted: Ticket | None = None
         self.rewind_point: RewindPoint | None = None
-        self.budget: ErrorBudget | None = None
+        self.rewind_reference: dict[str, str] | None = (
+            None  # what checkpoints hold where the point has its own file
+        )
         self.pending = False  # a verdict was given, the next round is not set up yet
         self.sealed = True  # what ModelCheckpoint tracks agrees with the last verdict
         self.delivered = False
@@ -157,18 +141,17 @@ class PruningRun:
         self.module = pl_module
         # Without `seed_everything` every process draws its own seed; a round has one.
         self.seed = self.processes.first(self.seed)
-        try:
-            self.parameters = select_parameters(pl_module, self.prunable, frozen=self.by_epoch.unfreezes)
-        except ValueError as error:
-            raise MisconfigurationException(str(error)) from error
-        self.sharding = self._find_sharding()
+        self.parameters = find_parameters(pl_module, self.prunable, frozen=self.by_epoch.unfreezes)
+        self.sharding = find_sharding(self.trainer, pl_module, self.processes)
         self.fresh_training = capture_training(self.trainer)
-        self.masks = self._starting_masks()
-        self.plan = self._make_plan()
-        self.budget = ErrorBudget(
-            self.settings.alpha, self.settings.retries, rounds.largest_number_of_tests(self.plan)
-        )
-        self._check_criterion()
+        self.masks = starting_masks(self.parameters, self.inherited, self.sharding, self.processes)
+        self.plan = make_plan(self.settings, self.masks, self.parameters, self.sharding, self.processes)
+        pruned = self.plan.total - count_kept(self.masks)
+        self.state = replace(self.state, accepted=pruned, candidate=pruned)
+        tests = rounds.largest_number_of_tests(self.plan)
+        budget = ErrorBudget(self.settings.alpha, self.settings.retries, tests)
+        self.judge = Judge(self.settings, self.predict, self.processes, budget)
+        check_criterion(self.settings.criterion, self.parameters)
         self.set_horizon()
         self.prepared = True
 
@@ -187,24 +170,13 @@ class PruningRun:
         if self.state.finished is not None:
             self.trainer.fit_loop.max_epochs = self.loaded_epochs
 
-    def _find_sharding(self) -> Sharding:
-        try:
-            sharding = Sharding.of(self.module, self.processes)
-        except ValueError as error:
-            raise MisconfigurationException(str(error)) from error
-        if sharding and of_type(self.trainer, "WeightAveraging"):
-            raise MisconfigurationException(
-                "WeightAveraging keeps an average of whole weights, which does not go with a sharded model; "
-                "use one device or strategy='ddp' with it"
-            )
-        return sharding
-
     def start(self) -> None:
         """`on_train_start`: loops are restored; find and check the guard data, hold masks, set the step limit."""
-        self.data = self._guard_data()
+        self.data = find_guard_data(self.trainer, self.guard_argument, self.processes)
         if not self.trainer.fast_dev_run:
-            self._check_rewind_point()
-            self._check_guard_data()
+            foreign = self.foreign_epochs if self.resumed is None else None
+            check_rewind_point(self.trainer, self.settings.rewind, self.limits, foreign)
+            self._try_guard_data()
         self._hold()
         if self.resumed is not None:
             self._resume(self.resumed)
@@ -212,11 +184,10 @@ class PruningRun:
         apply_masks(self.sharding.pieces(self.masks), self.parameters)
         if self.foreign_epochs is None or self.settings.baseline == "current":
             self.horizon = replace(self.horizon, start_step=self.trainer.global_step)
-        self._check_length_left(self.horizon, epochs_done(self.trainer))
+        check_length_left(self.limits, self.horizon, epochs_done(self.trainer), self.trainer.global_step)
         self.horizon.limits(self.limits).apply(self.trainer)
         if self._keeps_start():
-            training = capture_training(self.trainer)
-            self.rewind_point = RewindPoint(capture_tensors(self.module), training, self._remaining_length())
+            self._capture_point(self._remaining_length())
         if self.settings.baseline == "current":
             self._end_of_round(job_over=False)
 
@@ -247,56 +218,6 @@ class PruningRun:
             for generator, state in zip(self._generators(), self.random_state["generators"], strict=False):
                 generator.set_state(state)
 
-    def _starting_masks(self) -> Masks:
-        """All weights; or the masks that this callback delivered, where the module still is that ticket."""
-        masks = full_masks(self.parameters)
-        if self.inherited.keys() != masks.keys() or any(
-            self.inherited[name].shape != mask.shape for name, mask in masks.items()
-        ):
-            return masks
-        inherited = {name: self.inherited[name].to(mask.device) for name, mask in masks.items()}
-        revived = any(
-            bool(local(self.parameters[name])[~mask.to(self.parameters[name].device)].any())
-            for name, mask in self.sharding.pieces(inherited).items()
-        )
-        return masks if self.processes.any(revived) else inherited
-
-    def _make_plan(self) -> rounds.Plan:
-        total = count_weights(self.masks)
-        zeros = sum(int((local(p) == 0).sum()) for p in self.parameters.values())
-        if self.sharding:
-            zeros = sum(self.processes.gather_objects(zeros))
-        target = self.settings.target(total)
-        name = f"target_sparsity={self.settings.target_sparsity}"
-        pruned = total - count_kept(self.masks)
-        if zeros > target and not pruned:
-            raise MisconfigurationException(
-                f"{name} is below the module's current sparsity: {zeros} of {total} prunable weights are zero already "
-                f"({zeros / total:.4f}); raise the target"
-            )
-        if target > total - len(self.masks):
-            raise MisconfigurationException(
-                f"{name} leaves {total - target} of {total} weights for {len(self.masks)} tensors, and every tensor "
-                f"must keep at least one; at most {(total - len(self.masks)) / total:.6f} is possible here"
-            )
-        self.state = replace(self.state, accepted=pruned, candidate=pruned)
-        return rounds.Plan(
-            total, target, self.settings.prune_fraction, self.settings.max_rounds, self.settings.retries
-        )
-
-    def _check_criterion(self) -> None:
-        for name, parameter in self.parameters.items():
-            probe = local(parameter)
-            scores = self.settings.criterion(probe, probe)
-            made = (
-                isinstance(scores, torch.Tensor) and scores.shape == probe.shape and not scores.is_complex()
-            )
-            if not made or torch.isnan(scores).any():
-                raise MisconfigurationException(
-                    f"criterion must return real scores of the weight's shape without NaN; for `{name}` "
-                    f"{tuple(probe.shape)} it returned {scores!r:.100}"
-                )
-
     def _first_horizon(self) -> Horizon:
         epochs, steps = self.limits.max_epochs, self.limits.max_steps
         if self.foreign_epochs is None:
@@ -304,34 +225,11 @@ class PruningRun:
         if self.settings.baseline == "current":
             return Horizon(self.foreign_epochs, 0, epochs, steps)
         horizon = Horizon(0, 0, epochs, steps)
-        self._check_length_left(horizon, self.foreign_epochs)
+        check_length_left(self.limits, horizon, self.foreign_epochs, self.trainer.global_step)
         return horizon
 
-    def _check_length_left(self, horizon: Horizon, epochs: int) -> None:
-        if horizon.is_over(epochs, self.trainer.global_step):
-            limits = f"max_epochs={self.limits.max_epochs}, max_steps={self.limits.max_steps}"
-            raise MisconfigurationException(
-                f"the checkpoint has finished {limits}, so round 0 has nothing left to train; judge its weights as the "
-                "dense network with baseline='current' (and rewind='lr' or 'none'), or raise the limit"
-            )
-
-    def _check_rewind_point(self) -> None:
-        kind, at = self.settings.rewind.kind, self.settings.rewind.at
-        if self.foreign_epochs is not None and self.resumed is None:
-            behind = {"epoch": self.foreign_epochs, "step": self.trainer.global_step}.get(kind, 0)
-            if at < behind:
-                raise MisconfigurationException(
-                    f"rewind='{kind}:{at}' lies before the checkpoint, which is at {kind} {behind}; use rewind='init' "
-                    "to rewind to the checkpoint"
-                )
-        if kind in ("epoch", "step") and not reaches(self.trainer, self.limits, kind, at):
-            raise MisconfigurationException(
-                f"rewind='{kind}:{at}' is not inside a round, which ends at max_epochs={self.limits.max_epochs}, "
-                f"max_steps={self.limits.max_steps}; use a smaller number"
-            )
-
-    def _check_guard_data(self) -> None:
-        outcomes = self._evaluate(limit=1)
+    def _try_guard_data(self) -> None:
+        outcomes = self.judge.outcomes(self.trainer, self.module, self.data, limit=1)
         if outcomes is not None and not len(outcomes.target):
             raise MisconfigurationException(
                 "guard_dataloader: the guard data is empty, nothing can be judged"
@@ -354,44 +252,6 @@ class PruningRun:
             return True
         return rewind.keeps_weights and self.settings.criterion is not CRITERIA["magnitude"]
 
-    def _guard_data(self) -> GuardData:
-        found, error = None, None
-        try:
-            found = find_guard_loaders(self.trainer, self.guard_argument)
-        except Exception as caught:
-            error = caught
-        self.processes.raise_together(error)
-        if found is None:
-            raise MisconfigurationException(
-                "guard_dataloader: there is neither guard nor validation data to judge with; "
-                "pass guard_dataloader=..., give the datamodule a guard_dataloader(), or add validation data"
-            )
-        loaders, source = found
-        self._warn_of_selection(source, is_validation_data(self.trainer, loaders))
-        try:
-            return shard_guard_data(loaders, source, self.processes.rank, self.processes.world_size)
-        except ValueError as error:
-            raise MisconfigurationException(str(error)) from error
-
-    def _warn_of_selection(self, source: Source, same: bool) -> None:
-        monitors = [type(c).__name__ for c in of_type(self.trainer, "ModelCheckpoint") if c.monitor]
-        monitors += ["EarlyStopping"] * bool(self.early_stopping)
-        monitors += ["ReduceLROnPlateau"] * any(
-            c.reduce_on_plateau for c in self.trainer.lr_scheduler_configs
-        )
-        if source != "validation" and not (same and monitors):
-            return
-        why = (
-            "is not given, so the validation data is the guard"
-            if source == "validation"
-            else "is validation data"
-        )
-        drives = f" and drives {', '.join(sorted(set(monitors)))}" if monitors else ""
-        rank_zero_warn(
-            f"guard_dataloader {why}{drives}. Data that chooses the weights must not judge them: the verdict's error "
-            "level no longer holds. Give the guard a split of its own."
-        )
-
     # -- the end of an epoch, of a round, of the job --
 
     def end_of_epoch(self) -> None:
@@ -412,9 +272,15 @@ class PruningRun:
         reshard(self.module)
         self.processes.equalize_buffers(self.module)
         with self.averaging.swapped_in(self.module):
-            outcomes = self._evaluate(limit=1 if self.trainer.fast_dev_run else None)
+            limit = 1 if self.trainer.fast_dev_run else None
+            outcomes = self.judge.outcomes(self.trainer, self.module, self.data, limit)
             tensors = capture_tensors(self.module)
-        verdict = self.processes.first(self._judge(outcomes))
+        if self.judge.baseline is None:
+            impossible = self.judge.take_baseline(outcomes, rehearsal=bool(self.trainer.fast_dev_run))
+            self.state = replace(self.state, finished=impossible)
+            verdict = None
+        else:
+            verdict = self.judge.verdict(outcomes)
         self._record(outcomes, verdict)
         accepted = verdict is None or verdict.accepted
         if accepted and outcomes is not None:
@@ -434,47 +300,6 @@ class PruningRun:
             self.state = replace(self.state, finished="round 0 ended before the rewind point was reached")
         self._extend_or_end()
 
-    def _judge(self, outcomes: Outcomes | None) -> Verdict | None:
-        """The verdict on the candidate; None for the dense network, which is not compared with anything."""
-        names = self.settings.class_names
-        tolerances = {names[i]: t for i, t in self.settings.protect.items()}
-        assert self.budget is not None
-        level = self.budget.level()
-        if self.baseline is None:
-            self.baseline = outcomes
-            self._check_baseline(outcomes, level)
-            return None
-        try:
-            if outcomes is None:
-                raise NaNScoresError("the network's scores are NaN: its training diverged")
-            pairs = {names[i]: evidence(self.baseline, outcomes, i) for i in self.settings.protect}
-            verdict = judge(pairs, tolerances, level)
-        except ValueError as error:
-            verdict = Verdict("refused", str(error), {})
-        self.budget = self.budget.spend(verdict.accepted)
-        return verdict
-
-    def _check_baseline(self, outcomes: Outcomes | None, level: float | None) -> None:
-        if self.trainer.fast_dev_run:
-            self.state = replace(
-                self.state, finished="fast_dev_run: one guard batch was judged, nothing is pruned"
-            )
-        if outcomes is None:
-            self.state = replace(
-                self.state, finished="the dense network's scores are NaN: nothing can be judged"
-            )
-            return
-        for index, tolerance in self.settings.protect.items():
-            name, positive = self.settings.class_names[index], outcomes.found(index)
-            support, missed = int(positive[0].sum()), int((positive[0] & ~positive[1]).sum())
-            if not support and not self.trainer.fast_dev_run:
-                self.state = replace(
-                    self.state,
-                    finished=f"the guard data has no positives of protected class {name!r}: nothing can be judged",
-                )
-            elif support and (warning := judgeable(tolerance, support, missed, level)):
-                rank_zero_warn(f"protect[{name!r}]: {warning}")
-
     def _record(self, outcomes: Outcomes | None, verdict: Verdict | None) -> None:
         common = {
             "round": self.state.round,
@@ -489,7 +314,7 @@ class PruningRun:
             reason = self.state.finished or "the dense network, against which every round is judged"
             row = baseline_row(common, outcomes, protected, reason)
         else:
-            row = verdict_row(common, outcomes, protected, self.baseline, verdict)
+            row = verdict_row(common, outcomes, protected, self.judge.baseline, verdict)
         self.ledger.append(row)
         rank_zero_info(
             f"round {row['round']}: sparsity {row['sparsity']:.2%}, {row['verdict']}: {row['reason']}"
@@ -617,6 +442,9 @@ class PruningRun:
 
     def _capture_point(self, length: tuple[int, int]) -> None:
         self.rewind_point = RewindPoint(capture_tensors(self.module), capture_training(self.trainer), length)
+        if self.rewind_file is not None:
+            saved = save_point(self.rewind_point, self.sharding)
+            self.rewind_reference = write_point(saved, self.rewind_file, write=self.processes.rank == 0)
 
     def _begin_round(self) -> None:
         assert self.accepted is not None
@@ -694,39 +522,16 @@ class PruningRun:
         loop = self.trainer.fit_loop
         return self.trainer.current_epoch > 0 and not loop.is_resuming and not loop.epoch_loop.restarting
 
-    # -- judging --
-
-    def _evaluate(self, limit: int | None) -> Outcomes | None:
-        """Outcomes on the guard data, the same on all ranks; None if the scores are NaN after training."""
-        try:
-            return evaluate(
-                self.trainer,
-                self.module,
-                self.data,
-                self.predict,
-                num_classes=self.settings.num_classes,
-                threshold=self.settings.threshold,
-                processes=self.processes,
-                limit=limit,
-            )
-        except NaNScoresError as error:
-            if self.trainer.global_step == 0:
-                raise MisconfigurationException(str(error)) from error
-            return None
-        except ValueError as error:
-            raise MisconfigurationException(str(error)) from error
-
     # -- saving --
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later process needs to go on: plain dicts of tensors and primitives."""
-        assert self.budget is not None
         return {
             "version": STATE_VERSION,
-            "settings": self._settings_state(),
-            "parameters": {name: list(p.shape) for name, p in self.parameters.items()},
+            "settings": run_settings(self.settings, self.limits),
+            "parameters": shapes(self.parameters),
             "rounds": self.state.state_dict(),
-            "budget": self.budget.to_dict(),
+            **self.judge.state_dict(),
             "horizon": self.horizon.state_dict(),
             "pending": self.pending,
             "sealed": self.sealed,
@@ -734,9 +539,10 @@ class PruningRun:
             "seconds": self.seconds_before + time.monotonic() - self.round_started,
             "masks": {name: pack(mask) for name, mask in self.masks.items()},
             "ledger": [dict(row) for row in self.ledger],
-            "baseline": self.baseline.state_dict() if self.baseline is not None else None,
-            "accepted": _save_ticket(self.accepted, self.sharding, self.settings.rewind.kind == "none"),
-            "rewind_point": _save_point(self.rewind_point, self.sharding),
+            "accepted": save_ticket(
+                self.accepted, self.sharding, with_training=self.settings.rewind.kind == "none"
+            ),
+            "rewind_point": self._saved_point(),
             "checkpoints": self.checkpoints.state_dict(),
             "early_stopped": self.early_stopping.stopped(),
             "metrics": logged_metrics(self.trainer),
@@ -749,56 +555,36 @@ class PruningRun:
             ),
         }
 
+    def _saved_point(self) -> dict[str, Any] | None:
+        if self.rewind_point is None:
+            return None
+        return self.rewind_reference or save_point(self.rewind_point, self.sharding)
+
     def _generators(self) -> list[torch.Generator]:
         loader = self.trainer.fit_loop._combined_loader
         return loader_generators(loader.flattened) if loader is not None else []
 
-    def _settings_state(self) -> dict[str, Any]:
-        """What two runs must share: the callback's settings, and the trainer's limits, which are those of a round."""
-        limits = {"max_epochs": self.limits.max_epochs, "max_steps": self.limits.max_steps}
-        return self.settings.state_dict() | limits
-
-    def check(self, state: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint that this run cannot continue.
-
-        Raises:
-            MisconfigurationException: Names what differs.
-        """
-        if state.get("version") != STATE_VERSION:
-            raise MisconfigurationException(
-                f"the checkpoint's pruning state has version {state.get('version')}; this package reads {STATE_VERSION}"
-            )
-        mine, theirs = self._settings_state(), state["settings"]
-        differing = [k for k in mine if mine[k] != theirs.get(k)]
-        if differing:
-            raise MisconfigurationException(
-                "the checkpoint was written by a run with other settings: "
-                + "; ".join(f"{k} was {theirs.get(k)!r} and is now {mine[k]!r}" for k in differing)
-            )
+    def continue_from(self, saved: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned, if this is the same run; it is read when the model is there."""
+        check_same_run(saved, run_settings(self.settings, self.limits))
+        self.resumed = saved
+        if self.prepared:
+            self.set_horizon()
 
     def _adopt(self, saved: Mapping[str, Any]) -> None:
-        shapes = {name: list(p.shape) for name, p in self.parameters.items()}
-        if shapes != saved["parameters"]:
-            differing = sorted(
-                n
-                for n in shapes.keys() | saved["parameters"].keys()
-                if shapes.get(n) != saved["parameters"].get(n)
-            )
-            raise MisconfigurationException(
-                "the checkpoint was written for a model with other prunable parameters: "
-                + ", ".join(f"{n} {saved['parameters'].get(n)} -> {shapes.get(n)}" for n in differing)
-            )
+        check_same_parameters(saved, shapes(self.parameters))
         device = {name: mask.device for name, mask in self.masks.items()}
         self.masks = {name: unpack(m).to(device[name]) for name, m in saved["masks"].items()}
         self.state = rounds.RoundState.from_state_dict(saved["rounds"])
-        self.budget = ErrorBudget.from_dict(saved["budget"])
+        self.judge.load_state_dict(saved)
         self.horizon = Horizon.from_state_dict(saved["horizon"])
         self.pending, self.sealed = saved["pending"], saved["sealed"]
         self.seed, self.seconds_before = saved["seed"], saved["seconds"]
         self.ledger = [dict(row) for row in saved["ledger"]]
-        self.baseline = Outcomes.from_state_dict(saved["baseline"]) if saved["baseline"] is not None else None
-        self.accepted = _load_ticket(saved["accepted"], device, self.sharding)
-        self.rewind_point = _load_point(saved["rewind_point"], self.sharding)
+        self.accepted = load_ticket(saved["accepted"], device, self.sharding)
+        point = saved["rewind_point"]
+        self.rewind_point = load_point(point, self.sharding)
+        self.rewind_reference = point if point is not None and "file" in point else None
         self.checkpoints.load_state_dict(saved["checkpoints"])
         if len(saved["random"]) == self.processes.world_size:
             self.random_state = saved["random"][self.processes.rank]
@@ -814,43 +600,3 @@ def _samplers(loaders: list[Any]) -> list[Any]:
     return [getattr(loader, "sampler", None) for loader in loaders] + [
         getattr(batch_sampler, "sampler", None) for batch_sampler in batch_samplers
     ]
-
-
-def _save_ticket(ticket: Ticket | None, sharding: Sharding, with_training: bool) -> dict[str, Any] | None:
-    if ticket is None:
-        return None
-    return {
-        "masks": {name: pack(mask) for name, mask in ticket.masks.items()},
-        "tensors": sharding.saved(ticket.tensors),
-        "training": sharding.saved_state(ticket.training) if with_training else None,
-        "stopping": ticket.stopping,
-    }
-
-
-def _load_ticket(
-    saved: Mapping[str, Any] | None, device: Mapping[str, torch.device], sharding: Sharding
-) -> Ticket | None:
-    if saved is None:
-        return None
-    masks = {name: unpack(mask).to(device[name]) for name, mask in saved["masks"].items()}
-    training = sharding.loaded_state(saved["training"])
-    return Ticket(masks, sharding.pieces(saved["tensors"]), training, saved["stopping"])
-
-
-def _save_point(point: RewindPoint | None, sharding: Sharding) -> dict[str, Any] | None:
-    if point is None:
-        return None
-    return {
-        "tensors": sharding.saved(point.tensors),
-        "training": sharding.saved_state(point.training),
-        "length": list(point.length),
-    }
-
-
-def _load_point(saved: Mapping[str, Any] | None, sharding: Sharding) -> RewindPoint | None:
-    if saved is None:
-        return None
-    epochs, steps = saved["length"]
-    return RewindPoint(
-        sharding.pieces(saved["tensors"]), sharding.loaded_state(saved["training"]), (epochs, steps)
-    )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 
+from lightning_classprune.masks import local
 from lightning_classprune.processes import Processes
 from lightning_classprune.prunable import canonical
 
@@ -107,7 +108,7 @@ def copied(tensor: Tensor) -> Any:
             f"an optimizer state is laid out as {tensor.placements}; only pieces along the first dimension are "
             "supported"
         )
-    return {_PIECE: tensor.detach().to_local().to("cpu", copy=True), "shape": list(tensor.shape)}
+    return {_PIECE: local(tensor).to("cpu", copy=True), "shape": list(tensor.shape)}
 
 
 def laid_out(state: Any, module: nn.Module) -> Any:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def test_job_leaves_everything_in_its_folder(short_job: tuple[Path, float]) -> N
     names = {path.name for path in folder.iterdir()}
     assert {"ledger.jsonl", "ledger.png", "accepted.ckpt", "test.json", "checkpoints", "metrics"} <= names
     assert (folder / "checkpoints" / "last.ckpt").is_file()
-    assert (folder / "metrics" / "metrics.csv").is_file()
+    assert (folder / "metrics" / "version_0" / "metrics.csv").is_file()
     rows = ledger.read_jsonl(folder / "ledger.jsonl")
     assert rows[0]["verdict"] == "baseline"
     assert len(rows) > 1
@@ -226,6 +227,28 @@ def test_command_prints_the_ledger_and_the_sentence(tmp_path: Path) -> None:
     )
     assert "Tip:" not in done.stderr
     assert "Warning" not in done.stderr
+
+
+@pytest.mark.slow
+def test_killed_job_goes_on_from_its_last_checkpoint(short_job: tuple[Path, float], tmp_path: Path) -> None:
+    last = tmp_path / "out" / "checkpoints" / "last.ckpt"
+    arguments = [sys.executable, "-m", "lightning_classprune", "hydra.run.dir=out", *SHORT]
+    process = subprocess.Popen(arguments, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(CONF.parent)})
+    try:
+        while not last.is_file():
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.5)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (tmp_path / "out" / "ledger.jsonl").exists()
+    done = command(*SHORT, "ckpt_path=out/checkpoints/last.ckpt", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl")
+    assert without_seconds(rows) == without_seconds(ledger.read_jsonl(short_job[0] / "ledger.jsonl"))
+    ours, theirs = weights(tmp_path / "out"), weights(short_job[0])
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 @pytest.mark.slow

@@ -33,9 +33,11 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.parametrize("rewind", ["init", "step:5"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_no_optimizer_revives_a_pruned_weight(name: str) -> None:
-    assert_pruned(fit(Classifier(optimizers=OPTIMIZERS[name])))
+def test_no_optimizer_revives_a_pruned_weight(name: str, rewind: str) -> None:
+    """With `step:5`, momentum comes back that would move the weights pruned since."""
+    assert_pruned(fit(Classifier(optimizers=OPTIMIZERS[name]), settings={"rewind": rewind}))
 
 
 class TwoOptimizers(Classifier):
@@ -238,8 +240,10 @@ FINETUNING = {
 @pytest.mark.parametrize("kind", FINETUNING)
 def test_every_round_unfreezes_at_its_own_epoch(kind: str, rewind: str) -> None:
     log = EpochLog()
-    job = fit(TwoParts(), callbacks=[FINETUNING[kind](), log], max_epochs=3, settings={"rewind": rewind})
+    finetuning = FINETUNING[kind]()
+    job = fit(TwoParts(), callbacks=[finetuning, log], max_epochs=3, settings={"rewind": rewind})
     assert_pruned(job)
+    assert len(finetuning._internal_optimizer_metadata[0]) == 2  # what a resumed run makes its groups from
     assert list(job.pruning.masks) == ["backbone.0.weight", "head.3.weight"]
     if rewind == "none":  # goes on with what was unfrozen
         assert log.groups == [1, 2, 2] + [2] * 6
