@@ -59,7 +59,7 @@ def draw(kind: str, counts: dict[str, int], seconds: float, rng: random.Random) 
     if kind == "while a checkpoint is written":
         event = rng.choice(("write", "rename"))
         return f"{event}:{rng.randint(1, counts[event])}"
-    return f"seconds:{rng.uniform(0.3, 0.95) * seconds:.3f}"
+    return f"seconds:{rng.uniform(0.3, 0.8) * seconds:.3f}"
 
 
 def run_job(folder: Path, moment: str, strategy: str) -> int | None:

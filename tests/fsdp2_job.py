@@ -230,7 +230,7 @@ def main(folder: str) -> None:
         "five samples": once("fsdp2", folder, guard_dataloader=tiny_guard, max_rounds=1),
         "resumed in round 0": resumed(folder, 0, whole_files=False),
         "resumed at a verdict": resumed(folder, 1, whole_files=True),
-        "resumed in round 1": resumed(folder, 2, whole_files=False),
+        "resumed in round 1": resumed(folder, 2, whole_files=False, rewind_file=f"{folder}/point.pt"),
         "fine-tuned": once("fsdp2", folder, rewind="none"),
         "fine-tuned, resumed": resumed(folder, 3, whole_files=False, rewind="none"),
         "refused": refused(folder),

@@ -203,9 +203,9 @@ def fit(
     ckpt_path: Any = None,
     **options: Any,
 ) -> pl.Trainer:
-    """Fit on the standard loaders with `seed_everything(seed)` right before; returns the trainer."""
+    """Fit on the standard loaders (`train` may make one) with `seed_everything(seed)` right before; the trainer."""
     made = trainer(*callbacks, **options)
-    train = train_loader() if train is None else train
+    train = train_loader() if train is None else train() if callable(train) else train
     val = val_loader() if val is None else val
     if seed is not None:
         pl.seed_everything(seed, verbose=False)

@@ -235,6 +235,21 @@ def test_two_checkpoints_in_one_folder(tmp_path: Path) -> None:
     assert_same_state(loaded(every.last_model_path), dict(job.module.state_dict()))
 
 
+def test_the_link_to_the_last_checkpoint_never_dangles(tmp_path: Path) -> None:
+    """Nor while a refused round is tried again, whose files were removed."""
+    checkpoint = ModelCheckpoint(dirpath=tmp_path, save_last="link")
+    alive: list[bool] = []
+
+    class Look(L.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            alive.append(os.path.exists(tmp_path / "last.ckpt"))
+
+    retry = {"on_refusal": "retry", "retries": 1, "max_rounds": 2}
+    job = fit(callbacks=[checkpoint, Look()], refuse=(1,), settings=retry)
+    assert job.verdicts == ["baseline", "refused", "accepted"]
+    assert alive == [False] * 4 + [True] * 20  # from the end of the first epoch on
+
+
 def test_a_second_job_in_the_same_folder_overwrites_nothing(tmp_path: Path) -> None:
     first = checkpointed(tmp_path, {"monitor": "score"})
     kept = Path(first.checkpoint.best_model_path)

@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 import glob
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ddp_job import GUARD_SIZE, Net, dataset
+from ddp_job import GUARD_SIZE, VALIDATION_SEED, Net, dataset
 from helpers import assert_same, without_seconds
+from processes import run_job, shared_folder
 
-TESTS = Path(__file__).parent
-
-
-def run_job(script: str, *arguments: str, timeout: int = 150, **environment: str) -> str:
-    """Run a script of this folder in a process of its own; returns what it printed."""
-    found = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore",
-    }
-    done = subprocess.run(
-        [sys.executable, str(TESTS / script), *arguments],
-        env=found | environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout + done.stderr
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def fits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """What both processes saw of all fits of `ddp_job.py`."""
-    folder = tmp_path_factory.mktemp("ddp")
-    run_job("ddp_job.py", "ddp", str(folder))
+    folder = shared_folder(tmp_path_factory, "ddp", lambda f: run_job("ddp_job.py", "ddp", str(f)))
     return folder, [torch.load(folder / f"process-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
@@ -56,7 +35,6 @@ def decisions(weights: dict[str, torch.Tensor], data: Any) -> torch.Tensor:
         return net.eval()(data.tensors[0]).argmax(1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["uneven", "sampled", "validation", "few", "unseeded", "stopped"])
 def test_both_processes_hold_one_ledger_one_ticket_and_the_same_masks(fits: Any, name: str) -> None:
     first, second = of(fits, name)
@@ -72,7 +50,7 @@ def test_both_processes_hold_one_ledger_one_ticket_and_the_same_masks(fits: Any,
     ("name", "size", "passes"), [("uneven", GUARD_SIZE, 3), ("sampled", GUARD_SIZE, 2), ("validation", 61, 2)]
 )
 def test_every_guard_sample_is_counted_once(fits: Any, name: str, size: int, passes: int) -> None:
-    data = dataset(size, {"validation": 2}.get(name, 3))
+    data = dataset(size, VALIDATION_SEED if name == "validation" else 3)
     first, second = of(fits, name)
     judged = [(a[0], b[0]) for a, b in zip(first["passes"], second["passes"], strict=True) if a[0]]
     assert len(judged) == passes == len(first["ledger"])
@@ -110,8 +88,9 @@ def test_the_ticket_is_judged_on_one_set_of_buffers_though_processes_trained_apa
 
 
 def test_recall_at_every_validation_leaves_padding_out(fits: Any) -> None:
-    data = dataset(61, 2)
+    data = dataset(61, VALIDATION_SEED)
     positive = data.tensors[1] == 1
+    assert positive[0]
     first, second = of(fits, "uneven")
     assert len(first["validations"]) == 6
     for a, b in zip(first["validations"], second["validations"], strict=True):
@@ -158,7 +137,6 @@ def test_an_error_on_one_process_is_raised_on_all(fits: Any, name: str, message:
         assert message in process["raised"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork"])
 def test_the_launching_process_sees_the_results(strategy: str, tmp_path: Path) -> None:
     run_job("spawn_job.py", strategy, str(tmp_path), TMPDIR=str(tmp_path))

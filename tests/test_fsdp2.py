@@ -8,10 +8,11 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from fsdp2_job import all_equal, module
+from ddp_job import pruner
+from fsdp2_job import all_equal, fit, module
 from helpers import assert_same, without_seconds
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from test_distributed import run_job
+from processes import run_job, shared_folder
 
 from lightning_classprune.compatibility import check_strategy
 from lightning_classprune.criteria import CRITERIA
@@ -22,10 +23,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def fits(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_folder(tmp_path_factory, "fsdp2", lambda f: run_job("fsdp2_job.py", str(f)))
+
+
+@pytest.fixture(scope="module")
+def fits(folder: Path) -> list[dict[str, Any]]:
     """What both processes saw of all fits of `fsdp2_job.py`."""
-    folder = tmp_path_factory.mktemp("fsdp2")
-    run_job("fsdp2_job.py", str(folder))
     return [torch.load(folder / f"process-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
@@ -104,6 +108,28 @@ def test_shares_of_few_guard_samples_leave_nobody_waiting(fits: list[dict[str, A
 def test_resumed_is_the_same_run(fits: list[dict[str, Any]], when: str) -> None:
     for process in fits:
         assert_same_run(process[f"resumed {when}"], process["fsdp2"])
+
+
+def test_one_process_resumes_what_two_have_saved(
+    fits: list[dict[str, Any]], folder: Path, tmp_path: Path
+) -> None:
+    net, callback = module(), pruner()
+    with pytest.warns(UserWarning, match="written by 2 processes and is resumed by 1"):
+        fit(net, "auto", str(tmp_path), callback, ckpt_path=str(folder / "cut-1-True.ckpt"), devices=1)
+    shared = fits[0]["fsdp2"]
+    assert_same(without_seconds(callback.ledger[:1]), without_seconds(shared["ledger"][:1]))
+    assert [row["sparsity"] for row in callback.ledger] == [row["sparsity"] for row in shared["ledger"]]
+    assert [row["verdict"] for row in callback.ledger] == ["baseline", "accepted", "accepted"]
+    # Round 1 was chosen from the weights that two processes had trained; round 2 trained otherwise.
+    first = shrink_masks(
+        {name: torch.ones_like(mask) for name, mask in callback.masks.items()},
+        lambda name: shared["judged"][1][name].abs(),
+        114,
+        "global",
+    )
+    for name, mask in callback.masks.items():
+        assert not (mask & ~first[name]).any()
+        assert not net.state_dict()[name][~mask].any()
 
 
 def test_fine_tuning_resumed_is_the_same_run(fits: list[dict[str, Any]]) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from ddp_job import Net, train_loader, val_loader, weights
 from helpers import assert_same, without_seconds
+from processes import shared_folder
 
 pytestmark = pytest.mark.slow
 
@@ -48,9 +49,11 @@ def assert_same_run(a: dict[str, Any], b: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The run that nobody interrupts."""
-    folder = tmp_path_factory.mktemp("whole")
-    assert run_job(folder) == 0
-    found = result(folder)
+
+    def fill(folder: Path) -> None:
+        assert run_job(folder) == 0
+
+    found = result(shared_folder(tmp_path_factory, "uninterrupted", fill))
     verdicts = [row["verdict"] for row in found["ledger"]]
     assert verdicts == [
         "baseline",

@@ -16,6 +16,7 @@ from helpers import (
     pruner,
     scheduler_states,
     tiny,
+    train_loader,
     verdicts,
     weights,
 )
@@ -156,6 +157,16 @@ def test_a_round_is_a_fresh_run_with_clipping_and_adam(rewind, scheduler):
 def test_a_round_is_a_fresh_run_with_accumulation_and_validation_inside_epochs(rewind):
     options = {"val_check_interval": 2, "num_sanity_val_steps": 1, "accumulate_grad_batches": 4}
     check_rounds({"scheduler": "step", "dropout": 0.3}, rewind, **options)
+
+
+@pytest.mark.parametrize("rewind", ["init", "lr"])
+def test_a_round_is_a_fresh_run_with_a_loader_that_has_its_own_generator(rewind):
+    """As a fresh process would make it: seeded as when the user made it."""
+
+    def train() -> Any:
+        return train_loader(generator=torch.Generator().manual_seed(5))
+
+    check_rounds({"dropout": 0.3}, rewind, train=train)
 
 
 def test_clipping_sees_the_sparse_gradient():
