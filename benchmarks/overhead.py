@@ -3,7 +3,8 @@
     python benchmarks/overhead.py [--weights 25e6 1e8] [--repeats 15]
 
 Timings are interleaved in one process: the variants take turns, so that noise of the machine hits all alike, and ratios
-of medians are reported. Memory is the peak of a process of its own for each method. Writes benchmarks/results/overhead.md and .json.
+of medians are reported. Memory is the peak of a process of its own for each method, above weights and old masks.
+Writes benchmarks/results/overhead.md and .json.
 """
 
 from __future__ import annotations
@@ -238,7 +239,9 @@ def main() -> None:
     )
     parser.add_argument("--weights", type=float, nargs="+", default=[25e6, 1e8])
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--memory-of", choices=METHODS, help="print one method's memory and stop (used by itself)")
+    parser.add_argument(
+        "--memory-of", choices=METHODS, help="print one method's memory and stop (used by itself)"
+    )
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -2,8 +2,8 @@
 
     python benchmarks/positives_needed.py
 
-For an unchanged network (as many newly found as newly missed: half of the dense misses each way), accepted with power 0.8
-at confidence 0.95. No data, no seeds: `lightning_classprune.statistics.positives_needed` for each cell.
+For an unchanged network (as many newly found as newly missed: half of the dense misses each way), accepted with power
+0.8 at confidence 0.95. No data, no seeds: `lightning_classprune.statistics.positives_needed` for each cell.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def names(tmp_path: Path) -> dict[str, object]:
     class Net(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+            self.net = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.net(x)

@@ -354,3 +354,30 @@ def test_the_key_of_the_state_is_stable(tmp_path):
     keep = Keep(tmp_path, "epoch end")
     fit(tiny(), pruner(max_rounds=1), keep)
     assert KEY in torch.load(keep.files[0], weights_only=True)["callbacks"]
+
+
+def test_the_rewind_point_may_live_in_a_file_of_its_own(tmp_path):
+    """Written once; a checkpoint holds its hash; resumed equals uninterrupted; another file is refused."""
+    file = tmp_path / "rewind.pt"
+
+    def run(name, ckpt_path=None):
+        (tmp_path / name).mkdir()
+        keep, pruning, module = Keep(tmp_path / name, "epoch end"), pruner(rewind_file=str(file)), tiny()
+        fit(module, pruning, keep, ckpt_path=ckpt_path)
+        return module, pruning, keep.files
+
+    whole, uninterrupted, files = run("whole")
+    for path in files:
+        saved = torch.load(path, weights_only=True)["callbacks"][KEY]["rewind_point"]
+        assert set(saved) == {"file", "sha256"}
+    resumed, continued, _ = run("resumed", files[2])
+    assert_same(weights(resumed), weights(whole))
+    assert_same(continued.masks, uninterrupted.masks)
+    assert without_seconds(continued.ledger) == without_seconds(uninterrupted.ledger)
+
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(MisconfigurationException, match="rewind_file"):
+        run("changed", files[2])
+    file.unlink()
+    with pytest.raises(MisconfigurationException, match="rewind_file"):
+        run("missing", files[2])
