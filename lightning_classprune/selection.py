@@ -27,7 +27,7 @@ _BINS = 1 << _DIGIT
 # What float32 cannot hold; whole numbers are told apart up to 2**53.
 _WIDE = (torch.float64, torch.int64, torch.int32)
 # Weights looked at together; bounds the working memory to a few megabytes whatever the tensor's size.
-_CHUNK = 1 << 16
+_CHUNK = 1 << 18
 
 
 class Shards(Protocol):
