@@ -97,12 +97,12 @@ def training_step(batch: int, repeats: int) -> dict[str, float]:
 LIMITS = """\
 What limits each:
 
-* Step: two more passes over memory, one over the gradients and one over the weights, whatever the batch. At batch 64 that
-  is short of the aim of 1.03x. Leaving out the pass over the weights would come near it, but weights would then come back
-  wherever something other than the gradient hooks touches a gradient.
+* Step: two more passes over memory, one over the gradients and one over the weights, whatever the batch. At batch 64
+  that is short of the aim of 1.03x. Leaving out the pass over the weights would come near it, but weights would then
+  come back wherever something other than the gradient hooks touches a gradient.
 * Prune: five passes over the scores instead of a sort. The result, new masks of one byte a weight, is 25 points of the
   memory; the working memory beyond it is a constant of some 10 MB plus the scores of the largest tensor.
-* Round: judging is one forward pass over the guard data; the rest is copying the weights four times and the selection."""
+* Round: judging is one forward pass over the guard data; the rest is copying weights four times and the selection."""
 METHODS = ("ours", "topk", "sort", "global_unstructured")
 
 
