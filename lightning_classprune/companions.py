@@ -41,11 +41,8 @@ class EarlyStoppings:
 
     def __init__(self, callbacks: list[Any]) -> None:
         self._callbacks = callbacks
-        self._pristine = [copy_state(c.state_dict()) for c in callbacks]
+        self._pristine = self.capture()
         self._no_reason = [(c.stopping_reason, c.stopping_reason_message) for c in callbacks]
-
-    def __bool__(self) -> bool:
-        return bool(self._callbacks)
 
     def stopped(self) -> bool:
         """Whether one of them ended this round."""
@@ -69,8 +66,8 @@ class EarlyStoppings:
 
     def reset(self) -> None:
         """Forget this round."""
-        for callback, state, reason in zip(self._callbacks, self._pristine, self._no_reason, strict=True):
-            callback.load_state_dict(copy_state(state))
+        self.restore(self._pristine)
+        for callback, reason in zip(self._callbacks, self._no_reason, strict=True):
             callback.stopping_reason, callback.stopping_reason_message = reason
 
 

@@ -412,13 +412,12 @@ class PruningRun:
         elif self.trainer.fit_loop.is_resuming and self.random_state is not None:
             self._restore_randomness()
             seeded = True
-        if self.state.round == 0 and not seeded:
-            self._capture_epoch()
-            return
-        loaders = self.trainer.fit_loop._combined_loader.flattened
-        for sampler in _samplers(loaders):
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(self.round_epoch + (0 if self.state.round else self.horizon.start_epoch))
+        if seeded or self.state.round:
+            for sampler in _samplers(self.trainer.fit_loop._combined_loader.flattened):
+                if hasattr(sampler, "set_epoch"):
+                    sampler.set_epoch(
+                        self.round_epoch + (0 if self.state.round else self.horizon.start_epoch)
+                    )
         if seeded and not self._lightning_will_iterate():
             iter(self.trainer.fit_loop._data_fetcher)
         if self.state.round == 0:
@@ -465,7 +464,7 @@ class PruningRun:
         warn_where_global_epochs_count(self.trainer, self.horizon)
         self.seconds_before, self.round_started = 0.0, time.monotonic()
         seed_process(self.seed)
-        for generator in loader_generators(self.trainer.fit_loop._combined_loader.flattened):
+        for generator in self._generators():
             generator.manual_seed(generator.initial_seed())
 
     def _hold(self) -> None:
