@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import warnings
@@ -21,6 +20,7 @@ from lightning_classprune.callback import ClassAwarePruningCallback
 from lightning_classprune.classifier import Classifier
 from lightning_classprune.data import SplitDataModule
 from lightning_classprune.final_test import ClassCounts
+from lightning_classprune.run_folder import LedgerRecorder, RunFolder
 
 
 def conf_dir() -> Path:
@@ -40,36 +40,50 @@ def main(cfg: DictConfig) -> float:
 def run(cfg: DictConfig) -> float:
     """Train, prune, judge, report and test as `cfg` says (see conf/config.yaml).
 
-    Writes to `cfg.run_dir`: `ledger.jsonl`, `ledger.png`, `accepted.ckpt` (the delivered network; its state dict
-    loads in the plain model), `test.json`, `checkpoints/last.ckpt` and `metrics/`.
+    Fills `cfg.run_dir` (see `RunFolder`); a job that raises leaves its error in `status.json`.
 
     Returns:
         The sparsity of the delivered network, 0..1: the largest that was accepted.
     """
     quieten()
+    folder = RunFolder(Path(cfg.run_dir))
+    try:
+        objective = _run(cfg, folder)
+    except BaseException as error:
+        folder.write_status("failed", error=f"{type(error).__name__}: {error}")
+        raise
+    folder.write_status("finished", objective=objective)
+    return objective
+
+
+def _run(cfg: DictConfig, folder: RunFolder) -> float:
     seed_everything(cfg.seed, workers=True, verbose=False)
     data: SplitDataModule = instantiate(cfg.data)
     data.prepare_data()
     data.setup("fit")
     with open_dict(cfg):
         cfg.facts = facts(data, cfg.protect)
+    folder.begin(cfg)
     module = build_module(cfg)
     callbacks: list[Callback] = [
         instantiate(entry) for entry in cfg.callbacks.values() if entry and "_target_" in entry
     ]
+    pruning = next((c for c in callbacks if isinstance(c, ClassAwarePruningCallback)), None)
+    if pruning is not None:
+        callbacks.append(LedgerRecorder(folder, pruning))
     counts = ClassCounts(data.class_names)
     trainer: Trainer = instantiate(cfg.trainer, callbacks=[*callbacks, counts])
     trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
-    folder = Path(cfg.run_dir)
-    rows = next((list(c.ledger) for c in callbacks if isinstance(c, ClassAwarePruningCallback)), [])
-    if trainer.is_global_zero and rows:
-        ledger.write_jsonl(rows, folder / "ledger.jsonl")
-        report.figure(rows).savefig(folder / "ledger.png")
-    trainer.save_checkpoint(folder / "accepted.ckpt")
+    rows = [] if pruning is None else pruning.ledger
+    if trainer.is_global_zero and pruning is not None and rows:
+        ledger.write_jsonl(rows, folder.ledger_file)
+        report.figure(rows).savefig(folder.path / "ledger.png")
+        folder.write_guard(pruning.guard_outcomes)
+    trainer.save_checkpoint(folder.accepted)
     trainer.test(module, datamodule=data, verbose=False, weights_only=True)
     if trainer.is_global_zero:
-        (folder / "test.json").write_text(json.dumps(counts.results, indent=2) + "\n", encoding="utf-8")
-        tell(rows, counts.results, folder)
+        folder.write_json("test.json", counts.results)
+        tell(rows, counts.results, folder.path)
     final = ledger.delivered(rows)
     return 0.0 if final is None else float(final["sparsity"])
 

@@ -18,6 +18,7 @@ from lightning_classprune.guard_data import Predict, default_predict
 from lightning_classprune.mailbox import Mailbox
 from lightning_classprune.masks import Masks, pack, sparsity, unpack
 from lightning_classprune.monitor import ValidationMonitor
+from lightning_classprune.outcomes import Outcomes
 from lightning_classprune.prunable import Prunable
 from lightning_classprune.run import PruningRun
 from lightning_classprune.settings import Settings
@@ -145,6 +146,16 @@ class ClassAwarePruningCallback(_Callback):
         """One row per judged round: what was tried, what was measured, the verdict and the reason."""
         self._collect()
         return self._run.ledger if self._run is not None else self._ledger
+
+    @property
+    def guard_outcomes(self) -> dict[str, Outcomes]:
+        """After a fit: targets and decisions on the guard data, of the `dense` and of the `delivered` network.
+
+        Empty if no network was judged.
+        """
+        self._collect()
+        saved = {"dense": self._state.get("baseline"), "delivered": self._state.get("accepted_outcomes")}
+        return {name: Outcomes.from_state_dict(one) for name, one in saved.items() if one is not None}
 
     @property
     def round_epoch(self) -> int:

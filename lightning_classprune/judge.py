@@ -27,6 +27,7 @@ class Judge:
         processes: The processes that share the guard data.
         budget: What is left of the error level.
         baseline: The dense network's outcomes, once there are any.
+        accepted: Those of the last network that was accepted; the baseline's at first.
     """
 
     settings: Settings
@@ -34,6 +35,7 @@ class Judge:
     processes: Processes
     budget: ErrorBudget
     baseline: Outcomes | None = None
+    accepted: Outcomes | None = None
 
     def outcomes(self, trainer: Any, module: Any, data: GuardData, limit: int | None) -> Outcomes | None:
         """Outcomes on the guard data, the same on all ranks; None if the scores are NaN after training.
@@ -73,6 +75,8 @@ class Judge:
             verdict = Verdict("refused", str(error), {})
         agreed: Verdict = self.processes.first(verdict)
         self.budget = self.budget.spend(agreed.accepted)
+        if agreed.accepted:
+            self.accepted = outcomes
         return agreed
 
     def take_baseline(self, outcomes: Outcomes | None, *, rehearsal: bool) -> str | None:
@@ -82,7 +86,7 @@ class Judge:
             outcomes: Its outcomes; None if its scores were NaN.
             rehearsal: `fast_dev_run`: too little was looked at to say anything of support.
         """
-        self.baseline = outcomes
+        self.baseline = self.accepted = outcomes
         if outcomes is None:
             return "the dense network's scores are NaN: nothing can be judged"
         if rehearsal:
@@ -101,10 +105,14 @@ class Judge:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and primitives."""
-        baseline = self.baseline.state_dict() if self.baseline is not None else None
-        return {"budget": self.budget.to_dict(), "baseline": baseline}
+        outcomes = {"baseline": self.baseline, "accepted_outcomes": self.accepted}
+        saved = {name: one.state_dict() if one is not None else None for name, one in outcomes.items()}
+        return {"budget": self.budget.to_dict(), **saved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` returned."""
         self.budget = ErrorBudget.from_dict(state["budget"])
-        self.baseline = Outcomes.from_state_dict(state["baseline"]) if state["baseline"] is not None else None
+        self.baseline, self.accepted = (
+            Outcomes.from_state_dict(state[name]) if state[name] is not None else None
+            for name in ("baseline", "accepted_outcomes")
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from lightning_classprune import files
+
 Row = Mapping[str, Any]
 
 STYLES = {"baseline": "bold", "accepted": "green", "refused": "red", "unproven": "yellow"}
@@ -20,21 +21,7 @@ STYLES = {"baseline": "bold", "accepted": "green", "refused": "red", "unproven":
 
 def write_jsonl(rows: Iterable[Row], path: str | os.PathLike[str]) -> None:
     """Write one JSON object a line; whoever reads `path` finds the old file or the whole new one, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)  # NamedTemporaryFile makes it private; a result is to be read
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    files.write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
