@@ -20,12 +20,17 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Splits:
-    """The loaded data: a dataset for each of train, val, guard and test, and what is known about them."""
+    """The loaded data: a dataset for each of train, val, guard and test, and what is known about them.
+
+    `normalization` is the (mean, standard deviation) by which samples were normalised, broadcasting against one
+    sample: of pixels on the 0..1 scale, or of a table's features.
+    """
 
     parts: Mapping[str, Dataset[Any]]
     train_labels: Tensor
     class_names: Sequence[str]
     sample_shape: tuple[int, ...]
+    normalization: tuple[Tensor, Tensor]
 
 
 class SplitDataModule(LightningDataModule):
@@ -105,6 +110,11 @@ class SplitDataModule(LightningDataModule):
     def in_features(self) -> int:
         """Values per sample."""
         return math.prod(self.splits.sample_shape)
+
+    @property
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation that `x` was normalised by: `(C, 1, 1)` on the 0..1 scale, or `(features,)`."""
+        return self.splits.normalization
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training batches, shuffled and augmented."""
@@ -191,7 +201,7 @@ def tensor_splits(
         )
         for name in PARTS
     }
-    return Splits(parts, y[train].long(), class_names, tuple(x.shape[1:]))
+    return Splits(parts, y[train].long(), class_names, tuple(x.shape[1:]), (mean.float(), std.float()))
 
 
 def _image_moments(x: Tensor) -> Batch:

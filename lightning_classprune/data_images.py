@@ -68,7 +68,9 @@ class ImageFolderData(SplitDataModule):
             parts[part] = Subset(self._folder(source, part), index.tolist())
         for part in given:
             self._same_classes(whole, self.root / part)
-        return Splits(parts, labels[indices["train"]], whole.classes, (self.channels, self.size, self.size))
+        shape = (self.channels, self.size, self.size)
+        normalization = (torch.tensor(self.mean).view(-1, 1, 1), torch.tensor(self.std).view(-1, 1, 1))
+        return Splits(parts, labels[indices["train"]], whole.classes, shape, normalization)
 
     def _folder(self, path: Path, part: str) -> ImageFolder:
         steps: list[Any] = (

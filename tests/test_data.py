@@ -125,6 +125,17 @@ def test_training_batches_are_normalised_and_mirrored() -> None:
     assert torch.allclose(plain.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5)
 
 
+def test_normalization_is_what_gives_the_pixels_back() -> None:
+    data = Toy(batch_size=10)
+    data.setup()
+    mean, std = data.normalization
+    assert mean.shape == std.shape == (3, 1, 1)
+    x, _ = next(iter(data.test_dataloader()))
+    stored = data.splits.parts["test"]
+    assert isinstance(stored, TensorBatches)
+    assert torch.equal(((x * std + mean) * 255).round().to(torch.uint8), stored.x)
+
+
 def test_mirrors_each_sample_on_its_own_and_never_the_stored_one() -> None:
     x = torch.arange(600, dtype=torch.float32).view(200, 1, 1, 3)
     batches = TensorBatches(x, torch.zeros(200), torch.zeros(1, 1, 1), torch.ones(1, 1, 1), (-1,))
@@ -322,6 +333,10 @@ def test_one_folder_tree_is_cut_into_four(tmp_path: Path) -> None:
     assert x.shape[1:] == (3, 8, 8)
     assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
     assert data.class_counts == [10, 10]
+    mean, std = data.normalization
+    pixels = (x * std + mean) * 255
+    assert torch.allclose(pixels, pixels.round(), atol=1e-3)
+    assert mean.shape == (3, 1, 1)
 
 
 def test_given_parts_are_used_and_missing_ones_cut_from_train(tmp_path: Path) -> None:
