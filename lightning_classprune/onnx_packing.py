@@ -1,0 +1,123 @@
+"""Sparse weights inside an ONNX graph, rebuilt by standard operators that runtimes fold into constants at load.
+
+A packed weight is `Reshape(ScatterElements(ConstantOfShape(0), CumSum(Cast(gaps)), values), shape)`, with gaps of one
+byte, or two where that is smaller. Places are int64, so there is no limit on the size of a weight.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_GAP_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
+_HALF_MAX = float(np.finfo(np.float16).max)
+
+
+def encode_gaps(weight: NDArray[Any], gap: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Gaps and values of the non-zero entries of `weight`, in C order: two arrays of equal length.
+
+    The running sum of the gaps is where each value belongs; the first gap counts from position 0. A gap too wide for
+    its type is bridged by values of zero, which land on positions that are zero anyway. Zeros lose their sign.
+
+    Args:
+        weight: Any shape, any number type.
+        gap: An unsigned integer type, `uint8` or `uint16`.
+    """
+    flat = weight.reshape(-1)
+    positions = np.flatnonzero(flat)
+    widest = int(np.iinfo(gap).max)
+    steps = np.diff(positions, prepend=0)
+    bridges = np.maximum(steps - 1, 0) // widest
+    ends = np.cumsum(bridges + 1) - 1
+    length = int(ends[-1]) + 1 if len(ends) else 0
+    gaps = np.full(length, widest, dtype=gap)
+    gaps[ends] = steps - bridges * widest
+    values = np.zeros(length, dtype=flat.dtype)
+    values[ends] = flat[positions]
+    return gaps, values
+
+
+class _Form(NamedTuple):
+    """One way to store a weight: what goes into the graph."""
+
+    initializers: list[Any]
+    nodes: list[Any]
+
+    def size(self) -> int:
+        return sum(int(part.ByteSize()) for part in (*self.initializers, *self.nodes))
+
+
+def pack_weights(model: Any, *, half: bool) -> None:
+    """Replace every fp32 initializer of a `ModelProto` by its smallest form, in place; dense where nothing is smaller.
+
+    Works on content, not on names, so it also finds weights that the exporter transposed, renamed or fused with a
+    batch normalisation: zeros stay zeros in all of these.
+
+    Args:
+        model: An `onnx.ModelProto` of opset 13 or later with its weights inside.
+        half: Store the values of matrices and filters as fp16, except of those with a value beyond its range.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    graph = model.graph
+    shared: dict[str, Any] = {}
+    initializers, nodes = [], []
+    for dense in graph.initializer:
+        form = _Form([dense], [])
+        if dense.data_type == TensorProto.FLOAT:
+            weight = numpy_helper.to_array(dense)
+            # Vectors are few bytes, and the decision's constants are among them: never rounded.
+            rounded = half and weight.ndim > 1 and float(np.abs(weight).max(initial=0)) <= _HALF_MAX
+            form = min([form, *_forms(dense.name, weight, rounded, shared)], key=_Form.size)
+        initializers += form.initializers
+        nodes += form.nodes
+    used = {name for node in nodes for name in node.input}
+    initializers += [tensor for name, tensor in shared.items() if name in used]
+    nodes += graph.node
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend(initializers)
+    graph.node.extend(nodes)
+
+
+def _forms(name: str, weight: NDArray[Any], half: bool, shared: dict[str, Any]) -> list[_Form]:
+    from onnx import TensorProto, helper, numpy_helper
+
+    def constant(numbers: Any) -> str:
+        array = np.asarray(numbers, np.int64)
+        key = "classprune/" + "x".join(map(str, numbers))
+        shared.setdefault(key, numpy_helper.from_array(array, key))
+        return key
+
+    shape = constant(weight.shape)
+    if not weight.any():
+        return [_Form([], [helper.make_node("ConstantOfShape", [shape], [name])])]
+    forms = []
+    if half:
+        tensor = numpy_helper.from_array(weight.astype(np.float16), f"{name}/values")
+        cast = helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT)
+        forms.append(_Form([tensor], [cast]))
+    for gap in _GAP_TYPES:
+        gaps, values = encode_gaps(weight, gap)
+        tensors = [
+            numpy_helper.from_array(gaps, f"{name}/gaps"),
+            numpy_helper.from_array(values.astype(np.float16) if half else values, f"{name}/values"),
+        ]
+        nodes = [
+            helper.make_node("Cast", [f"{name}/gaps"], [f"{name}/steps"], to=TensorProto.INT64),
+            helper.make_node("CumSum", [f"{name}/steps", constant([0])], [f"{name}/places"]),
+            helper.make_node("ConstantOfShape", [constant([weight.size])], [f"{name}/zeros"]),
+        ]
+        updates = f"{name}/values"
+        if half:
+            nodes.append(helper.make_node("Cast", [updates], [f"{name}/floats"], to=TensorProto.FLOAT))
+            updates = f"{name}/floats"
+        nodes += [
+            helper.make_node(
+                "ScatterElements", [f"{name}/zeros", f"{name}/places", updates], [f"{name}/flat"], axis=0
+            ),
+            helper.make_node("Reshape", [f"{name}/flat", shape], [name]),
+        ]
+        forms.append(_Form(tensors, nodes))
+    return forms
