@@ -1,4 +1,4 @@
-"""python classify_folder.py model.onnx FOLDER: the class of each .npy, .pgm and .ppm image. NumPy and ONNX Runtime only."""
+"""python classify_folder.py model.onnx FOLDER: the class of each .npy, .pgm and .ppm image in FOLDER."""
 
 import json
 import re

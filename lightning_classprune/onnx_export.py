@@ -95,10 +95,11 @@ def export_onnx(
     texts = _texts(network, masks, values, normalization, thresholds, metadata)
     deployed = Deployed(network, normalization, thresholds)
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        if tensor.device.type != "cpu":
+        if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype != torch.float32):
             # A GPU's own rounding (TF32) would be taken for an error of the file.
             raise ValueError(
-                f"model: {name!r} is on {tensor.device}; move the model to the CPU first: model.cpu()"
+                f"model: {name!r} is on {tensor.device}, {tensor.dtype}; give a model in fp32 on the CPU: "
+                "model.cpu().float()"
             )
     with _in_eval_mode(deployed), _masked(network, masks or {}), torch.no_grad():
         expected = _expected(deployed, example)
@@ -270,7 +271,7 @@ def _compare(file: Path, deployed: Deployed, example: Tensor, expected: Tensor) 
     scores, decisions = [], []
     for chunk in _chunks(example):
         try:
-            outputs = session.run(None, {"input": chunk.numpy()})
+            outputs = session.run(None, {"input": chunk.detach().numpy()})
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             raise ValueError(
                 f"ONNX Runtime cannot run the model on a batch of {len(chunk)}; does its forward fix the batch size? "

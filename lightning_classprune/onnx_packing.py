@@ -104,6 +104,7 @@ def _forms(name: str, weight: NDArray[Any], half: bool, shared: dict[str, Any]) 
             numpy_helper.from_array(gaps, f"{name}/gaps"),
             numpy_helper.from_array(values.astype(np.float16) if half else values, f"{name}/values"),
         ]
+        # Compress could drop the bridging zeros (6% of the bytes), but ONNX Runtime does not fold it: 1.7 times slower.
         nodes = [
             helper.make_node("Cast", [f"{name}/gaps"], [f"{name}/steps"], to=TensorProto.INT64),
             helper.make_node("CumSum", [f"{name}/steps", constant([0])], [f"{name}/places"]),
