@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from lightning_classprune.environment import installed_version
 from lightning_classprune.files import replacing
 from lightning_classprune.masks import Masks
 from lightning_classprune.onnx_packing import pack_weights
+from lightning_classprune.onnx_translation import translate
 from lightning_classprune.prunable import named_parameters
 
 FORMAT = "1"
@@ -103,7 +103,7 @@ def export_onnx(
             )
     with _in_eval_mode(deployed), _masked(network, masks or {}), torch.no_grad():
         expected = _expected(deployed, example)
-        proto = _translate(deployed, example)
+        proto = translate(deployed, example)
     dense_bytes = int(proto.ByteSize())
     pack_weights(proto, half=values == "fp16")
     onnx.helper.set_model_props(proto, texts)
@@ -222,45 +222,6 @@ def _expected(deployed: Deployed, example: Tensor) -> Tensor:
             )
         scores.append(score)
     return torch.cat(scores)
-
-
-def _translate(deployed: Deployed, example: Tensor) -> Any:
-    """The graph with dense weights, as a `ModelProto`."""
-    # torch.export takes a batch of one for a constant, so trace with two.
-    traced = example[:1].expand(2, *example.shape[1:]).contiguous()
-    try:
-        program = torch.onnx.export(
-            deployed,
-            (traced,),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            input_names=["input"],
-            output_names=["scores", "decision"] if deployed.decides else ["scores"],
-            verbose=False,
-        )
-    except Exception as error:
-        raise ValueError(f"the model cannot be written as ONNX: {_reason(error)}") from error
-    assert program is not None
-    proto = program.model_proto
-    _strip(proto.graph)
-    return proto
-
-
-def _reason(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    operator = re.search(r"op='([\w.:]+)'", str(error))
-    if operator:
-        return f"it has no operator for {operator[1]}"
-    return str(error).strip().split("\n")[0]
-
-
-def _strip(graph: Any) -> None:
-    """Drop what the exporter notes for debugging: stack traces with the author's paths, as large as the weights."""
-    del graph.value_info[:], graph.metadata_props[:]
-    for part in (*graph.input, *graph.output, *graph.initializer, *graph.node):
-        part.doc_string = ""
-        del part.metadata_props[:]
 
 
 def _compare(file: Path, deployed: Deployed, example: Tensor, expected: Tensor) -> tuple[float, int]:
