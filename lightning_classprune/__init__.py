@@ -2,7 +2,10 @@
 
 from lightning_classprune.callback import ClassAwarePruningCallback
 from lightning_classprune.guard import FNTolerance
+from lightning_classprune.loading import load_ticket
 from lightning_classprune.losses import ClassBalancedCrossEntropy, ClassDependentLoss, PairwiseRankingLoss
+from lightning_classprune.thresholds import certify_threshold
+from lightning_classprune.ticket_file import save_ticket
 
 __all__ = [
     "ClassAwarePruningCallback",
@@ -10,4 +13,7 @@ __all__ = [
     "ClassDependentLoss",
     "FNTolerance",
     "PairwiseRankingLoss",
+    "certify_threshold",
+    "load_ticket",
+    "save_ticket",
 ]

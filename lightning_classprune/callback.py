@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,8 @@ class ClassAwarePruningCallback(_Callback):
         baseline: `"train"`, or `"current"` to judge the weights as they come as the dense network and skip round 0.
         rewind_file: Keep the rewind point in this file, written once, instead of in every checkpoint; checkpoints
             then hold its SHA-256. One file a run.
+        ladder: Keep the ticket of every accepted round, packed, in this folder, from which `load_ticket` picks; None
+            keeps none. One folder a run.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
@@ -95,6 +98,7 @@ class ClassAwarePruningCallback(_Callback):
         prunable: Prunable = None,
         baseline: str = "train",
         rewind_file: str | None = None,
+        ladder: str | None = None,
     ) -> None:
         super().__init__()
         self.settings = Settings.parse(
@@ -117,10 +121,13 @@ class ClassAwarePruningCallback(_Callback):
             raise ValueError(
                 f"predict={predict!r} is not callable; it must be (pl_module, batch) -> (scores, target)"
             )
+        if ladder is not None and not isinstance(ladder, str | os.PathLike):
+            raise ValueError(f"ladder={ladder!r} is not a folder: a path, or None to keep no tickets")
         self._predict = predict or default_predict
         self._guard_dataloader = guard_dataloader
         self._prunable = prunable
         self._rewind_file = rewind_file
+        self._ladder = ladder
         self._run: PruningRun | None = None
         self._callbacks_before: list[Any] | None = None
         self._masks: Masks = {}
@@ -176,6 +183,7 @@ class ClassAwarePruningCallback(_Callback):
             self._guard_dataloader,
             self._prunable,
             self._rewind_file,
+            self._ladder,
             trainer,
             self._masks,
         )

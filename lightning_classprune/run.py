@@ -20,6 +20,7 @@ from lightning_classprune.guard import ErrorBudget, Verdict
 from lightning_classprune.guard_data import Predict
 from lightning_classprune.horizon import Horizon, Limits, epochs_done, remaining_after
 from lightning_classprune.judge import Judge
+from lightning_classprune.keeping import LadderKeeper
 from lightning_classprune.masks import Masks, apply_masks, count_kept, local, pack, sparsity, unpack
 from lightning_classprune.outcomes import Outcomes
 from lightning_classprune.preflight import (
@@ -73,9 +74,9 @@ from lightning_classprune.tickets import (
     RewindPoint,
     Ticket,
     load_point,
-    load_ticket,
+    pack_ticket,
     save_point,
-    save_ticket,
+    unpack_ticket,
     write_point,
 )
 
@@ -90,6 +91,7 @@ class PruningRun:
         guard_dataloader: Any,
         prunable: Prunable,
         rewind_file: str | None,
+        ladder: str | None,
         trainer: Any,
         inherited: Masks,
     ) -> None:
@@ -101,6 +103,7 @@ class PruningRun:
         self.trainer = trainer
         self.inherited = inherited
         self.processes = Processes(trainer.global_rank, trainer.world_size)
+        self.ladder = LadderKeeper(None if trainer.fast_dev_run else ladder, settings, self.processes)
         self.limits = Limits.of(trainer)
         self.early_stopping = EarlyStoppings(of_type(trainer, "EarlyStopping"))
         self.checkpoints = Checkpoints(of_type(trainer, "ModelCheckpoint"))
@@ -177,6 +180,7 @@ class PruningRun:
             foreign = self.foreign_epochs if self.resumed is None else None
             check_rewind_point(self.trainer, self.settings.rewind, self.limits, foreign)
             self._try_guard_data()
+        self._begin_ladder()
         self._hold()
         if self.resumed is not None:
             self._resume(self.resumed)
@@ -211,6 +215,10 @@ class PruningRun:
             self.end_of_epoch()
             if saved["inside_epoch_end"]:
                 step_plateau_schedulers(self.trainer)
+
+    def _begin_ladder(self) -> None:
+        earlier = self.resumed.get("ladder") if self.resumed is not None else None
+        self.ladder.begin(self.ledger, earlier, self.accepted, self.sharding, self.module)
 
     def _restore_randomness(self) -> None:
         if self.random_state is not None:
@@ -287,6 +295,7 @@ class PruningRun:
             masks = {name: mask.clone() for name, mask in self.masks.items()}
             training, stopping = capture_training(self.trainer), self.early_stopping.capture()
             self.accepted = Ticket(masks, tensors, training, stopping)
+            self.ladder.keep(self.accepted, self.ledger, self.sharding, self.module)
         self.sealed = False
         if self.state.finished is None:
             self.state = rounds.after_verdict(self.plan, self.state, accepted)
@@ -365,6 +374,7 @@ class PruningRun:
         if self.delivered:
             return
         self.delivered = True
+        self._begin_ladder()  # a finished run that is resumed has not started
         refused = (
             self.state.round > 0
             and self.accepted is not None
@@ -538,10 +548,11 @@ class PruningRun:
             "seconds": self.seconds_before + time.monotonic() - self.round_started,
             "masks": {name: pack(mask) for name, mask in self.masks.items()},
             "ledger": [dict(row) for row in self.ledger],
-            "accepted": save_ticket(
+            "accepted": pack_ticket(
                 self.accepted, self.sharding, with_training=self.settings.rewind.kind == "none"
             ),
             "rewind_point": self._saved_point(),
+            "ladder": self.ladder.folder,
             "checkpoints": self.checkpoints.state_dict(),
             "early_stopped": self.early_stopping.stopped(),
             "metrics": logged_metrics(self.trainer),
@@ -580,7 +591,7 @@ class PruningRun:
         self.pending, self.sealed = saved["pending"], saved["sealed"]
         self.seed, self.seconds_before = saved["seed"], saved["seconds"]
         self.ledger = [dict(row) for row in saved["ledger"]]
-        self.accepted = load_ticket(saved["accepted"], device, self.sharding)
+        self.accepted = unpack_ticket(saved["accepted"], device, self.sharding)
         point = saved["rewind_point"]
         self.rewind_point = load_point(point, self.sharding)
         self.rewind_reference = point if point is not None and "file" in point else None

@@ -39,7 +39,7 @@ class RewindPoint:
     length: tuple[int, int]
 
 
-def save_ticket(ticket: Ticket | None, sharding: Sharding, *, with_training: bool) -> dict[str, Any] | None:
+def pack_ticket(ticket: Ticket | None, sharding: Sharding, *, with_training: bool) -> dict[str, Any] | None:
     """A ticket as plain dicts; masks as bits."""
     if ticket is None:
         return None
@@ -51,10 +51,10 @@ def save_ticket(ticket: Ticket | None, sharding: Sharding, *, with_training: boo
     }
 
 
-def load_ticket(
+def unpack_ticket(
     saved: Mapping[str, Any] | None, device: Mapping[str, torch.device], sharding: Sharding
 ) -> Ticket | None:
-    """The ticket that `save_ticket` stored."""
+    """The ticket that `pack_ticket` stored."""
     if saved is None:
         return None
     masks = {name: unpack(mask).to(device[name]) for name, mask in saved["masks"].items()}
