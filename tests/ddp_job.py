@@ -207,7 +207,9 @@ def uneven(strategy: str, folder: str) -> dict[str, Any]:
     seen, net = Seen(), module()
     watch = Watch(seen)
     files = pl.callbacks.ModelCheckpoint(dirpath=f"{folder}/uneven", save_top_k=-1, filename="{epoch}")
-    callback = pruner(predict=seen, guard_dataloader=guard_loader(shuffle=True))
+    callback = pruner(
+        predict=seen, guard_dataloader=guard_loader(shuffle=True), ladder=f"{folder}/uneven-tickets"
+    )
     fit(net, strategy, folder, callback, watch, files)
     return results(callback, net, passes=seen.passes, validations=watch.validations)
 
@@ -339,6 +341,13 @@ def failing_guard(strategy: str, folder: str) -> dict[str, Any]:
     return {"raised": _raised(lambda: fit(module(), strategy, folder, callback, max_epochs=1))}
 
 
+def failing_ladder(strategy: str, folder: str) -> dict[str, Any]:
+    """The first process, which writes, cannot."""
+    net = module()
+    callback = pruner(ladder=os.path.join(__file__, "tickets"))
+    return {"raised": _raised(lambda: fit(net, strategy, folder, callback, max_epochs=1))}
+
+
 FITS = (
     uneven,
     sampled,
@@ -352,6 +361,7 @@ FITS = (
     failing_predict,
     iterable,
     failing_guard,
+    failing_ladder,
 )
 
 if __name__ == "__main__":

@@ -223,13 +223,13 @@ def main(folder: str) -> None:
     tiny_guard = DataLoader(TensorDataset(*guard_loader().dataset[:5]), batch_size=2)  # type: ignore[index]
     found = {
         "ddp": once("ddp", folder),
-        "fsdp2": once("fsdp2", folder),
+        "fsdp2": once("fsdp2", folder, ladder=f"{folder}/tickets"),
         "increase": once("fsdp2", folder, criterion="magnitude_increase", max_rounds=1),
         "layers": once("fsdp2", folder, scope="layer", max_rounds=1),
         "ties": once("fsdp2", folder, criterion=all_equal, max_rounds=1),
         "five samples": once("fsdp2", folder, guard_dataloader=tiny_guard, max_rounds=1),
         "resumed in round 0": resumed(folder, 0, whole_files=False),
-        "resumed at a verdict": resumed(folder, 1, whole_files=True),
+        "resumed at a verdict": resumed(folder, 1, whole_files=True, ladder=f"{folder}/tickets-resumed"),
         "resumed in round 1": resumed(folder, 2, whole_files=False, rewind_file=f"{folder}/point.pt"),
         "fine-tuned": once("fsdp2", folder, rewind="none"),
         "fine-tuned, resumed": resumed(folder, 3, whole_files=False, rewind="none"),

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers import assert_same
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +22,8 @@ from torch import Tensor
 
 from lightning_classprune import ClassAwarePruningCallback, app, ledger
 from lightning_classprune.data_small import BreastCancerData
+from lightning_classprune.ladder import Ladder
+from lightning_classprune.ticket_file import read_ticket
 
 CONF = app.conf_dir()
 FACTS = {
@@ -157,6 +160,11 @@ def test_job_leaves_everything_in_its_folder(short_job: tuple[Path, float]) -> N
     final = ledger.delivered(rows)
     assert final is not None
     assert objective == final["sparsity"]
+    accepted = [row["round"] for row in rows if row["verdict"] in ("baseline", "accepted")]
+    assert [entry["round"] for entry in Ladder(folder / "tickets").entries()] == accepted
+    ticket = read_ticket(Ladder(folder / "tickets").pick())
+    assert_same(ticket.state, dict(weights(folder)))
+    assert ticket.card["class_names"] == ["malignant", "benign"]
     test = json.loads((folder / "test.json").read_text())
     assert list(test["classes"]) == ["malignant", "benign"]
     assert sum(counts["support"] for counts in test["classes"].values()) == test["samples"] > 80
@@ -188,6 +196,8 @@ def test_resumed_job_equals_the_uninterrupted_one(short_job: tuple[Path, float],
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert (tmp_path / "test.json").read_text() == (folder / "test.json").read_text()
+    # In another folder: the tickets of the rounds before the kill came along.
+    assert Ladder(tmp_path / "tickets").entries() == Ladder(folder / "tickets").entries() != []
 
 
 @pytest.mark.slow

@@ -13,6 +13,9 @@ from ddp_job import GUARD_SIZE, VALIDATION_SEED, Net, dataset
 from helpers import assert_same, without_seconds
 from processes import run_job, shared_folder
 
+from lightning_classprune.ladder import Ladder
+from lightning_classprune.ticket_file import read_ticket
+
 pytestmark = pytest.mark.slow
 
 
@@ -79,6 +82,20 @@ def test_outcomes_are_those_of_a_single_process_with_the_same_weights(fits: Any)
     assert ledger[-1]["classes"]["1"]["fn"] != ledger[0]["classes"]["1"]["fn"]
 
 
+def test_the_ladder_holds_what_was_accepted_and_judged(fits: Any) -> None:
+    folder, _ = fits
+    tickets = folder / "uneven-tickets"
+    listed = Ladder(tickets).entries()
+    assert sorted(path.name for path in tickets.iterdir()) == sorted(
+        ["ladder.json", *(entry["file"] for entry in listed)]
+    )
+    for row, entry in zip(of(fits, "uneven")[1]["ledger"], listed, strict=True):
+        name = f"round={row['round']:02d}"
+        saved = torch.load(folder / "uneven" / f"accepted-{name}.ckpt", weights_only=True)["state_dict"]
+        assert_same(read_ticket(tickets / f"{name}.safetensors").state, dict(saved))
+        assert entry["classes"]["1"]["fn"] == row["classes"]["1"]["fn"]
+
+
 def test_the_ticket_is_judged_on_one_set_of_buffers_though_processes_trained_apart(fits: Any) -> None:
     first, second = of(fits, "sampled")
     assert len(first["passes"]) == 2
@@ -130,6 +147,7 @@ def test_a_round_equals_a_fit_of_its_own_under_its_masks(fits: Any) -> None:
         ("failing_predict", "LookupError: no such file"),
         ("iterable", "guard_dataloader: a DataLoader over an iterable data set"),
         ("failing_guard", "FileNotFoundError: guard.npz"),
+        ("failing_ladder", "Error: [Errno"),
     ],
 )
 def test_an_error_on_one_process_is_raised_on_all(fits: Any, name: str, message: str) -> None:

@@ -14,8 +14,10 @@ from helpers import assert_same, without_seconds
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from processes import run_job, shared_folder
 
+from lightning_classprune import load_ticket
 from lightning_classprune.compatibility import check_strategy
 from lightning_classprune.criteria import CRITERIA
+from lightning_classprune.ladder import Ladder
 from lightning_classprune.masks import count_kept, count_weights
 from lightning_classprune.selection import shrink_masks
 
@@ -143,6 +145,15 @@ def test_after_refusals_the_judged_weights_are_delivered(fits: list[dict[str, An
     assert [row["verdict"] for row in found["ledger"]] == ["baseline", "refused", "refused"]
     assert_same(found["weights"], found["judged"][1])
     assert found["sparsity"] == 0
+
+
+def test_ladders_hold_whole_networks(folder: Path, fits: list[dict[str, Any]]) -> None:
+    for name, run in (("tickets", "fsdp2"), ("tickets-resumed", "resumed at a verdict")):
+        assert [entry["round"] for entry in Ladder(folder / name).entries()] == [0, 1, 2]
+        plain = module()
+        ticket = load_ticket(folder / name, plain)
+        assert_same(dict(plain.state_dict()), fits[0][run]["weights"])
+        assert_same(ticket.masks, fits[0][run]["masks"])
 
 
 def test_checkpoint_files_hold_whole_weights(fits: list[dict[str, Any]]) -> None:
