@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance
+from lightning_classprune.ladder import Ladder
 
 torch.set_num_threads(1)
 
@@ -111,7 +112,7 @@ def watch_writes(killer: Killer) -> Any:
     return stop
 
 
-def make(killer: Killer) -> ClassAwarePruningCallback:
+def make(killer: Killer, folder: str) -> ClassAwarePruningCallback:
     def predict(module: Net, batch: list[Tensor]) -> tuple[Tensor, Tensor]:
         scores = module(batch[0])
         if pruner._run is not None and pruner._run.trainer.state.stage == "validate" and len(batch[1]) == 40:
@@ -130,6 +131,7 @@ def make(killer: Killer) -> ClassAwarePruningCallback:
         retries=2,
         predict=predict,
         guard_dataloader=DataLoader(dataset(240, 3), batch_size=40),
+        ladder=f"{folder}/tickets",
     )
     return pruner
 
@@ -137,7 +139,7 @@ def make(killer: Killer) -> ClassAwarePruningCallback:
 def run(folder: str, moment: str = "", strategy: str = "auto", ckpt_path: str = "last") -> dict[str, int]:
     """Train in this process; returns how often each event came."""
     killer = Killer(moment)
-    pruner = make(killer)
+    pruner = make(killer, folder)
     stop = watch_writes(killer)
     files = ModelCheckpoint(dirpath=f"{folder}/files", monitor="val_loss", save_last=True)
     trainer = pl.Trainer(
@@ -168,6 +170,7 @@ def run(folder: str, moment: str = "", strategy: str = "auto", ckpt_path: str = 
         "masks": pruner.masks,
         "ledger": pruner.ledger,
         "budget": pruner.state_dict()["budget"],
+        "ladder": Ladder(f"{folder}/tickets").entries(),
         "best": Path(files.best_model_path).name,
         "counts": killer.counts,
     }

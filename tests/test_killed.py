@@ -44,6 +44,7 @@ def assert_same_run(a: dict[str, Any], b: dict[str, Any]) -> None:
     assert_same(a["weights"], b["weights"])
     assert_same(a["budget"], b["budget"])
     assert a["best"] == b["best"]
+    assert a["ladder"] == b["ladder"] != []
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_a_cut_file_is_refused_whole_and_the_accepted_one_goes_on(
     assert run_job(tmp_path, "batch:75") == -signal.SIGKILL
     last = tmp_path / "files" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:20_000])
-    pruner = killed_job.make(killed_job.Killer(""))
+    pruner = killed_job.make(killed_job.Killer(""), str(tmp_path))
     trainer = pl.Trainer(
         callbacks=[pruner], max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False
     )
