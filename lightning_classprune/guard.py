@@ -278,7 +278,7 @@ def judgeable(tolerance: FNTolerance, support: int, baseline_fn: int, level: flo
     delta, floor = tolerance.rise(support, baseline_fn), tolerance.recall_floor
     if delta == 0:
         return "no rise of the FN rate is allowed, so only a proven improvement can pass"
-    if delta < statistics.best_certifiable(support, level):
+    if statistics.exact_p_value(0, 0, support, delta) > level:
         needed = statistics.positives_needed(baseline_fn / support, delta, level, POWER)
         return (
             f"only a clear improvement can pass with {support} positives; about {needed} are needed to prove "

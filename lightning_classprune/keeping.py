@@ -52,7 +52,16 @@ class LadderKeeper:
         self._begun = True
         ladder, accepted = Ladder(self.folder), [row for row in ledger if _stands(row)]
         rounds = [row["round"] for row in accepted]
-        self._on_first(lambda: ladder.go_on(rounds, earlier))
+
+        def clear() -> None:
+            if not ledger and (others := ladder.entries()):
+                rank_zero_warn(
+                    f"ladder: {self.folder} holds {len(others)} tickets of another run, which give way to this one's; "
+                    "give every run a folder of its own to keep them"
+                )
+            ladder.go_on(rounds, earlier)
+
+        self._on_first(clear)
         entries = ladder.entries() if self._processes.rank == 0 else []
         there = self._processes.first([entry["round"] for entry in entries])
         missing = [r for r in rounds if r not in there]

@@ -117,17 +117,6 @@ def floor_p_value(misses: int, n: int, floor: float) -> float:
     return float(special.bdtr(misses, n, 1 - floor))
 
 
-def best_certifiable(n: int, alpha: float) -> float:
-    """Smallest rise that ``n`` positives can rule out if the two networks agree on all: 1 - alpha**(1/n).
-
-    It equals ``exact_upper(0, 0, n, alpha)``; only a candidate that improves can do better. ``n >= 1`` and
-    ``alpha`` in (0, 0.5]; ValueError otherwise. Source: Clopper & Pearson (1934) with no misses.
-    """
-    _check_count("n", n, n)
-    _check_alpha(alpha)
-    return -math.expm1(math.log(alpha) / n)
-
-
 def positives_needed(fnr: float, delta: float, alpha: float = 0.05, power: float = 0.8) -> int:
     """Positives with which an unchanged candidate is accepted with probability ``power``.
 

@@ -191,10 +191,11 @@ def test_resumed_where_the_earlier_folder_is_gone_has_the_last_ticket_and_says_w
     assert_same(found["files"][name], expected["files"][name])
 
 
-def test_a_new_run_in_an_old_folder_starts_a_new_ladder(tmp_path):
+def test_a_new_run_in_an_old_folder_starts_a_new_ladder_and_says_so(tmp_path):
     fit(tiny(), pruner(ladder=str(tmp_path)))
     assert len(ladder_of(tmp_path)) == 4
-    fit(tiny(), pruner(ladder=str(tmp_path), max_rounds=1))
+    with pytest.warns(UserWarning, match="ladder: .* holds 4 tickets of another run"):
+        fit(tiny(), pruner(ladder=str(tmp_path), max_rounds=1))
     assert [e["round"] for e in contents(tmp_path)["list"]] == [0, 1]
 
 

@@ -263,13 +263,16 @@ def test_fewest_positives_for_a_floor(floor, misses, n):
         (3000, 0.001, 4),
     ],
 )
-def test_best_certifiable(n, rise, digits):
-    assert round(s.best_certifiable(n, 0.05), digits) == rise
+def test_what_an_unchanged_candidate_is_certified_for(n, rise, digits):
+    """At level 0.05 that is 1 - 0.05**(1/n)."""
+    assert round(s.exact_upper(0, 0, n, 0.05), digits) == rise
+    assert s.exact_upper(0, 0, n, 0.05) == pytest.approx(1 - 0.05 ** (1 / n), abs=1e-6)
 
 
-@pytest.mark.parametrize("n", [1, 10, 30, 59, 76, 200, 600, 3000])
-def test_best_certifiable_is_the_exact_bound_without_discordance(n):
-    assert s.exact_upper(0, 0, n, 0.05) == pytest.approx(s.best_certifiable(n, 0.05), abs=1e-6)
+def test_at_small_levels_an_unchanged_candidate_is_certified_for_less():
+    """The worst nuisance is no longer zero there, so 1 - alpha**(1/n) promises too much."""
+    assert s.exact_upper(0, 0, 135, 0.001) == pytest.approx(0.0667, abs=1e-4)
+    assert 1 - 0.001 ** (1 / 135) < 0.05
 
 
 # --- planning ---
@@ -375,7 +378,6 @@ def test_threshold_rank_keeps_its_error():
         (lambda: s.exact_upper(0, 0, 0, 0.05), "n must be"),
         (lambda: s.rate_upper(0, 0, 0.05), "n must be"),
         (lambda: s.floor_p_value(0, 0, 0.9), "n must be"),
-        (lambda: s.best_certifiable(0, 0.05), "n must be"),
         (lambda: s.threshold_rank(0, 0.05, 0.05), "n must be"),
         (lambda: s.exact_p_value(-1, 0, 5, 0.05), "newly_missed must be"),
         (lambda: s.exact_p_value(0, 6, 5, 0.05), "newly_found must be"),
