@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
@@ -20,6 +22,9 @@ from lightning_classprune.callback import ClassAwarePruningCallback
 from lightning_classprune.classifier import Classifier
 from lightning_classprune.data import SplitDataModule
 from lightning_classprune.final_test import ClassCounts
+from lightning_classprune.masks import layer_counts
+from lightning_classprune.pictures import thumbnails
+from lightning_classprune.report_app import write_report
 from lightning_classprune.run_folder import LedgerRecorder, RunFolder
 
 
@@ -51,8 +56,11 @@ def run(cfg: DictConfig) -> float:
         objective = _run(cfg, folder)
     except BaseException as error:
         folder.write_status("failed", error=f"{type(error).__name__}: {error}")
+        if folder.config_file.is_file():
+            publish(folder)
         raise
     folder.write_status("finished", objective=objective)
+    publish(folder)
     return objective
 
 
@@ -77,8 +85,12 @@ def _run(cfg: DictConfig, folder: RunFolder) -> float:
     rows = [] if pruning is None else pruning.ledger
     if trainer.is_global_zero and pruning is not None and rows:
         ledger.write_jsonl(rows, folder.ledger_file)
-        report.figure(rows).savefig(folder.path / "ledger.png")
         folder.write_guard(pruning.guard_outcomes)
+        folder.write_json("layers.json", {"layers": layer_counts(pruning.masks)})
+        with harmless("ledger.png"):
+            report.figure(rows).savefig(folder.path / "ledger.png")
+        with harmless(folder.pictures_file.name):
+            folder.write_pictures(thumbnails(data, pruning.guard_outcomes, cfg.facts.protected))
     trainer.save_checkpoint(folder.accepted)
     trainer.test(module, datamodule=data, verbose=False, weights_only=True)
     if trainer.is_global_zero:
@@ -120,6 +132,24 @@ def build_module(cfg: DictConfig) -> LightningModule:
         optimizer=instantiate(cfg.optimizer),
         **instantiate(cfg.scheduler),
     )
+
+
+@rank_zero_only
+def publish(folder: RunFolder) -> None:
+    """Write the report and say where it is."""
+    with harmless(folder.report.name):
+        Console().print(f"Report: {write_report(folder)}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def harmless(name: str) -> Iterator[None]:
+    """Turn an error of what only illustrates a run into a warning: a picture is not worth a network."""
+    try:
+        yield
+    except Exception as error:
+        rank_zero_warn(
+            f"{name} could not be written ({type(error).__name__}: {error}); the run itself is not affected"
+        )
 
 
 def tell(rows: list[dict[str, Any]], test: dict[str, Any], folder: Path) -> None:

@@ -70,7 +70,7 @@ def table(rows: Sequence[Row]) -> Table:
     result.add_column("verdict", no_wrap=True)
     final = delivered(rows)
     for row in rows:
-        head = [_round(row, rows), f"{row['sparsity']:.2%}"]
+        head = [round_label(row, rows), f"{row['sparsity']:.2%}"]
         verdict = Text(row["verdict"], style=STYLES.get(row["verdict"], ""))
         if row is final:
             verdict.append(" *")
@@ -104,7 +104,8 @@ def achievement(rows: Sequence[Row]) -> str:
     return f"{final['sparsity']:.1%} of the prunable weights are gone: {'; '.join(parts)}."
 
 
-def _round(row: Row, rows: Sequence[Row]) -> str:
+def round_label(row: Row, rows: Sequence[Row]) -> str:
+    """Return the round's number, with the attempt's behind a dot where the round was tried more than once."""
     retried = sum(other["round"] == row["round"] for other in rows) > 1
     return f"{row['round']}.{row['attempt']}" if retried else f"{row['round']}"
 
@@ -130,11 +131,11 @@ def _notes(rows: Sequence[Row], final: Row | None) -> list[str]:
     notes = (
         []
         if final is None
-        else [f"* delivered: round {_round(final, rows)}, sparsity {final['sparsity']:.2%}"]
+        else [f"* delivered: round {round_label(final, rows)}, sparsity {final['sparsity']:.2%}"]
     )
     for row in rows:
         if row["verdict"] in ("refused", "unproven") and row.get("reason"):
-            notes.append(f"Round {_round(row, rows)} {row['verdict']}: {row['reason']}")
+            notes.append(f"Round {round_label(row, rows)} {row['verdict']}: {row['reason']}")
     return notes
 
 

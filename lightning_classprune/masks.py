@@ -46,6 +46,14 @@ def sparsity(masks: Masks) -> float:
     return (total - count_kept(masks)) / total if total else 0.0
 
 
+def layer_counts(masks: Masks) -> list[dict[str, Any]]:
+    """Name, shape, kept and total weights of each parameter, in primitives."""
+    return [
+        {"name": name, "shape": list(m.shape), "kept": int(m.sum()), "total": m.numel()}
+        for name, m in masks.items()
+    ]
+
+
 @torch.no_grad()
 def apply_masks(masks: Masks, parameters: Mapping[str, Tensor]) -> None:
     """Set the pruned weights to +0.0, in place; kept weights are not touched."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_classprune import files, ledger
 from lightning_classprune.environment import environment
 from lightning_classprune.outcomes import Outcomes
+from lightning_classprune.pictures import Pixels, read_pictures, write_pictures
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,12 @@ class RunFolder:
     | `status.json` | `state` (running, finished, failed), `error`, `objective` |
     | `ledger.jsonl` | one row a judged round, rewritten at every verdict |
     | `guard.npz` | targets and decisions of the dense and the delivered network on the guard data |
+    | `layers.json` | kept and total weights of each prunable parameter, as delivered |
+    | `guard_pictures.npz` | thumbnails of guard images whose decision changed, for the report |
     | `test.json` | counts of the test split |
     | `accepted.ckpt` | the delivered network; its `state_dict` loads in the plain model |
     | `tickets/` | every accepted ticket, packed, with `ladder.json` |
+    | `report.html` | all of it on one page, which `classprune-report` builds anew |
     | `checkpoints/last.ckpt` | what a killed job goes on from |
     """
 
@@ -75,6 +81,16 @@ class RunFolder:
         return self.path / "tickets"
 
     @property
+    def report(self) -> Path:
+        """`report.html`."""
+        return self.path / "report.html"
+
+    @property
+    def pictures_file(self) -> Path:
+        """`guard_pictures.npz`."""
+        return self.path / "guard_pictures.npz"
+
+    @property
     def last_checkpoint(self) -> Path | None:
         """What an unfinished job can go on from, if there is anything."""
         last = self.path / "checkpoints" / "last.ckpt"
@@ -112,19 +128,35 @@ class RunFolder:
         """Outcomes of the `dense` and the `delivered` network on the guard data; empty before the job's end."""
         if not (self.path / "guard.npz").is_file():
             return {}
-        with np.load(self.path / "guard.npz", allow_pickle=False) as arrays:
+        with (
+            _naming(self.path / "guard.npz") as path,
+            np.load(path, allow_pickle=False) as arrays,
+        ):
             target, classes = torch.from_numpy(arrays["target"]).long(), int(arrays["num_classes"])
             return {
                 name: Outcomes(target, torch.from_numpy(arrays[name]).long(), classes)
                 for name in ("dense", "delivered")
             }
 
+    def layers(self) -> list[dict[str, Any]]:
+        """Name, shape, kept and total weights of each prunable parameter; empty before the job's end."""
+        content = self._json("layers.json")
+        return [] if content is None else list(content["layers"])
+
+    def pictures(self) -> dict[int, Pixels]:
+        """Thumbnails by guard index; none for a table."""
+        if not self.pictures_file.is_file():
+            return {}
+        with _naming(self.pictures_file) as path:
+            return read_pictures(path)
+
     def _json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
         if not path.is_file():
             return None
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
+        with _naming(path):
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return content
 
     # -- writing, which the first process does for all --
 
@@ -156,9 +188,28 @@ class RunFolder:
             )
 
     @rank_zero_only
+    def write_pictures(self, thumbnails: Mapping[int, Pixels]) -> None:
+        """Keep thumbnails for the report, instead of those of an earlier job in this folder."""
+        if thumbnails:
+            write_pictures(self.pictures_file, thumbnails)
+        else:
+            self.pictures_file.unlink(missing_ok=True)
+
+    @rank_zero_only
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one small file."""
         files.write_text(self.path / name, json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[Path]:
+    """Let an error of reading `path` name it."""
+    try:
+        yield path
+    except (ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise ValueError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); was it cut short?"
+        ) from error
 
 
 class LedgerRecorder(Callback):
