@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.colors import to_hex
 
 from lightning_classprune import pictures, report
 from lightning_classprune.inline_svg import inline_svg
@@ -24,8 +25,8 @@ MARKS = {"baseline": "■", "accepted": "●", "refused": "✖", "unproven": "�
 COLORS = {
     "#000000": "currentColor",
     "#ffffff": "var(--page)",
-    "#e5e5e5": "var(--rule)",
-    "#737373": "var(--muted)",
+    to_hex(report.GRID): "var(--rule)",
+    to_hex(report.WHISKER): "var(--muted)",
     report.ALLOWED.lower(): "var(--allowed)",
 } | {str(report.VERDICTS[name]["color"]).lower(): f"var(--{name})" for name in MARKS if name != "baseline"}
 NOTHING = "\N{EN DASH}"
@@ -85,7 +86,7 @@ def render(data: PageData) -> str:
         finished=finished,
         sentence=_sentence(data.rows, finished),
         provenance=_provenance(data),
-        final=_final(data.rows),
+        final=_final(data),
         kept={key: sum(layer[key] for layer in data.layers) for key in ("kept", "total")}
         if data.layers
         else None,
@@ -126,12 +127,21 @@ def _provenance(data: PageData) -> list[str]:
     return [*started, *data.notes]
 
 
-def _final(rows: Sequence[Row]) -> dict[str, Any] | None:
-    final, dense = delivered(rows), baseline(rows)
+def _final(data: PageData) -> dict[str, Any] | None:
+    final, dense = delivered(data.rows), baseline(data.rows)
     if final is None or dense is None:
         return None
+    false_positives = {
+        data.class_names[index]: {name: int(one.counts()[index, 1]) for name, one in data.guard.items()}
+        for index in data.protected
+    }
     classes = [
-        {"name": name, **counts, "dense": dense["classes"].get(name, {}).get("fn")}
+        {
+            "name": name,
+            **counts,
+            "dense": dense["classes"].get(name, {}).get("fn"),
+            "fp": false_positives.get(name),
+        }
         for name, counts in final["classes"].items()
     ]
     return {"sparsity": final["sparsity"], "pruned": final is not dense, "classes": classes}
@@ -183,8 +193,14 @@ def _figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
             if row["classes"]
         ]
         alt = f"False negatives and recall of {name} against the share of weights kept. {'; '.join(said)}."
-        svg = inline_svg(report.figure(own), f"figure{number}", COLORS)
-        result.append({"name": name, "alt": alt, "svg": svg})
+        drawn = report.figure(own)
+        drawn.set_size_inches(4.9, 6.2)  # a telephone's width at a legible type size
+        drawn.suptitle("")  # the page says it, and explains the markers
+        drawn.legends[0].remove()
+        drawn.axes[0].set_title("")
+        svg = inline_svg(drawn, f"figure{number}", COLORS)
+        support = next(row["classes"][name]["support"] for row in own if row["classes"])
+        result.append({"name": name, "support": support, "alt": alt, "svg": svg})
     return result
 
 
@@ -248,11 +264,8 @@ def _changes(data: PageData) -> list[dict[str, Any]]:
     result = []
     for index in data.protected:
         name = data.class_names[index]
-        for kind, verdict, samples in zip(
-            ("newly missed", "newly found"),
-            ("refused", "accepted"),
-            pictures.changed(dense, now, index),
-            strict=True,
+        for kind, samples in zip(
+            ("newly missed", "newly found"), pictures.changed(dense, now, index), strict=True
         ):
             seen = [s for s in samples if s in data.pictures][: pictures.shown_each(len(data.protected))]
             shown = [_picture(data, s, index, newly_missed=kind == "newly missed") for s in seen]
@@ -261,7 +274,6 @@ def _changes(data: PageData) -> list[dict[str, Any]]:
                 {
                     "name": name,
                     "kind": kind,
-                    "verdict": verdict,
                     "total": len(samples),
                     "pictures": shown,
                     "rest": rest,

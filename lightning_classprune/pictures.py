@@ -49,23 +49,18 @@ def thumbnails(
     each = shown_each(len(protected))
     wanted = sorted({sample for both in kinds for samples in both for sample in samples[:each]})
     dataset: Any = data.splits.parts["guard"]
-    return {sample: pixels(dataset[sample][0], data.splits.scaling) for sample in wanted}
+    return {sample: pixels(dataset[sample][0], data.normalization) for sample in wanted}
 
 
-def pixels(x: Tensor, scaling: tuple[Tensor, Tensor] | None) -> Pixels:
+def pixels(x: Tensor, normalization: tuple[Tensor, Tensor]) -> Pixels:
     """Return one sample `(C, H, W)` as a picture of at most `EDGE` pixels a side, grey unless C is 3.
 
     Args:
         x: As the network gets it.
-        scaling: Mean and standard deviation, on the 0..1 scale, that it was normalised with; None: the sample's own
-            range is stretched to black and white.
+        normalization: Mean and standard deviation, on the 0..1 scale, that it was normalised by.
     """
-    x = x.detach().float().cpu()
-    if scaling is None:
-        low, high = x.aminmax()
-        x = (x - low) / (high - low).clamp(min=1e-12)
-    else:
-        x = x * scaling[1] + scaling[0]
+    mean, std = normalization
+    x = x.detach().float().cpu() * std + mean
     if len(x) not in (1, 3):
         x = x.mean(0, keepdim=True)
     height, width = x.shape[1:]

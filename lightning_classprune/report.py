@@ -21,6 +21,7 @@ VERDICTS: dict[str, dict[str, Any]] = {
     "unproven": {"color": "#E69F00", "marker": "^", "label": "unproven"},
 }
 ALLOWED = "#009E73"
+GRID, WHISKER = "0.9", "0.45"
 
 
 def figure(rows: Sequence[Row]) -> Figure:
@@ -63,7 +64,7 @@ def figure(rows: Sequence[Row]) -> Figure:
 def _misses(axes: Axes, rows: Sequence[Row], name: str) -> None:
     dense = baseline(rows)
     support = rows[0]["classes"][name]["support"]
-    axes.set_title(f"{name} ({support} guard cases)")
+    axes.set_title(f"{name} ({support} guard cases)", parse_math=False)
     axes.set_ylabel("false negatives")
     _points(axes, rows, name, "fn")
     if dense is None or name not in dense["classes"]:
@@ -114,7 +115,7 @@ def _points(axes: Axes, rows: Sequence[Row], name: str, key: str) -> None:
         axes.scatter(
             x, y, s=190, facecolors="none", edgecolors="black", linewidths=1.4, zorder=5, label="delivered"
         )
-    axes.grid(axis="y", color="0.9", linewidth=0.6)
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -128,7 +129,7 @@ def _whisker(axes: Axes, row: Row, start: float, end: float) -> None:
     axes.plot(
         [1 - row["sparsity"]] * 2,
         [start, end],
-        color="0.45",
+        color=WHISKER,
         linewidth=1,
         marker="_",
         markersize=9,

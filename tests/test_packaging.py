@@ -80,6 +80,7 @@ def test_wheel_holds_the_configuration_inside_the_package(wheel: Path) -> None:
     shipped = {name.removeprefix("lightning_classprune/") for name in names if name.endswith(".yaml")}
     assert shipped == {file.relative_to(ROOT).as_posix() for file in (ROOT / "conf").rglob("*.yaml")}
     assert "lightning_classprune/py.typed" in names
+    assert {f"lightning_classprune/templates/report.{end}" for end in ("html.j2", "css")} < set(names)
     assert not [name for name in names if "_hydra/" in name or "__pycache__" in name]
     entry = next(name for name in names if name.endswith("entry_points.txt"))
     assert b"classprune = lightning_classprune.app:main" in zipfile.ZipFile(wheel).read(entry)

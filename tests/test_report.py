@@ -96,6 +96,12 @@ def test_a_column_per_class() -> None:
     assert len(report.figure(rows).axes) == 4
 
 
+def test_a_class_name_is_no_formula() -> None:
+    name = r"cost $\nothing$"
+    rows = [{**r, "classes": {name: r["classes"]["defective"]}} for r in ROWS]
+    FigureCanvasAgg(report.figure(rows)).draw()
+
+
 def test_an_empty_ledger_is_an_error() -> None:
     with pytest.raises(ValueError, match="rows is empty"):
         report.figure([])
