@@ -252,7 +252,7 @@ def test_killed_job_goes_on_from_its_last_checkpoint(short_job: tuple[Path, floa
     finally:
         process.kill()
         process.wait()
-    assert not (tmp_path / "out" / "ledger.jsonl").exists()
+    assert not (tmp_path / "out" / "test.json").exists()
     done = command(*SHORT, "ckpt_path=out/checkpoints/last.ckpt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl")
