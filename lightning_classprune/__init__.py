@@ -2,6 +2,7 @@
 
 from lightning_classprune.callback import ClassAwarePruningCallback
 from lightning_classprune.guard import FNTolerance
+from lightning_classprune.live import LiveView
 from lightning_classprune.loading import load_ticket
 from lightning_classprune.losses import ClassBalancedCrossEntropy, ClassDependentLoss, PairwiseRankingLoss
 from lightning_classprune.thresholds import certify_threshold
@@ -12,6 +13,7 @@ __all__ = [
     "ClassBalancedCrossEntropy",
     "ClassDependentLoss",
     "FNTolerance",
+    "LiveView",
     "PairwiseRankingLoss",
     "certify_threshold",
     "load_ticket",

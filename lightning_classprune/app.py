@@ -13,6 +13,7 @@ from typing import Any
 import hydra
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ProgressBar
 from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
@@ -39,6 +40,7 @@ def conf_dir() -> Path:
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def main(cfg: DictConfig) -> float:
     """Run the job that the command line describes; returns what sweepers maximise."""
+    logging.captureWarnings(True)  # so that the log file has them too
     return run(cfg)
 
 
@@ -76,6 +78,8 @@ def _run(cfg: DictConfig, folder: RunFolder) -> float:
     callbacks: list[Callback] = [
         instantiate(entry) for entry in cfg.callbacks.values() if entry and "_target_" in entry
     ]
+    if not cfg.trainer.enable_progress_bar:
+        callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]  # Lightning refuses one then
     pruning = next((c for c in callbacks if isinstance(c, ClassAwarePruningCallback)), None)
     if pruning is not None:
         callbacks.append(LedgerRecorder(folder, pruning))
@@ -91,7 +95,7 @@ def _run(cfg: DictConfig, folder: RunFolder) -> float:
             report.figure(rows).savefig(folder.path / "ledger.png")
         with harmless(folder.pictures_file.name):
             folder.write_pictures(thumbnails(data, pruning.guard_outcomes, cfg.facts.protected))
-    trainer.save_checkpoint(folder.accepted)
+    trainer.save_checkpoint(folder.accepted, weights_only=False)
     trainer.test(module, datamodule=data, verbose=False, weights_only=True)
     if trainer.is_global_zero:
         folder.write_json("test.json", counts.results)

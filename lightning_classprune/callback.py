@@ -13,18 +13,22 @@ from torch import Tensor
 
 from lightning_classprune.compatibility import check_trainer
 from lightning_classprune.criteria import CriterionName
+from lightning_classprune.frames import ledger_frame
 from lightning_classprune.gate import insert_gates
 from lightning_classprune.guard import FNTolerance
 from lightning_classprune.guard_data import Predict, default_predict
 from lightning_classprune.mailbox import Mailbox
 from lightning_classprune.masks import Masks, pack, sparsity, unpack
-from lightning_classprune.monitor import ValidationMonitor
+from lightning_classprune.monitor import RECALL, ValidationMonitor, recalls
 from lightning_classprune.outcomes import Outcomes
 from lightning_classprune.prunable import Prunable
 from lightning_classprune.run import PruningRun
 from lightning_classprune.settings import Settings
+from lightning_classprune.status import Status
 
 if TYPE_CHECKING:
+    import pandas
+
     _BASES = (lightning_pytorch.Callback,)
     _Callback = lightning_pytorch.Callback
 else:
@@ -134,6 +138,7 @@ class ClassAwarePruningCallback(_Callback):
         self._ledger: list[dict[str, Any]] = []
         self._state: dict[str, Any] = {}
         self._mailbox = Mailbox()
+        self._recall: dict[str, float] = {}
 
     # -- results --
 
@@ -168,6 +173,19 @@ class ClassAwarePruningCallback(_Callback):
     def round_epoch(self) -> int:
         """Epoch within the present round; `trainer.current_epoch` counts over all rounds."""
         return self._run.round_epoch if self._run is not None else 0
+
+    def status(self) -> Status | None:
+        """Where the run stands, for a person who watches; None outside of training."""
+        run = self._run
+        return run.status(self._recall) if run is not None and run.prepared else None
+
+    def ledger_frame(self) -> pandas.DataFrame:
+        """The ledger as a pandas frame, one row per round and protected class (see `frames.ledger_frame`).
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed; the message says how to get it.
+        """
+        return ledger_frame(self.ledger)
 
     # -- events of a fit --
 
@@ -211,11 +229,15 @@ class ClassAwarePruningCallback(_Callback):
         """Everything is restored: check the guard data and begin, or go on."""
         assert self._run is not None
         self._run.start()
+        known = {} if self._run.pending else trainer.callback_metrics
+        self._recall = recalls({name: float(value) for name, value in known.items()})
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Set up the next round if a verdict was given."""
         assert self._run is not None
         self._run.start_of_epoch()
+        if self._run.round_epoch == 0:
+            self._recall = {}  # that of the round before
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """A rewind point may be inside an epoch."""
@@ -278,8 +300,12 @@ class ClassAwarePruningCallback(_Callback):
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log recall, FN and support of the protected classes."""
-        if self._run is not None and not trainer.sanity_checking:
-            pl_module.log_dict(self._monitor.metrics(trainer), sync_dist=trainer.world_size > 1)
+        if self._run is None or trainer.sanity_checking:
+            return
+        metrics = self._monitor.metrics(trainer)
+        self._recall = recalls(metrics)
+        for name, value in metrics.items():
+            pl_module.log(name, value, prog_bar=name.startswith(RECALL), sync_dist=trainer.world_size > 1)
 
     # -- saving --
 

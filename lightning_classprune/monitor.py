@@ -16,6 +16,13 @@ from lightning_classprune.guard_data import Predict
 from lightning_classprune.outcomes import NaNScoresError, Outcomes, decide, scores_and_target
 from lightning_classprune.randomness import untouched_randomness
 
+RECALL = "classprune/recall/"  # + class name
+
+
+def recalls(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Recall by class, from all that is logged."""
+    return {name.removeprefix(RECALL): value for name, value in metrics.items() if name.startswith(RECALL)}
+
 
 class ValidationMonitor:
     """Counts over the validation batches of one pass."""
@@ -70,12 +77,16 @@ class ValidationMonitor:
         logged: dict[str, float] = {}
         for name, index in self._protected.items():
             if diverged:
-                logged |= {f"classprune/{what}/{name}": nan for what in ("fn", "support", "recall")}
+                logged |= {
+                    f"classprune/fn/{name}": nan,
+                    f"classprune/support/{name}": nan,
+                    RECALL + name: nan,
+                }
                 continue
             found, *_, missed, support = counts[index].tolist()
             logged |= {f"classprune/fn/{name}": float(missed), f"classprune/support/{name}": float(support)}
             if support:
-                logged[f"classprune/recall/{name}"] = found / support
+                logged[RECALL + name] = found / support
         return logged
 
     def _give_up(self, error: Exception) -> None:

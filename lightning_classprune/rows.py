@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_classprune.guard import Evidence, Verdict
+from lightning_classprune.guard import ErrorBudget, Evidence, Verdict
 from lightning_classprune.outcomes import Outcomes, evidence
 
 Row = dict[str, Any]
+
+_LOGGED = {
+    "fn": "guard_fn",
+    "recall": "guard_recall",
+    "upper_bound": "guard_bound",
+    "newly_missed": "newly_missed",
+    "newly_found": "newly_found",
+}
 
 
 def baseline_row(
@@ -53,15 +61,22 @@ def verdict_row(
     return _row(common, verdict.outcome, verdict.reason, classes, level)
 
 
-def round_metrics(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row for a logger."""
+def round_metrics(row: Mapping[str, Any], budget: ErrorBudget) -> dict[str, float]:
+    """The numbers of a row for a logger, and what its test left of the error budget.
+
+    `classprune/level_left` is the level of the next test, 0 where none is allowed; absent under the point rule.
+    """
+    left = 0 if budget.exhausted else budget.max_tests - budget.tests
     metrics = {
         "classprune/round": float(row["round"]),
         "classprune/sparsity": float(row["sparsity"]),
         "classprune/accepted": float(row["verdict"] in ("baseline", "accepted")),
+        "classprune/tests_left": float(left),
     }
+    if budget.alpha is not None:
+        metrics["classprune/level_left"] = (budget.level() or 0.0) if left else 0.0
     for name, counts in row["classes"].items():
-        for key, label in (("fn", "guard_fn"), ("recall", "guard_recall"), ("upper_bound", "guard_bound")):
+        for key, label in _LOGGED.items():
             if counts[key] is not None:
                 metrics[f"classprune/{label}/{name}"] = float(counts[key])
     return metrics

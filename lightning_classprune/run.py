@@ -19,6 +19,7 @@ from lightning_classprune.enforcement import Enforcement
 from lightning_classprune.guard import ErrorBudget, Verdict
 from lightning_classprune.guard_data import Predict
 from lightning_classprune.horizon import Horizon, Limits, epochs_done, remaining_after
+from lightning_classprune.images import log_figure
 from lightning_classprune.judge import Judge
 from lightning_classprune.keeping import LadderKeeper
 from lightning_classprune.masks import Masks, apply_masks, count_kept, local, pack, sparsity, unpack
@@ -70,6 +71,7 @@ from lightning_classprune.rows import baseline_row, round_metrics, verdict_row
 from lightning_classprune.selection import shrink_masks
 from lightning_classprune.settings import Settings
 from lightning_classprune.sharding import reshard
+from lightning_classprune.status import Status, status
 from lightning_classprune.tickets import (
     RewindPoint,
     Ticket,
@@ -315,7 +317,7 @@ class PruningRun:
             "attempt": self.state.attempt,
             "sparsity": sparsity(self.masks),
             "epochs": epochs_done(self.trainer) - self.horizon.start_epoch,
-            "seconds": round(self.seconds_before + time.monotonic() - self.round_started, 3),
+            "seconds": round(self._seconds(), 3),
             "seed": self.seed,
         }
         protected = {self.settings.class_names[i]: i for i in self.settings.protect}
@@ -332,7 +334,8 @@ class PruningRun:
             # The step at which Lightning logs the end of this epoch: some loggers drop what goes back.
             step = max(self.trainer.fit_loop.epoch_loop._batches_that_stepped - 1, 0)
             for logger in self.trainer.loggers:
-                logger.log_metrics(round_metrics(row), step=step)
+                logger.log_metrics(round_metrics(row, self.judge.budget), step=step)
+            log_figure(self.trainer.loggers, self.ledger, step)
 
     def _extend_or_end(self) -> None:
         loop = self.trainer.fit_loop
@@ -531,6 +534,32 @@ class PruningRun:
         loop = self.trainer.fit_loop
         return self.trainer.current_epoch > 0 and not loop.is_resuming and not loop.epoch_loop.restarting
 
+    def status(self, recall: Mapping[str, float]) -> Status:
+        """Where the run stands.
+
+        Args:
+            recall: Of the protected classes in the round's last validation, by name.
+        """
+        progress, batches = self.trainer.fit_loop.epoch_progress.current, self.trainer.num_training_batches
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        inside = progress.ready > progress.processed and batches
+        return status(
+            plan=self.plan,
+            state=self.state,
+            horizon=self.horizon,
+            epochs=progress.processed,
+            steps=self.trainer.global_step,
+            share=done / batches if inside else 0.0,
+            budget=self.judge.budget,
+            tolerances={self.settings.class_names[i]: t for i, t in self.settings.protect.items()},
+            recall=recall,
+            rows=self.ledger,
+            seconds=0.0 if self.pending else self._seconds(),
+        )
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.round_started
+
     # -- saving --
 
     def state_dict(self) -> dict[str, Any]:
@@ -545,7 +574,7 @@ class PruningRun:
             "pending": self.pending,
             "sealed": self.sealed,
             "seed": self.seed,
-            "seconds": self.seconds_before + time.monotonic() - self.round_started,
+            "seconds": self._seconds(),
             "masks": {name: pack(mask) for name, mask in self.masks.items()},
             "ledger": [dict(row) for row in self.ledger],
             "accepted": pack_ticket(

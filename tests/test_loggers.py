@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from jobs import QUIET, Classifier, Job, L, fit, train_data, val_data
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from processes import run_job
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROUND = {
@@ -18,8 +19,12 @@ ROUND = {
     "classprune/accepted",
     "classprune/guard_fn/1",
     "classprune/guard_recall/1",
+    "classprune/newly_missed/1",
+    "classprune/newly_found/1",
+    "classprune/tests_left",
 }
 BOUND = "classprune/guard_bound/1"
+LEVEL = "classprune/level_left"
 VALIDATION = {"classprune/recall/1", "classprune/fn/1", "classprune/support/1"}
 
 Points = dict[str, list[tuple[int, float]]]
@@ -69,14 +74,18 @@ def pruned(kind: str, folder: Path, **kwargs: Any) -> tuple[Job, Points]:
 def test_every_round_is_logged(kind: str, tmp_path: Path) -> None:
     job, points = pruned(kind, tmp_path, refuse=(2,), settings={"confidence": 0.95})
     assert job.verdicts == ["baseline", "accepted", "refused"]
-    assert points.keys() >= ROUND | {BOUND}
+    assert points.keys() >= ROUND | {BOUND, LEVEL}
     ledger = job.pruning.ledger
     steps = [step for step, _ in points["classprune/round"]]
     assert steps == [7, 15, 23]  # the last step of each round, as Lightning logs the end of an epoch
     assert [v for _, v in points["classprune/round"]] == [0, 1, 2]
     assert [v for _, v in points["classprune/sparsity"]] == [0, 0.5, 0.75]
     assert [v for _, v in points["classprune/accepted"]] == [1, 1, 0]
-    for name, key in (("guard_fn", "fn"), ("guard_recall", "recall")):
+    # Two tests at most, and none after the first refusal.
+    assert [v for _, v in points["classprune/tests_left"]] == [2, 1, 0]
+    assert [v for _, v in points[LEVEL]] == pytest.approx([0.05, 0.05, 0])
+    counts = {"newly_missed": "newly_missed", "newly_found": "newly_found"}
+    for name, key in ({"guard_fn": "fn", "guard_recall": "recall"} | counts).items():
         logged = [v for _, v in points[f"classprune/{name}/1"]]
         assert logged == pytest.approx([row["classes"]["1"][key] for row in ledger], rel=1e-6)
     bounds = [row["classes"]["1"]["upper_bound"] for row in ledger[1:]]
@@ -156,6 +165,69 @@ def test_class_names_name_the_metrics(tmp_path: Path) -> None:
     _, points = pruned("csv", tmp_path, settings=settings)
     for name in ("cracked", "sound"):
         assert {f"classprune/recall/{name}", f"classprune/guard_fn/{name}"} <= points.keys()
+
+
+def test_retries_are_logged_as_they_are_spent(tmp_path: Path) -> None:
+    settings = {"confidence": 0.95, "on_refusal": "retry", "retries": 1}
+    job, points = pruned("csv", tmp_path, refuse=(1,), settings=settings)
+    assert job.verdicts[:3] == ["baseline", "refused", "accepted"]
+    left = [v for _, v in points["classprune/tests_left"]]
+    most = left[0]
+    # The run reaches its target: the tests that are left are not needed.
+    assert left == [most - i for i in range(len(left))]
+    # alpha / 2 before the refusal, alpha / 2 / C(most, 1) after it.
+    rest = 0.025 / most
+    assert [v for _, v in points[LEVEL]] == pytest.approx([0.025] + [rest] * (len(left) - 1), rel=1e-4)
+
+
+def test_the_point_rule_has_no_level(tmp_path: Path) -> None:
+    _, points = pruned("csv", tmp_path)
+    assert LEVEL not in points
+    assert [v for _, v in points["classprune/tests_left"]] == [2, 1, 0]
+
+
+class Pictures(CSVLogger):
+    """A logger that takes pictures as WandbLogger does."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.got: list[tuple[str, Any, int | None]] = []
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        self.got += [(key, image, step) for image in images]
+
+
+def test_tensorboard_gets_the_ledgers_picture_after_each_round(tmp_path: Path) -> None:
+    pruned("tensorboard", tmp_path, refuse=(2,))
+    (path,) = tmp_path.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(path.parent), size_guidance={"images": 0})
+    events.Reload()
+    assert events.Tags()["images"] == ["classprune/ledger"]
+    pictures = events.Images("classprune/ledger")
+    assert [p.step for p in pictures] == [7, 15, 23]
+    assert all(p.encoded_image_string.startswith(b"\x89PNG") and p.width > 500 for p in pictures)
+
+
+def test_a_logger_with_log_image_gets_it_too(tmp_path: Path) -> None:
+    logger = Pictures(tmp_path)
+    fit(Noted(), logger=[CSVLogger(tmp_path / "plain"), logger])
+    assert [(key, step) for key, _, step in logger.got] == [("classprune/ledger", s) for s in (7, 15, 23)]
+    for _, image, _ in logger.got:
+        red, *_ = image.getextrema()
+        assert (image.mode, red) == ("RGB", (0, 255))  # something is drawn, in black on white
+
+
+def test_pictures_leave_no_figure_behind_and_do_not_load_pyplot(tmp_path: Path) -> None:
+    code = (
+        "import sys; from jobs import fit; from test_loggers import Pictures; from pathlib import Path\n"
+        "from lightning.pytorch.loggers import TensorBoardLogger\n"
+        "folder = Path(sys.argv[1]); before = 'matplotlib.pyplot' in sys.modules\n"
+        "fit(logger=[Pictures(folder / 'a'), TensorBoardLogger(folder / 'b')])\n"
+        "print(before, 'matplotlib.pyplot' in sys.modules)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    assert "False False" in run_job(str(script), str(tmp_path))
 
 
 def test_several_loggers_all_get_it(tmp_path: Path) -> None:

@@ -1,0 +1,201 @@
+"""The live view: a progress bar that says how the run stands, on a terminal and nowhere else."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch.callbacks as lightning_callbacks
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lightning_classprune.callback import ClassAwarePruningCallback
+from lightning_classprune.status import line
+
+if TYPE_CHECKING:
+    _ProgressBar = lightning_callbacks.ProgressBar
+else:
+    # A Trainer of `pytorch_lightning` takes a progress bar of its own class only for one.
+    try:
+        import pytorch_lightning.callbacks
+
+        class _ProgressBar(lightning_callbacks.ProgressBar, pytorch_lightning.callbacks.ProgressBar):
+            pass
+
+    except ImportError:
+        _ProgressBar = lightning_callbacks.ProgressBar
+
+_SECONDS_BETWEEN = 0.1
+
+
+class LiveView(_ProgressBar):
+    """Takes the place of Lightning's progress bar; above the batches one line says how the pruning stands.
+
+    Writes to standard error, and only where that is a terminal and only in the first process: elsewhere the message
+    that ends each round is all there is. Leaves nothing behind. Messages and prints of others appear above it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._live: Live | None = None
+        self._moved: list[tuple[logging.StreamHandler[Any], Any]] = []
+        self._drawn = -math.inf
+
+    # -- what Lightning asks of a progress bar --
+
+    def disable(self) -> None:
+        """Show nothing from now on."""
+        self._enabled = False
+        self._stop()
+
+    def enable(self) -> None:
+        """Show again."""
+        self._enabled = True
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print above the view."""
+        print(*args, **kwargs)
+
+    # -- events --
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin."""
+        self._start()
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A training batch is done."""
+        self._show("train", batch_idx + 1, self.total_train_batches)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin, where validation is all that is done."""
+        if not trainer.sanity_checking:
+            self._start()
+
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, *args: Any, **kwargs: Any) -> None:
+        """A validation batch is done."""
+        self._show_evaluation("validation", trainer.num_val_batches, *args, **kwargs)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """There is a new recall."""
+        if trainer.state.fn == "validate":
+            self._stop()
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin."""
+        self._start()
+
+    def on_test_batch_end(self, trainer: Any, pl_module: Any, *args: Any, **kwargs: Any) -> None:
+        """A test batch is done."""
+        self._show_evaluation("test", trainer.num_test_batches, *args, **kwargs)
+
+    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin."""
+        self._start()
+
+    def on_predict_batch_end(self, trainer: Any, pl_module: Any, *args: Any, **kwargs: Any) -> None:
+        """A batch is predicted."""
+        self._show_evaluation("predict", trainer.num_predict_batches, *args, **kwargs)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Leave the terminal as it was."""
+        self._stop()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave the terminal to the traceback."""
+        self._stop()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leave the terminal as it was."""
+        self._stop()
+
+    # -- the terminal --
+
+    def _start(self) -> None:
+        if not self._enabled or self._live is not None or not sys.stderr.isatty():
+            return
+        console = Console(stderr=True, force_jupyter=False)
+        if not console.is_terminal or console.is_dumb_terminal:
+            return
+        before = (sys.stdout, sys.stderr)
+        # Drawn between batches, by the process that trains: no thread, so nothing is read while it changes.
+        self._live = Live(
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=True,
+        )
+        self._live.start()
+        # Log handlers hold on to the stream that they were made with; left so, they would write into the view.
+        for old, new in zip(before, (sys.stdout, sys.stderr), strict=True):
+            for handler in _stream_handlers():
+                if handler.stream is old and new is not old:
+                    self._moved.append((handler, handler.setStream(new)))
+
+    def _stop(self) -> None:
+        if self._live is None:
+            return
+        live, self._live = self._live, None
+        for handler, stream in self._moved:
+            handler.setStream(stream)
+        self._moved = []
+        live.update(Text(), refresh=True)
+        live.stop()
+
+    def _show_evaluation(
+        self,
+        what: str,
+        batches: list[int | float],
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not self.trainer.sanity_checking:
+            self._show(what, batch_idx + 1, batches[dataloader_idx])
+
+    def _show(self, what: str, done: int, total: int | float) -> None:
+        now = time.monotonic()
+        if self._live is not None and now - self._drawn >= _SECONDS_BETWEEN:
+            self._drawn = now
+            self._live.update(self._picture(what, done, total), refresh=True)
+
+    def _picture(self, what: str, done: int, total: int | float) -> RenderableType:
+        rows: list[RenderableType] = []
+        trainer: Any = self.trainer
+        pruning = next((c for c in trainer.callbacks if isinstance(c, ClassAwarePruningCallback)), None)
+        if pruning is not None and (status := pruning.status()) is not None:
+            rows.append(line(status))
+        known = math.isfinite(total)
+        batches = Table.grid(padding=(0, 1))
+        batches.add_row(
+            Text(f"{what} {done}/{total if known else '-'}"),
+            ProgressBar(total=max(total, 1) if known else None, completed=done, width=30),
+            Text(self._metrics(), style="italic"),
+        )
+        return Group(*rows, batches)
+
+    def _metrics(self) -> str:
+        shown = self.get_metrics(self.trainer, self.trainer.lightning_module)
+        return "  ".join(
+            f"{name} {value if isinstance(value, str) else format(float(value), '.4g')}"  # type: ignore[arg-type]
+            for name, value in shown.items()
+            if not name.startswith("classprune/")  # in the line already
+        )
+
+
+def _stream_handlers() -> Iterator[logging.StreamHandler[Any]]:
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    for logger in loggers:
+        if isinstance(logger, logging.Logger):
+            yield from (h for h in logger.handlers if isinstance(h, logging.StreamHandler))
