@@ -31,15 +31,9 @@ def log_figure(loggers: Sequence[Any], rows: Sequence[Row], step: int) -> None:
     ]
     if not by_image and not by_experiment:
         return
-    image = _rendered(rows)
+    image = Image.open(BytesIO(report.figure(rows)._repr_png_())).convert("RGB")
     for logger in by_image:
         logger.log_image(key=KEY, images=[image], step=step)
     for logger in by_experiment:
-        # Not `add_figure`: it imports pyplot, which chooses a backend for the whole process.
+        # Not `add_figure`: that would draw it again, and through pyplot.
         logger.experiment.add_image(KEY, np.asarray(image), step, dataformats="HWC")
-
-
-def _rendered(rows: Sequence[Row]) -> Image.Image:
-    with BytesIO() as file:
-        report.figure(rows).savefig(file, format="png")
-        return Image.open(BytesIO(file.getvalue())).convert("RGB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from io import BytesIO
 from typing import Any
 
 from matplotlib.artist import Artist
@@ -30,7 +31,7 @@ def figure(rows: Sequence[Row]) -> Figure:
     The x axis is the density (share of the prunable weights kept, 0..1) on a log scale, dense on the left. The
     shaded band ends at the tolerance; a whisker reaches to the worst value that the data do not exclude, so a round
     is accepted where its whisker ends inside the band. Touches no pyplot state: save it with
-    `figure(rows).savefig(path)`.
+    `figure(rows).savefig(path)`; a notebook shows it as the value of a cell.
 
     Raises:
         ValueError: `rows` is empty.
@@ -41,7 +42,7 @@ def figure(rows: Sequence[Row]) -> Figure:
         )
     names = list(dict.fromkeys(name for row in rows for name in row["classes"]))
     size = (1 + 6.2 * max(len(names), 1), 6.4)
-    result = Figure(figsize=size, dpi=120, layout="constrained")
+    result = _Shown(figsize=size, dpi=120, layout="constrained")
     grid = result.subplots(2, max(len(names), 1), sharex=True, squeeze=False)
     for (upper, lower), name in zip(grid.T, names, strict=False):
         judged = [row for row in rows if name in row["classes"]]
@@ -59,6 +60,15 @@ def figure(rows: Sequence[Row]) -> Figure:
             f"Delivered: round {final['round']}, {final['sparsity']:.2%} of the prunable weights removed"
         )
     return result
+
+
+class _Shown(Figure):
+    """A figure that a notebook shows as the value of a cell: Figure itself counts on pyplot for that."""
+
+    def _repr_png_(self) -> bytes:
+        with BytesIO() as file:
+            self.savefig(file, format="png")
+            return file.getvalue()
 
 
 def _misses(axes: Axes, rows: Sequence[Row], name: str) -> None:

@@ -111,3 +111,11 @@ def test_leaves_global_settings_alone() -> None:
     before = dict(matplotlib.rcParams)
     report.figure(ROWS)
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_notebook_shows_the_figure_as_the_value_of_a_cell() -> None:
+    figure = report.figure(ROWS)
+    assert figure._repr_png_().startswith(b"\x89PNG")  # what IPython asks an object for
+    formatters = pytest.importorskip("IPython.core.formatters")
+    data, _ = formatters.DisplayFormatter().format(figure)
+    assert data["image/png"].startswith(b"\x89PNG")
