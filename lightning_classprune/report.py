@@ -25,7 +25,7 @@ ALLOWED = "#009E73"
 GRID, WHISKER = "0.9", "0.45"
 
 
-def figure(rows: Sequence[Row]) -> Figure:
+def figure(rows: Sequence[Row]) -> LedgerFigure:
     """Draw the ledger, one column of axes per protected class: false negatives above, recall below.
 
     The x axis is the density (share of the prunable weights kept, 0..1) on a log scale, dense on the left. The
@@ -42,7 +42,7 @@ def figure(rows: Sequence[Row]) -> Figure:
         )
     names = list(dict.fromkeys(name for row in rows for name in row["classes"]))
     size = (1 + 6.2 * max(len(names), 1), 6.4)
-    result = _Shown(figsize=size, dpi=120, layout="constrained")
+    result = LedgerFigure(figsize=size, dpi=120, layout="constrained")
     grid = result.subplots(2, max(len(names), 1), sharex=True, squeeze=False)
     for (upper, lower), name in zip(grid.T, names, strict=False):
         judged = [row for row in rows if name in row["classes"]]
@@ -62,7 +62,7 @@ def figure(rows: Sequence[Row]) -> Figure:
     return result
 
 
-class _Shown(Figure):
+class LedgerFigure(Figure):
     """A figure that a notebook shows as the value of a cell: Figure itself counts on pyplot for that."""
 
     def _repr_png_(self) -> bytes:

@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from lightning_classprune import ClassAwarePruningCallback, app, ledger
+from lightning_classprune import ClassAwarePruningCallback, LiveView, app, ledger
 from lightning_classprune.data_small import BreastCancerData
 from lightning_classprune.ladder import Ladder
 from lightning_classprune.ticket_file import read_ticket
@@ -289,3 +289,30 @@ def test_default_job_on_solar_cells_starts_and_judges(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl")
     assert [row["classes"]["defective"]["support"] for row in rows] == [205, 205]
+
+
+# --- what a job says ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_log_file_has_the_messages_and_the_warnings_and_the_screen_has_them_once(tmp_path: Path) -> None:
+    done = command(*SHORT, "protect.malignant=0.01", "trainer.enable_progress_bar=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    log = (tmp_path / "out" / "classprune.log").read_text()
+    for said in ("round 0: sparsity 0.00%, baseline", "pruning ends: ", "only a clear improvement can pass"):
+        assert log.count(said) == 1
+        assert done.stderr.count(said) == 1
+        assert said not in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr  # the live view is for terminals
+    assert list((tmp_path / "out").glob("*.log")) == [tmp_path / "out" / "classprune.log"]
+
+
+@pytest.mark.parametrize("shown", ["true", "false"])
+def test_the_live_view_goes_with_the_trainers_bar(
+    shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainers: list[Any] = []
+    monkeypatch.setattr(LiveView, "setup", lambda self, trainer, **_: trainers.append(trainer))
+    arguments = [*SHORT, "trainer.max_epochs=1", "callbacks.classprune.max_rounds=1"]
+    app.run(config(tmp_path, *arguments, f"trainer.enable_progress_bar={shown}"))
+    assert bool(trainers) == (shown == "true")
