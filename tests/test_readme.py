@@ -1,100 +1,113 @@
-"""The README's snippets run, and its figures are those that the code gives."""
+"""Every snippet of the README runs, and its figures are those that the code gives."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
-import shlex
+import sys
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
 from hydra import compose, initialize_config_dir
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from snippets import CHEAP, ROOT, TINY, Block, Section, check_install, commands, run_section, sections
 
-ROOT = Path(__file__).parent.parent
+from lightning_classprune import ClassAwarePruningCallback, app
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SNIPPETS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-PYTHON = [code for language, code in SNIPPETS if language == "python"]
-CONFIG_LINES = [
-    line.split("#")[0].strip()
-    for language, code in SNIPPETS
-    if language == "bash"
-    for line in code.splitlines()
-    if line.startswith("classprune ")
-]
+SECTIONS = sections(README)
 
 
-@pytest.fixture
-def names(tmp_path: Path) -> dict[str, object]:
-    """What a reader has before the first snippet: a model, loaders, torch."""
-    import lightning.pytorch as pl
-
-    class Net(pl.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.net(x)
-
-        def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
-            return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-        def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> None:
-            self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    torch.manual_seed(0)
-    x = torch.randn(64, 4)
-    loader = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=32)
-
-    def quiet_trainer(**arguments: object) -> pl.Trainer:
-        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-        return pl.Trainer(**arguments, **quiet, default_root_dir=tmp_path, accelerator="cpu")
-
-    return {
-        "model": Net(),
-        "train_loader": loader,
-        "val_loader": loader,
-        "guard_loader": loader,
-        "torch": torch,
-        "Trainer": quiet_trainer,
-    }
+def is_slow(section: Section) -> bool:
+    """Whether it starts processes of its own."""
+    return any(
+        "devices=2" in b.code or re.search(r"^(python|classprune-)", b.code, re.M) for b in section.blocks
+    )
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=[code.splitlines()[0][:40] for code in PYTHON])
-def test_python_snippets_run(code: str, names: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning_classprune import ClassAwarePruningCallback
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a finished job, for commands that read one."""
+    folder = tmp_path_factory.mktemp("readme") / "run"
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", [*TINY, CHEAP, "trainer.max_epochs=3", f"run_dir={folder}"])
+    app.run(cfg)
+    return folder
 
-    names["ClassAwarePruningCallback"] = ClassAwarePruningCallback
-    # The snippets' own Trainer, but silent and writing where tests may.
-    exec(code.replace("from lightning.pytorch import Trainer\n", ""), names)
-    if "pruning" in names:
-        pruning = names["pruning"]
+
+@pytest.mark.parametrize(
+    "section",
+    [pytest.param(s, id=s.title, marks=pytest.mark.slow if is_slow(s) else ()) for s in SECTIONS],
+)
+def test_the_snippets_of_each_section_run(
+    section: Section, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_TRAINER_ACCELERATOR", "cpu")
+    monkeypatch.setattr(sys, "argv", ["README"])  # LightningCLI warns of arguments that are not its own
+    names = run_section(section, tmp_path, lambda: request.getfixturevalue("finished"))
+    pruning = names.get("pruning")
+    if pruning is not None:
         assert isinstance(pruning, ClassAwarePruningCallback)
         assert pruning.ledger[0]["verdict"] == "baseline"
 
 
-@pytest.mark.parametrize("line", CONFIG_LINES)
-def test_command_lines_compose(line: str) -> None:
-    arguments = [a for a in shlex.split(line)[1:] if a != "-m"]
-    arguments = [a.split(",")[0] if "=" in a and "[" not in a and "{" not in a else a for a in arguments]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", overrides=[a.replace("…", "x") for a in arguments])
-    assert "callbacks" in cfg
+# -- the reader of snippets itself --
 
 
-def test_yaml_snippets_parse() -> None:
-    blocks = [code for language, code in SNIPPETS if language == "yaml"]
-    assert blocks
-    for block in blocks:
-        entry = yaml.safe_load(block)["trainer"]["callbacks"][0]
-        assert entry["class_path"] == "lightning_classprune.ClassAwarePruningCallback"
+def test_blocks_are_read_by_section() -> None:
+    text = "# A\n```python\nx = 1\n```\ntext\n## B\n```bash\n# no heading\nls  # what\n```\n## C\n"
+    assert sections(text) == [
+        Section("A", [Block("python", "x = 1\n")]),
+        Section("B", [Block("bash", "# no heading\nls  # what\n")]),
+    ]
+    assert commands("# no command\na 'b c' && d  # e\nf \\\n  g\n") == [["a", "b c"], ["d"], ["f", "g"]]
+    assert Block("yaml", "# a/b.yaml\nx: 1\n").file == "a/b.yaml"
+    assert Block("yaml", "# a comment\nx: 1\n").file is None
+
+
+def test_a_block_that_nothing_runs_is_an_error() -> None:
+    for text, why in (("```toml\nx = 1\n```\n", "'toml' is not run"), ("```python\nx\n", "not closed")):
+        with pytest.raises(ValueError, match=why):
+            sections(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("python", "1 / 0\n"),
+        ("python", "model.net(train_loader)\n"),
+        ("python", "1 + 1  # -> 3\n"),
+        ("python", "# unused.py\nx = 1\n"),
+        ("python", "# broken.py\nx =\n"),
+        ("bash", "make everything\n"),
+        ("bash", 'pip install "lightning-classprune[nothing]"\n'),
+        ("bash", "pip install another-project\n"),
+        ("bash", "classprune data=no_such_data\n"),
+        ("bash", "classprune callbacks.classprune.no_such_argument=1\n"),
+        ("bash", "classprune -m seed=1\n"),
+        ("bash", "python no_such_file.py\n"),
+        ("yaml", "trainer: {callbacks: [{class_path: lightning_classprune.NoSuchCallback}]}\n"),
+        ("", "pip install something\n"),
+        ("text", "    import something\n"),
+    ],
+)
+def test_a_snippet_that_does_not_work_fails(
+    kind: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((Exception, SystemExit)):
+        run_section(Section("broken", [Block(kind, code)]), tmp_path, lambda: tmp_path)
+
+
+def test_what_works_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = [Block("python", "x = 1 + 1\n"), Block("python", "x  # -> 2\n"), Block("", "a --> b\n")]
+    assert run_section(Section("fine", blocks), tmp_path, lambda: tmp_path)["x"] == 2
+    check_install(["-e", ".[elpv]"])
+    check_install(["lightning-classprune[notebook,elpv]"])
+
+
+# -- what the README says --
 
 
 def test_positives_table_is_what_the_benchmark_prints() -> None:
@@ -109,8 +122,6 @@ def test_positives_table_is_what_the_benchmark_prints() -> None:
 def test_every_argument_and_config_group_is_described() -> None:
     import inspect
 
-    from lightning_classprune import ClassAwarePruningCallback
-
     for name in list(inspect.signature(ClassAwarePruningCallback.__init__).parameters)[1:]:
         assert f"`{name}`" in README, name
     for group in (p for p in (ROOT / "conf").iterdir() if p.is_dir() and p.name != "plugin"):
@@ -120,5 +131,6 @@ def test_every_argument_and_config_group_is_described() -> None:
 
 
 def test_ci_calls_the_readme_command() -> None:
-    command = next(c.strip() for lang, c in SNIPPETS if lang == "bash" and "pytest" in c)
+    blocks = [block.code for section in SECTIONS for block in section.blocks if block.kind == "bash"]
+    command = next(code.strip() for code in blocks if "pytest" in code)
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8")

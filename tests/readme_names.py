@@ -1,0 +1,53 @@
+"""What a reader of the README has before the first snippet: a model, loaders, torch. Also the module `my_project`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+__all__ = ["MyData", "MyModule", "guard_loader", "model", "torch", "train_loader", "val_loader"]
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+_x = torch.randn(64, 4)
+
+
+def _loader() -> DataLoader[Any]:
+    return DataLoader(TensorDataset(_x, (_x[:, 0] > 0).long()), batch_size=32)
+
+
+class MyModule(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]), sync_dist=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class MyData(pl.LightningDataModule):
+    def train_dataloader(self) -> DataLoader[Any]:
+        return _loader()
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return _loader()
+
+    def guard_dataloader(self) -> DataLoader[Any]:
+        return _loader()
+
+
+model = MyModule()
+train_loader, val_loader, guard_loader = _loader(), _loader(), _loader()
