@@ -51,6 +51,11 @@ class LiveView(_ProgressBar):
 
     # -- what Lightning asks of a progress bar --
 
+    @property
+    def is_enabled(self) -> bool:
+        """Whether it may show anything; `LightningModule.print` asks."""
+        return self._enabled
+
     def disable(self) -> None:
         """Show nothing from now on."""
         self._enabled = False

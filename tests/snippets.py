@@ -12,7 +12,8 @@ with the names of `readme_names.py`; the module `my_project` has them too.
 | `bash` | each line is a command; see `run_line` |
 | `text`, or no language | is not code: it must not look like a command or an import |
 
-A block of any other kind is an error, and so is a command that no rule knows.
+RUN_DIR stands for the folder of a finished job, SWEEP_DIR for the folder above it. A block of any other kind is an
+error, and so is a command that no rule knows.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +115,12 @@ def run_section(section: Section, folder: Path, example: Callable[[], Path]) -> 
     Args:
         section: What to run.
         folder: Where; it should be the working folder too.
-        example: Gives the run folder of a finished job, for commands that read one.
+        example: Gives the run folder of a finished job.
     """
     (folder / "my_project.py").write_text("from readme_names import *\n")
     names = runpy.run_path(str(TESTS / "readme_names.py"))
     for block in section.blocks:
+        block = filled_in(block, example)
         if block.kind in ("text", ""):
             assert not re.search(r"^\s*(import|from|pip|python|classprune\S*) ", block.code, re.M), block.code
         elif block.file is not None:
@@ -132,11 +134,20 @@ def run_section(section: Section, folder: Path, example: Callable[[], Path]) -> 
             run_yaml(block.code, folder)
         else:
             for line in commands(block.code):
-                run_line(line, folder, example)
+                run_line(line, folder)
     files = [block for block in section.blocks if block.file]
     used = any(block.kind == "bash" for block in section.blocks)
     assert used or not files, f"{section.title}: no command uses {[block.file for block in files]}"
     return names
+
+
+def filled_in(block: Block, example: Callable[[], Path]) -> Block:
+    """The block with real folders; the example is made only for a block that needs it."""
+    if "RUN_DIR" not in block.code and "SWEEP_DIR" not in block.code:
+        return block
+    run = example()
+    code = block.code.replace("RUN_DIR", str(run)).replace("SWEEP_DIR", str(run.parent))
+    return replace(block, code=code)
 
 
 def run_python(code: str, names: dict[str, Any], folder: Path) -> None:
@@ -174,13 +185,13 @@ def commands(code: str) -> list[list[str]]:
     return [w for w in words if w]
 
 
-def run_line(words: list[str], folder: Path, example: Callable[[], Path]) -> None:
+def run_line(words: list[str], folder: Path) -> None:
     """Run one command, or check as much of it as can be checked without the network or an hour.
 
     * `pip install`: of this project, with extras that it has.
     * `pytest`: the test that is running is the proof.
     * `classprune`: its configuration is composed, for every job of a sweep; the first job on small data also runs.
-    * another command of this project: runs; RUN_DIR stands for the folder of a finished job.
+    * another command of this project: runs.
     * `python file`: runs in the section's folder, or in the repository for a file of it.
     """
     name, *arguments = words
@@ -192,8 +203,7 @@ def run_line(words: list[str], folder: Path, example: Callable[[], Path]) -> Non
         run_job(arguments, folder)
     elif name in PROJECT["scripts"]:
         module, function = PROJECT["scripts"][name].split(":")
-        given = [argument.replace("RUN_DIR", str(example())) for argument in arguments]
-        check(sys.executable, "-c", f"import {module}; {module}.{function}()", *given, folder=folder)
+        check(sys.executable, "-c", f"import {module}; {module}.{function}()", *arguments, folder=folder)
     elif name == "python":
         in_repository = (ROOT / arguments[0]).is_file() and not (folder / arguments[0]).is_file()
         check(sys.executable, *arguments, folder=ROOT if in_repository else folder)

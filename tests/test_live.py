@@ -78,6 +78,7 @@ class Prints(L.Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.current_epoch == 1:
             print("a print of the user's")
+            pl_module.print("a print of the module's")
 
 
 def fit(folder: Path, monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> None:
@@ -124,7 +125,7 @@ def test_messages_and_prints_appear_once_each_on_lines_of_their_own(shown: tuple
     lines = [line.strip() for line in said(shown[1]).splitlines()]
     for number in range(3):
         assert sum(line.startswith(f"round {number}: sparsity") for line in lines) == 1
-    assert lines.count("a print of the user's") == 1
+    assert lines.count("a print of the user's") == lines.count("a print of the module's") == 1
 
 
 def test_the_terminal_is_left_as_it_was(shown: tuple[Path, str]) -> None:
@@ -160,7 +161,8 @@ def test_elsewhere_there_is_the_line_of_each_round_and_nothing_of_ours_else(
     text = written().replace("\r\n", "\n")
     lines = [line.split(":")[0] for line in text.splitlines()]
     ours = [line for line in lines if line.startswith(("round", "pruning", "a print"))]
-    assert ours == ["a print of the user's", "round 0", "round 1", "round 2", "pruning ends"]
+    prints = ["a print of the user's", "a print of the module's"]
+    assert ours == [*prints, "round 0", "round 1", "round 2", "pruning ends"]
     assert not re.search(r"[\x00-\x08\x0b-\x1f]", text)
 
 

@@ -26,8 +26,8 @@ def is_slow(section: Section) -> bool:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a finished job, for commands that read one."""
-    folder = tmp_path_factory.mktemp("readme") / "run"
+    """The run folder of a finished job, the first of a sweep, for snippets that read one."""
+    folder = tmp_path_factory.mktemp("sweep") / "0"
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", [*TINY, CHEAP, "trainer.max_epochs=3", f"run_dir={folder}"])
     app.run(cfg)
@@ -105,6 +105,12 @@ def test_what_works_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert run_section(Section("fine", blocks), tmp_path, lambda: tmp_path)["x"] == 2
     check_install(["-e", ".[elpv]"])
     check_install(["lightning-classprune[notebook,elpv]"])
+
+
+def test_snippets_may_read_a_finished_job(tmp_path: Path, finished: Path) -> None:
+    code = "from lightning_classprune import ledger\nlen(ledger.read_jsonl('RUN_DIR/ledger.jsonl'))  # -> 2\n"
+    code += "import os\nos.listdir('SWEEP_DIR')  # -> ['0']\n"
+    run_section(Section("reads", [Block("python", code)]), tmp_path, lambda: finished)
 
 
 # -- what the README says --
