@@ -312,7 +312,7 @@ def test_the_live_view_goes_with_the_trainers_bar(
     shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainers: list[Any] = []
-    monkeypatch.setattr(LiveView, "setup", lambda self, trainer, **_: trainers.append(trainer))
+    monkeypatch.setattr(LiveView, "on_train_start", lambda _, trainer, __: trainers.append(trainer))
     arguments = [*SHORT, "trainer.max_epochs=1", "callbacks.classprune.max_rounds=1"]
     app.run(config(tmp_path, *arguments, f"trainer.enable_progress_bar={shown}"))
     assert bool(trainers) == (shown == "true")
