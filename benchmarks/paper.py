@@ -1,0 +1,83 @@
+"""The paper's experiment, one job of it: one data set, one arm, one seed, down the densities 1, 1/2, ... 1/256.
+
+    python benchmarks/paper.py data.root=FOLDER data=dermamnist arm=blind seed=1
+    python benchmarks/paper.py -m data.root=FOLDER arm=blind,weighted,weighted_ranking,best 'seed=range(1,11)'
+    python benchmarks/paper.py -m hydra/launcher=joblib hydra.launcher.n_jobs=8 ...
+    python benchmarks/paper_report.py outputs/paper
+
+A Hydra application over the package's own conf/ and benchmarks/conf/. Each job trains through the real callback and a
+real Trainer with the guard off, so that every round stands, scores every round's network on the guard and test parts,
+and writes one .npz; a job whose file is there is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import hydra
+import lightning
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from omegaconf import DictConfig, OmegaConf, open_dict
+from paper_rounds import RoundScores, ScoresAfterVerdicts, ScoresEveryEpochs
+
+from lightning_classprune import ClassAwarePruningCallback
+from lightning_classprune.app import build_module, conf_dir, facts, quieten
+from lightning_classprune.data import SplitDataModule
+
+OmegaConf.register_new_resolver("classprune_conf", lambda: str(conf_dir()))
+OmegaConf.register_new_resolver("times", lambda a, b: a * b)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="paper")
+def main(cfg: DictConfig) -> None:
+    """Run the job unless its file is there."""
+    file = Path(cfg.job)
+    if file.exists():
+        print(f"{file} is there")
+        return
+    started = time.time()
+    scores = run(cfg)
+    about = {
+        "config": OmegaConf.to_container(cfg, resolve=True),
+        "seconds": round(time.time() - started, 1),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__}
+        | {"lightning": lightning.__version__, "numpy": np.__version__},
+        "machine": f"{platform.machine()}, {cfg.threads} thread(s), {cfg.trainer.accelerator}",
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial.npz")
+    np.savez_compressed(partial, about=np.array(json.dumps(about)), **scores.arrays())
+    os.replace(partial, file)
+    print(f"{file}: {len(scores.densities)} rounds in {about['seconds']} s")
+
+
+def run(cfg: DictConfig) -> RoundScores:
+    """Train down the densities; return every round's scores."""
+    quieten()
+    torch.set_num_threads(cfg.threads)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    data: SplitDataModule = instantiate(cfg.data)
+    data.setup("fit")
+    with open_dict(cfg):
+        cfg.facts = facts(data, cfg.protect)
+        if cfg.callbacks.classprune:
+            cfg.callbacks.classprune.protect = dict.fromkeys(cfg.protect, 1.0)  # every round stands
+    module: LightningModule = build_module(cfg)
+    callbacks: list[Callback] = [instantiate(c) for c in cfg.callbacks.values() if c]
+    pruning = next((c for c in callbacks if isinstance(c, ClassAwarePruningCallback)), None)
+    what = (data, cfg.parts, cfg.facts.protected[0])
+    scores = ScoresEveryEpochs(cfg.epochs, *what) if pruning is None else ScoresAfterVerdicts(pruning, *what)
+    trainer: Trainer = instantiate(cfg.trainer, callbacks=[scores, *callbacks])
+    trainer.fit(module, datamodule=data)
+    return scores
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The archives of the paper's experiment, with as many training samples of each class as asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, WeightedRandomSampler
+
+from lightning_classprune.data import Splits, TensorBatches
+from lightning_classprune.data_npz import NpzData
+
+
+class ThinnedNpz(NpzData):
+    """`NpzData` whose training part keeps `train_counts[c]` samples of class c (default: all), drawn by `seed`.
+
+    `balanced` draws training samples with replacement, every class equally often, as many an epoch as there are.
+
+    Raises:
+        ValueError: (in `setup`) the training part has fewer samples of a class.
+    """
+
+    def __init__(self, train_counts: Sequence[int] | None = None, balanced: bool = False, **npz: Any) -> None:
+        super().__init__(**npz)
+        self.train_counts, self.balanced = train_counts, balanced
+
+    def load(self) -> Splits:
+        splits = super().load()
+        if self.train_counts is None:
+            return splits
+        train = splits.parts["train"]
+        assert isinstance(train, TensorBatches)
+        kept = thinned(train.y, self.train_counts, self.seed)
+        fewer = TensorBatches(train.x[kept], train.y[kept], train.mean, train.std, train.flip_dims)
+        return replace(splits, parts={**splits.parts, "train": fewer}, train_labels=fewer.y)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        loader = super().train_dataloader()
+        if not self.balanced:
+            return loader
+        y = self.splits.train_labels
+        weights = 1 / torch.bincount(y).double()[y]
+        sampler = WeightedRandomSampler(weights.tolist(), len(y))
+        return DataLoader(loader.dataset, self.batch_size, sampler=sampler, collate_fn=loader.collate_fn)
+
+
+def thinned(labels: Tensor, counts: Sequence[int], seed: int) -> Tensor:
+    """Return ascending indices of `counts[c]` samples of each class c among `labels` `(N,)`.
+
+    Raises:
+        ValueError: there are fewer, or another number of classes.
+    """
+    there = torch.bincount(labels, minlength=len(counts)).tolist()
+    if len(there) != len(counts) or any(want > have for want, have in zip(counts, there, strict=True)):
+        raise ValueError(
+            f"train_counts={list(counts)}: the training part has {there}; ask for at most so many"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    kept = [order[labels[order] == label][:count] for label, count in enumerate(counts)]
+    return torch.cat(kept).sort().values

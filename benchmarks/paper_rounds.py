@@ -1,0 +1,85 @@
+"""The scores of every round's network on parts that training never sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from lightning_classprune import ClassAwarePruningCallback
+from lightning_classprune.classifier import decide
+from lightning_classprune.data import SplitDataModule
+from lightning_classprune.evaluation import judging
+from lightning_classprune.losses import log_odds
+
+
+class RoundScores(Callback):
+    """Collects, for each round, the density and per sample the log-odds of the protected class and the decision."""
+
+    def __init__(self, data: SplitDataModule, parts: Sequence[str], protected: int) -> None:
+        self.loaders = {part: getattr(data, f"{part}_dataloader")() for part in parts}
+        self.protected = protected
+        self.densities: list[float] = []
+        self.scores: dict[str, list[np.ndarray]] = {part: [] for part in parts}
+        self.found: dict[str, list[np.ndarray]] = {part: [] for part in parts}
+        self.target: dict[str, np.ndarray] = {}
+
+    def record(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score the network as it is now; training goes on as if nothing had happened."""
+        self.densities.append(density(pl_module))
+        with judging(trainer, pl_module):
+            for part, loader in self.loaders.items():
+                logits, target = [], []
+                for x, y in loader:
+                    logits.append(pl_module(x.to(pl_module.device)).float().cpu())
+                    target.append(y)
+                z = torch.cat(logits)
+                self.scores[part].append(log_odds(z, self.protected).numpy())
+                self.found[part].append((decide(z) == self.protected).numpy())
+                self.target[part] = (torch.cat(target) == self.protected).numpy()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Arrays for one file: `density (rounds,)`, and per part scores and decisions `(rounds, n)`, target `(n,)`."""
+        found: dict[str, np.ndarray] = {"density": np.array(self.densities)}
+        for part in self.loaders:
+            found[f"{part}_score"] = np.stack(self.scores[part]).astype(np.float32)
+            found[f"{part}_found"] = np.stack(self.found[part])
+            found[f"{part}_target"] = self.target[part]
+        return found
+
+
+class ScoresAfterVerdicts(RoundScores):
+    """For `ClassAwarePruningCallback`; stands before it, so that a round is scored before the next one is set up."""
+
+    def __init__(self, pruning: ClassAwarePruningCallback, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.pruning = pruning
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if len(self.pruning.ledger) > len(self.densities):
+            self.record(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)
+
+
+class ScoresEveryEpochs(RoundScores):
+    """For callbacks that prune at the end of every `epochs`-th epoch; stands before them."""
+
+    def __init__(self, epochs: int, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if (trainer.current_epoch + 1) % self.epochs == 0:
+            self.record(trainer, pl_module)
+
+
+def density(module: nn.Module) -> float:
+    """Return the share of the weights of convolutions and linear layers that are not zero."""
+    weights = [m.weight for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    return sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
