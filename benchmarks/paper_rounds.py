@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from lightning_classprune import ClassAwarePruningCallback
@@ -52,19 +53,20 @@ class RoundScores(Callback):
         return found
 
 
-class ScoresAfterVerdicts(RoundScores):
-    """For `ClassAwarePruningCallback`; stands before it, so that a round is scored before the next one is set up."""
+class ScoresAfterVerdicts(RoundScores, Checkpoint):
+    """For `ClassAwarePruningCallback`. A Checkpoint, because those run between the verdict and the next round's mask."""
 
     def __init__(self, pruning: ClassAwarePruningCallback, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.pruning = pruning
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if len(self.pruning.ledger) > len(self.densities):
             self.record(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_train_epoch_start(trainer, pl_module)
+            judged = 1 - self.pruning.ledger[-1]["sparsity"]
+            # A weight may also be exactly zero by itself, never the other way round.
+            if not -1e-9 <= judged - self.densities[-1] < 0.01 * judged:
+                raise RuntimeError(f"scored a network of density {self.densities[-1]}, judged was {judged}")
 
 
 class ScoresEveryEpochs(RoundScores):
