@@ -103,8 +103,8 @@ def paired_difference(
 ) -> Difference:
     """Two-level bootstrap over seeds and images, 95%.
 
-    `arm`, `reference` `(seeds,)` are the measures; `*_boot` `(seeds, B)` the same on B resamples of the images, resample
-    b being the same images for every seed and both arms. Seeds are drawn with replacement, as pairs.
+    `arm`, `reference` `(seeds,)` are the measures; `*_boot` `(seeds, B)` the same on B resamples of the images,
+    resample b being the same images for every seed and both arms. Seeds are drawn with replacement, as pairs.
     """
     seeds, count = arm_boot.shape
     drawn = rng.integers(seeds, size=(count, seeds))

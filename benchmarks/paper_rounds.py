@@ -54,7 +54,7 @@ class RoundScores(Callback):
 
 
 class ScoresAfterVerdicts(RoundScores, Checkpoint):
-    """For `ClassAwarePruningCallback`. A Checkpoint, because those run between the verdict and the next round's mask."""
+    """For `ClassAwarePruningCallback`. A Checkpoint: those run between the verdict and the next round's mask."""
 
     def __init__(self, pruning: ClassAwarePruningCallback, *arguments: Any) -> None:
         super().__init__(*arguments)

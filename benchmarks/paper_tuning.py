@@ -53,7 +53,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     text = (
         "# Tuning\n\nValidation part alone; AUC and FN of the protected class are means over the networks at 1.6% and "
-        "0.4% density.\nBest first within an arm: by AUC, the criterion. The first row of an arm is what it runs with.\n\n"
+        "0.4% density.\nBest first within an arm: by AUC, the criterion. An arm runs with its first row.\n\n"
     )
     (options.out / "tuning.md").write_text(text + markdown(rows) + "\n", encoding="utf-8")
     seen = set()

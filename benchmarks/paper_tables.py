@@ -1,0 +1,193 @@
+"""The numbers of the paper's experiment, from its jobs' files: rows of plain values, one kind a function."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from guard_replay import exact_rule, point_rule, replay, shifted, truth
+from paper_files import Job
+from paper_measures import found_at_fpr, mcnemar, measures, paired_difference, resamples
+
+Row = dict[str, Any]
+REFERENCE = "blind"
+RESAMPLES = 1000
+GUARD_SIZES = (76, 200, 600)
+TOLERANCES = (0.02, 0.05, 0.10)
+DRAWS = 10_000
+RETRIES = 2
+
+
+def by_arm(jobs: list[Job], data: str) -> dict[str, dict[int, Job]]:
+    """Return the jobs of a data set: arm -> seed -> job."""
+    found: dict[str, dict[int, Job]] = defaultdict(dict)
+    for job in jobs:
+        if job.data == data:
+            found[job.label][job.seed] = job
+    return dict(found)
+
+
+def names_for(negatives: int) -> list[str]:
+    """Return the measures to report: FN at 5% FPR only where 1% is fewer than ten negatives."""
+    every = [
+        "fn",
+        "recall",
+        "fp",
+        "fpr",
+        "fn_at_fpr_1",
+        "fn_at_fpr_5",
+        "auc_roc",
+        "auc_pr",
+        "balanced_accuracy",
+    ]
+    return [name for name in every if name != "fn_at_fpr_5" or negatives < 1000]
+
+
+def result_rows(arms: dict[str, dict[int, Job]]) -> list[Row]:
+    """Return one row an arm, seed and density: the measures on test, and exact McNemar against class-blind."""
+    rows = []
+    for arm, seeds in arms.items():
+        for seed, job in seeds.items():
+            other = arms.get(REFERENCE, {}).get(seed)
+            for density, scored in zip(job.densities, job.scored("test"), strict=True):
+                found = measures(scored)
+                positive = scored.positive
+                row: Row = {"data": job.data, "arm": arm, "seed": seed, "density": float(density)}
+                row |= {"positives": int(positive.sum()), "negatives": int((~positive).sum())}
+                row |= {name: float(found[name][0]) for name in names_for(row["negatives"])}
+                if other is not None and arm != REFERENCE and density in other.densities:
+                    blind = other.scored("test")[list(other.densities).index(density)]
+                    for kind, ours, theirs in (
+                        ("", scored.found, blind.found),
+                        ("_at_fpr_1", found_at_fpr(scored, 0.01), found_at_fpr(blind, 0.01)),
+                    ):
+                        more, fewer, p = mcnemar(theirs[positive], ours[positive])
+                        row |= {f"only_arm_misses{kind}": more, f"only_blind_misses{kind}": fewer}
+                        row |= {f"mcnemar_p{kind}": p}
+                rows.append(row)
+    return rows
+
+
+class Bootstrap:
+    """Every job's measures on test and on the same resamples of its images, computed once."""
+
+    def __init__(self, arms: dict[str, dict[int, Job]]) -> None:
+        job = next(iter(next(iter(arms.values())).values()))
+        positive = job.scored("test")[0].positive
+        weights = resamples(positive, RESAMPLES, np.random.default_rng(0))
+        self.names = names_for(int((~positive).sum()))
+        self.point: dict[tuple[str, float, int], dict[str, float]] = {}
+        self.boot: dict[tuple[str, float, int], dict[str, np.ndarray]] = {}
+        for arm, seeds in arms.items():
+            for seed, job in seeds.items():
+                for density, scored in zip(job.densities, job.scored("test"), strict=True):
+                    key = (arm, float(density), seed)
+                    self.point[key] = {n: float(v[0]) for n, v in measures(scored).items()}
+                    self.boot[key] = measures(scored, weights)
+
+    def compare(self, arm: tuple[str, float], reference: tuple[str, float], data: str) -> list[Row]:
+        """Return a row a measure for (arm, density) against (arm, density), over the seeds that both have."""
+        seeds = [s for *key, s in self.point if tuple(key) == arm and (*reference, s) in self.point]
+        rows = []
+        for name in self.names if seeds else []:
+            a, r = (np.array([self.point[(*key, s)][name] for s in seeds]) for key in (arm, reference))
+            ab, rb = (np.stack([self.boot[(*key, s)][name] for s in seeds]) for key in (arm, reference))
+            difference = paired_difference(a, r, ab, rb, np.random.default_rng(1))
+            rows.append(
+                {"data": data, "arm": arm[0], "density": arm[1], "against": reference[0]}
+                | {"reference density": reference[1], "measure": name, "seeds": len(seeds)}
+                | {"arm mean": a.mean(), "reference mean": r.mean()}
+                | vars(difference)
+            )
+        return rows
+
+
+def comparison_rows(arms: dict[str, dict[int, Job]], data: str) -> list[Row]:
+    """Return paired differences on test: each arm to class-blind at its density, and to its own dense network."""
+    boot = Bootstrap(arms)
+    rows = []
+    for arm, density in dict.fromkeys(key[:2] for key in boot.point):
+        if arm != REFERENCE:
+            rows += boot.compare((arm, density), (REFERENCE, density), data)
+        if density < 1:
+            rows += [row | {"against": "own dense"} for row in boot.compare((arm, density), (arm, 1.0), data)]
+    return rows
+
+
+def missed_of_pool(job: Job) -> np.ndarray:
+    """Return `(rounds, pool)`: whether each network misses each positive of guard and test together."""
+    parts = [~job.arrays[f"{p}_found"][:, job.arrays[f"{p}_target"]] for p in ("guard", "test")]
+    return np.concatenate(parts, axis=1)
+
+
+def guard_rows(arm: str, seeds: dict[int, Job], data: str) -> list[Row]:
+    """Return the replayed guard: one row a tolerance, guard size, rule and truth (measured, or shifted to the edge)."""
+    chains = [missed_of_pool(job) for _, job in sorted(seeds.items())]
+    densities = next(iter(seeds.values())).densities
+    rows = []
+    for delta in TOLERANCES:
+        edges = [shifted(chain, delta, np.random.default_rng(2)) for chain in chains]
+        for world, networks in (("measured", chains), ("at the tolerance", edges)):
+            harmful = np.mean([(truth(chain)[1:] >= delta - 1e-12).mean() for chain in networks])
+            for n in GUARD_SIZES:
+                for rule, accepts, retries in (
+                    ("exact", exact_rule, 0),
+                    ("point", point_rule, 0),
+                    ("point, retries", point_rule, RETRIES),
+                ):
+                    found = []
+                    for k in range(len(networks)):
+                        rng = np.random.default_rng([3, k])
+                        turned = networks[k:] + networks[:k]
+                        found.append(replay(turned, n, delta, accepts, retries, DRAWS, rng))
+                    rate = np.array([f.violates for f in found])
+                    low, high = clustered(rate)
+                    delivered = float(np.mean([f.delivered for f in found]))
+                    rows.append(
+                        {
+                            "data": data,
+                            "arm": arm,
+                            "tolerance": delta,
+                            "truth": world,
+                            "positives": n,
+                            "rule": rule,
+                        }
+                        | {"seeds": len(found), "pool": chains[0].shape[1], "harmful rounds": harmful}
+                        | {
+                            "false accepts": rate.mean(),
+                            "low": low,
+                            "high": high,
+                            "rounds delivered": delivered,
+                        }
+                        | {"density delivered": 2.0**-delivered if len(densities) > 2 else float("nan")}
+                        | {"share with a refusal": np.mean([f.refused for f in found])}
+                    )
+    return rows
+
+
+def clustered(rate: np.ndarray) -> tuple[float, float]:
+    """Return the 95% bootstrap interval of the mean over seeds, the clusters `(seeds,)`."""
+    rng = np.random.default_rng(4)
+    means = rate[rng.integers(len(rate), size=(10_000, len(rate)))].mean(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def guarded_rows(arm: str, seeds: dict[int, Job], data: str, delta: float) -> list[Row]:
+    """Return, for each seed and round, the exact rule's word on the guard part, in sequence, and the truth on test."""
+    rows = []
+    for seed, job in sorted(seeds.items()):
+        guard = ~job.arrays["guard_found"][:, job.arrays["guard_target"]]
+        test = ~job.arrays["test_found"][:, job.arrays["test_target"]]
+        b, a = (guard & ~guard[0]).sum(1), (~guard & guard[0]).sum(1)
+        passes = exact_rule(b, a, guard.shape[1], delta)
+        stands = np.concatenate([[True], np.logical_and.accumulate(passes[1:])])
+        for k, density in enumerate(job.densities):
+            rows.append(
+                {"data": data, "arm": arm, "seed": seed, "density": float(density), "tolerance": delta}
+                | {"newly missed": int(b[k]), "newly found": int(a[k]), "positives": guard.shape[1]}
+                | {"proven": bool(passes[k]) or k == 0, "stands": bool(stands[k])}
+                | {"rise on test": float(truth(test)[k])}
+            )
+    return rows
