@@ -80,7 +80,7 @@ def head(jobs: list[Job]) -> list[str]:
         f"{len(jobs)} jobs, {hours:.1f} hours in all, on {'; '.join(machines)}; {'; '.join(versions)}; "
         f"report: Python {platform.python_version()}, {os.cpu_count()} CPUs.",
         "",
-        "Test split, touched by no choice. Differences are means over seeds, arm minus class-blind at the same density;",
+        "Test split, touched by no choice. Differences: means over seeds, arm minus class-blind at the same density;",
         "95% intervals from a two-level bootstrap over seeds and images (1,000 resamples). FN at 1% FPR: threshold",
         "read from that network's own test ROC. *: fewer than ten seeds.",
         "",
@@ -103,7 +103,8 @@ def section(
         f"## {data}",
         "",
         f"Training samples a class {counts}; test {results[0]['positives']} positives, "
-        f"{results[0]['negatives']} negatives; {config['epochs']} epochs a round, {config['model']['_target_'].split('.')[-1]}.",
+        f"{results[0]['negatives']} negatives; {config['epochs']} epochs a round, "
+        f"{config['model']['_target_'].split('.')[-1]}.",
         "",
         f"### At {SPARSE:.2%} density",
         "",

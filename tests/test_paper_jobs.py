@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import paper_data
-import paper_files
-import torch
+import paper_data  # noqa: E402
+import paper_files  # noqa: E402
+import torch  # noqa: E402
 
 
 def test_thinning_keeps_so_many_of_each_class_and_says_what_there_is():
