@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ProgressBar
@@ -18,12 +21,13 @@ from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from lightning_classprune import ledger, report
+from lightning_classprune import jobs, ledger, report
 from lightning_classprune.callback import ClassAwarePruningCallback
 from lightning_classprune.classifier import Classifier
 from lightning_classprune.data import SplitDataModule
 from lightning_classprune.final_test import ClassCounts
 from lightning_classprune.masks import layer_counts
+from lightning_classprune.objective import Objective
 from lightning_classprune.pictures import thumbnails
 from lightning_classprune.report_app import write_report
 from lightning_classprune.run_folder import LedgerRecorder, RunFolder
@@ -37,25 +41,43 @@ def conf_dir() -> Path:
     )
 
 
-@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
-def main(cfg: DictConfig) -> float:
-    """Run the job that the command line describes; returns what sweepers maximise."""
+def main() -> None:
+    """Run the job or the sweep that the command line describes, or go on with the one of `resume=RUN_DIR`."""
+    try:
+        folder = jobs.resume_argument(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"classprune: {error}")
+    if folder is not None:
+        jobs.resume(folder, run)
+    else:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+
+
+def job(cfg: DictConfig) -> Objective:
+    """Do one job of a Hydra command; returns what sweepers optimise (see conf/objective)."""
+    quieten()
     logging.captureWarnings(True)  # so that the log file has them too
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return jobs.in_sweep(cfg, run, describe)
     return run(cfg)
 
 
-def run(cfg: DictConfig) -> float:
+def run(cfg: DictConfig, *, resume: bool = False) -> Objective:
     """Train, prune, judge, report and test as `cfg` says (see conf/config.yaml).
 
     Fills `cfg.run_dir` (see `RunFolder`); a job that raises leaves its error in `status.json`.
 
+    Args:
+        cfg: The composed configuration.
+        resume: Go on from the last checkpoint in that folder, if it holds one.
+
     Returns:
-        The sparsity of the delivered network, 0..1: the largest that was accepted.
+        What `cfg.objective` makes of the ledger: by default the largest accepted sparsity, 0..1.
     """
     quieten()
     folder = RunFolder(Path(cfg.run_dir))
     try:
-        objective = _run(cfg, folder)
+        objective = _run(cfg, folder, resume)
     except BaseException as error:
         folder.write_status("failed", error=f"{type(error).__name__}: {error}")
         if folder.config_file.is_file():
@@ -66,14 +88,10 @@ def run(cfg: DictConfig) -> float:
     return objective
 
 
-def _run(cfg: DictConfig, folder: RunFolder) -> float:
+def _run(cfg: DictConfig, folder: RunFolder, resume: bool) -> Objective:
     seed_everything(cfg.seed, workers=True, verbose=False)
-    data: SplitDataModule = instantiate(cfg.data)
-    data.prepare_data()
-    data.setup("fit")
-    with open_dict(cfg):
-        cfg.facts = facts(data, cfg.protect)
-    folder.begin(cfg)
+    data = describe(cfg)
+    folder.begin(cfg, resumed=resume)
     module = build_module(cfg)
     callbacks: list[Callback] = [
         instantiate(entry) for entry in cfg.callbacks.values() if entry and "_target_" in entry
@@ -85,7 +103,8 @@ def _run(cfg: DictConfig, folder: RunFolder) -> float:
         callbacks.append(LedgerRecorder(folder, pruning))
     counts = ClassCounts(data.class_names)
     trainer: Trainer = instantiate(cfg.trainer, callbacks=[*callbacks, counts])
-    trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    checkpoint = (folder.last_checkpoint if resume else None) or cfg.ckpt_path
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     rows = [] if pruning is None else pruning.ledger
     if trainer.is_global_zero and pruning is not None and rows:
         ledger.write_jsonl(rows, folder.ledger_file)
@@ -100,8 +119,18 @@ def _run(cfg: DictConfig, folder: RunFolder) -> float:
     if trainer.is_global_zero:
         folder.write_json("test.json", counts.results)
         tell(rows, counts.results, folder.path)
-    final = ledger.delivered(rows)
-    return 0.0 if final is None else float(final["sparsity"])
+    objective: Objective = instantiate(cfg.objective)(rows)
+    return objective
+
+
+def describe(cfg: DictConfig) -> SplitDataModule:
+    """Return the job's data, and fill in `cfg.facts`, what they say."""
+    data: SplitDataModule = instantiate(cfg.data)
+    data.prepare_data()
+    data.setup("fit")
+    with open_dict(cfg):
+        cfg.facts = facts(data, cfg.protect)
+    return data
 
 
 def facts(data: SplitDataModule, protect: Mapping[str | int, Any]) -> dict[str, Any]:

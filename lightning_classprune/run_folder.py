@@ -161,10 +161,12 @@ class RunFolder:
     # -- writing, which the first process does for all --
 
     @rank_zero_only
-    def begin(self, config: DictConfig) -> None:
-        """Note what runs here, with what, and that it runs."""
+    def begin(self, config: DictConfig, *, resumed: bool = False) -> None:
+        """Note what runs here, with what, and that it runs; a resumed job's first environment stays."""
         files.write_text(self.config_file, OmegaConf.to_yaml(config, resolve=True))
-        self.write_json("environment.json", environment())
+        first, now = self.environment() if resumed else None, environment()
+        again = [] if first is None else [*first.get("resumed", []), now]
+        self.write_json("environment.json", (first or now) | {"resumed": again})
         self.write_status("running")
 
     @rank_zero_only

@@ -1,0 +1,45 @@
+"""What a job returns to Hydra's sweepers, from its ledger.
+
+All of it rests on guard data, never on the test split. A sweep that picks its best job by guard counts has looked at
+them often: each job's confidence holds for that job alone, and the test split says how good the picked one is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lightning_classprune.ledger import Row, baseline, delivered
+
+Objective = float | tuple[float, ...]
+
+
+def sparsity(rows: Sequence[Row]) -> float:
+    """Return the sparsity of the delivered network, 0..1; 0 where nothing was judged."""
+    final = delivered(rows)
+    return 0.0 if final is None else float(final["sparsity"])
+
+
+def weighted(rows: Sequence[Row], weight: float) -> float:
+    """Return `sparsity - weight * increase` (see `sparsity_fn`): a rise of `1 / weight` costs as much as all sparsity."""
+    gained, lost = sparsity_fn(rows)
+    return gained - weight * lost
+
+
+def sparsity_fn(rows: Sequence[Row]) -> tuple[float, float]:
+    """Return the delivered sparsity, to maximise, and the worst increase of a protected class' FN rate, to minimise."""
+    return sparsity(rows), max(fn_increase(rows).values(), default=0.0)
+
+
+def fn_increase(rows: Sequence[Row]) -> dict[str, float]:
+    """Return, per protected class, the guard FN rate of the delivered network minus that of the dense one, -1..1.
+
+    A class without guard samples is left out. Empty where nothing was judged, or the dense scores were NaN.
+    """
+    dense, final = baseline(rows), delivered(rows)
+    if dense is None or final is None:
+        return {}
+    return {
+        name: (counts["fn"] - dense["classes"][name]["fn"]) / counts["support"]
+        for name, counts in final["classes"].items()
+        if name in dense["classes"] and counts["support"]
+    }
