@@ -16,9 +16,8 @@ from typing import Any, Protocol
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning.pytorch import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import ParallelStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_classprune import sweep_report
@@ -48,11 +47,11 @@ def job_folder(overrides: str) -> str:
     return f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
 
 
-def resume_argument(arguments: Sequence[str]) -> Path | None:
+def resume_argument(arguments: Sequence[str]) -> RunFolder | None:
     """Return the folder of `resume=RUN_DIR`; None if the command line has no such argument.
 
     Raises:
-        ValueError: Something stands beside it, or it names no folder.
+        ValueError: Something stands beside it, or it names no run folder.
     """
     given = [argument for argument in arguments if argument.startswith("resume=")]
     if not given:
@@ -60,27 +59,21 @@ def resume_argument(arguments: Sequence[str]) -> Path | None:
     others = [argument for argument in arguments if argument != given[0]]
     if others:
         raise ValueError(
-            f"resume= goes on with the job's own configuration and takes nothing beside it; remove {' '.join(others)}"
+            "resume= goes on with the job's own configuration and takes nothing beside it; "
+            f"remove {' '.join(others)}"
         )
-    folder = given[0].removeprefix("resume=")
-    if not folder:
-        raise ValueError("resume= names no folder; write resume=outputs/<date>/<time>")
-    return Path(folder).absolute()
+    return RunFolder.open(Path(given[0].removeprefix("resume=")).absolute())
 
 
-def resume(path: Path, work: Work) -> Objective:
-    """Go on with the job of the run folder `path` from its last checkpoint, or from its start if it has none.
+def resume(folder: RunFolder, work: Work) -> Objective:
+    """Go on with the job of `folder` from its last checkpoint, or from its start if it has none.
 
-    A finished job is left as it is.
-
-    Raises:
-        ValueError: `path` is not a run folder.
+    A finished job is left as it is. The folder may have been moved.
     """
-    folder = RunFolder.open(path)
     if (done := _finished(folder)) is not None:
-        print(f"{path}: this job is finished, there is nothing to do. Objective: {done}")
+        print(f"{folder.path}: this job is finished, there is nothing to do. Objective: {done}")
         return done
-    return work(_moved(folder.config(), path), resume=True)
+    return work(_moved(folder.config(), folder.path), resume=True)
 
 
 def in_sweep(cfg: DictConfig, work: Work, describe: Callable[[DictConfig], object]) -> Objective:
@@ -184,7 +177,9 @@ def _moved(cfg: DictConfig, path: Path) -> DictConfig:
         return value
 
     old = str(cfg.run_dir)
-    return OmegaConf.create(replace(OmegaConf.to_container(cfg)))
+    moved = OmegaConf.create(replace(OmegaConf.to_container(cfg)))
+    assert isinstance(moved, DictConfig)
+    return moved
 
 
 def _summarise(sweep_dir: Path) -> None:

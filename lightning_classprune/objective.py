@@ -6,7 +6,7 @@ them often: each job's confidence holds for that job alone, and the test split s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from lightning_classprune.ledger import Row, baseline, delivered
 
@@ -20,7 +20,7 @@ def sparsity(rows: Sequence[Row]) -> float:
 
 
 def weighted(rows: Sequence[Row], weight: float) -> float:
-    """Return `sparsity - weight * increase` (see `sparsity_fn`): a rise of `1 / weight` costs as much as all sparsity."""
+    """Return `sparsity - weight * increase` (see `sparsity_fn`), to maximise."""
     gained, lost = sparsity_fn(rows)
     return gained - weight * lost
 

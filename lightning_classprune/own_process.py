@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from pathlib import Path
 
 from lightning_classprune import jobs
 from lightning_classprune.app import run
+from lightning_classprune.run_folder import RunFolder
 
 
 def main() -> None:
     """Do the job, and end at once when the sweep that holds the other end of standard input is gone."""
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
-    jobs.resume(Path(sys.argv[1]), run)
+    jobs.resume(RunFolder.open(sys.argv[1]), run)
 
 
 def _end_with_the_sweep() -> None:
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # sys.stdin.read() would hold a lock that the interpreter's end wants
     os._exit(1)
 
 

@@ -21,7 +21,7 @@ from lightning_classprune.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class ClassMisses:
-    """False negatives of one protected class, dense and as delivered; test counts are those of the delivered network."""
+    """False negatives of one protected class, dense and as delivered; of the test split, as delivered."""
 
     guard_dense: int
     guard: int
@@ -71,8 +71,8 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """Its overrides in one line."""
-        return ", ".join(f"{key}={value}" for key, value in self.values) or "all jobs"
+        """Its overrides in one line, to be read."""
+        return ", ".join(f"{short_key(key)}={short_value(value)}" for key, value in self.values) or "all jobs"
 
     @property
     def sparsities(self) -> list[float]:
@@ -116,6 +116,16 @@ def varying(jobs: Sequence[Job]) -> list[str]:
     return [key for key in keys if len({job.overrides.get(key) for job in jobs}) > 1]
 
 
+def short_key(key: str) -> str:
+    """Return `key` without its groups."""
+    return re.split("[./]", key)[-1]
+
+
+def short_value(value: str) -> str:
+    """Return `value`, if it is a fraction, in at most four digits."""
+    return f"{float(value):.4g}" if re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", value) else value
+
+
 def settings(jobs: Sequence[Job]) -> list[Setting]:
     """Group the finished jobs by everything but the seed, in their order."""
     keys = varying(jobs)
@@ -141,8 +151,9 @@ def frontier(candidates: Sequence[Setting]) -> list[Setting]:
 def to_csv(jobs: Sequence[Job]) -> str:
     """Return one line a job; fractions are 0..1, `guard_fn_dense/<class>` is the dense network's."""
     rows = [_flat(job, varying(jobs)) for job in jobs]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -9,18 +9,37 @@ from pathlib import Path
 from jinja2 import Environment
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from lightning_classprune import files
 from lightning_classprune.report import ALLOWED, VERDICTS
-from lightning_classprune.sweep import Job, Setting, frontier, read, settings, tally, to_csv, varying
+from lightning_classprune.sweep import (
+    Job,
+    Setting,
+    frontier,
+    read,
+    settings,
+    short_key,
+    short_value,
+    tally,
+    to_csv,
+    varying,
+)
 
 CAVEAT = (
     "Each job's confidence holds for that job alone. A job picked from many by its guard counts looks better than "
     "it is: read its test counts, or judge it once more on fresh guard data."
 )
+LISTED = 16  # settings that the figure has room to name
 PAGE = Environment(autoescape=True).from_string(
-    """<!doctype html>
+    """{% macro table(rows) %}<div class="scroll"><table>
+<tr>{% for cell in rows[0] %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for row in rows[1:] %}<tr>{% for cell in row %}<td>
+{%- if cell is string %}{{ cell }}{% else %}<a href="{{ cell[1] | urlencode }}">{{ cell[0] }}</a>{% endif -%}
+</td>{% endfor %}</tr>
+{% endfor %}</table></div>{% endmacro -%}
+<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Sweep summary</title><style>
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em }
 img { max-width: 100% } .scroll { overflow-x: auto }
@@ -32,19 +51,7 @@ th, td { border-bottom: 1px solid #ddd; padding: .25em .7em; text-align: left; v
 <h2>Settings</h2>{{ table(settings) }}
 <h2>Jobs</h2>{{ table(jobs) }}
 <p>{{ caveat }}</p></body></html>
-""",
-    globals={
-        "table": Environment(autoescape=True)
-        .from_string(
-            """{% macro table(rows) %}<div class="scroll"><table>
-<tr>{% for cell in rows[0] %}<th>{{ cell }}</th>{% endfor %}</tr>
-{% for row in rows[1:] %}<tr>{% for cell in row %}<td>
-{%- if cell is string %}{{ cell }}{% else %}<a href="{{ cell[1] | urlencode }}">{{ cell[0] }}</a>{% endif -%}
-</td>{% endfor %}</tr>
-{% endfor %}</table></div>{% endmacro %}"""
-        )
-        .module.table
-    },
+"""
 )
 
 Cell = str | tuple[str, str]  # text, or text and what it links to
@@ -77,31 +84,32 @@ def to_markdown(jobs: Sequence[Job]) -> str:
 
 def to_html(jobs: Sequence[Job]) -> str:
     """Return the same as a page that shows `summary.png` beside it."""
-    return PAGE.render(
-        tally=tally(jobs), settings=_setting_table(jobs), jobs=_job_table(jobs), caveat=CAVEAT
-    )
+    return PAGE.render(tally=tally(jobs), settings=_setting_table(jobs), jobs=_job_table(jobs), caveat=CAVEAT)
 
 
 def figure(jobs: Sequence[Job]) -> Figure:
     """Draw every setting's delivered density against the worst increase of a protected class' FN rate.
 
     A point is the mean over the seeds, its bars reach from the smallest to the largest. The staircase joins the
-    settings that no other one beats; their numbers are those of the tables. Jobs that failed or still run are
-    counted above. Touches no pyplot state.
+    settings that no other one beats; the numbers are those of the tables. Jobs that failed or still run are counted
+    above. Touches no pyplot state.
     """
-    result = Figure(figsize=(8.6, 5.6), dpi=120, layout="constrained")
+    result = Figure(figsize=(10.4, 5.8), dpi=120, layout="constrained")
     axes = result.subplots()
     groups = settings(jobs)
     best = frontier(groups)
     styles = {True: VERDICTS["accepted"], False: VERDICTS["refused"]}
-    names = {True: "mean over seeds; bars: all seeds", False: "no step accepted"}
+    labels = {True: "mean over seeds; bars: all seeds", False: "no step accepted"}
     for pruned, style in styles.items():
         drawn = [one for one in groups if one.pruned is pruned]
-        _settings(axes, drawn, str(style["color"]), str(style["marker"]), names[pruned])
+        _settings(axes, drawn, str(style["color"]), str(style["marker"]), labels[pruned])
     if best:
         x, y = zip(*((1 - one.point[0], one.point[1]) for one in best), strict=True)
         label = "frontier: nothing is sparser and misses less"
-        axes.step(x, y, where="post", color=ALLOWED, linewidth=1.4, zorder=2, label=label)
+        axes.step(x, y, where="pre", color=ALLOWED, linewidth=1.4, zorder=2)
+        axes.plot(
+            x, y, color=ALLOWED, marker="o", markersize=14, fillstyle="none", linestyle="none", label=label
+        )
     _numbers(axes, groups, best)
     axes.axhline(0, color="black", linewidth=0.8, linestyle=":", label="as many missed as dense")
     axes.set_ylabel("increase of the miss rate on guard data, worst class")
@@ -111,6 +119,10 @@ def figure(jobs: Sequence[Job]) -> Figure:
     axes.set_title(tally(jobs), loc="left", fontsize=10)
     _density_axis(axes, min([1 - value for one in groups for value in one.sparsities], default=1.0))
     result.legend(loc="outside lower center", ncols=2, frameon=False)
+    if len(groups) <= LISTED:
+        names = [f"{number}: {one.label}" for number, one in enumerate(groups, start=1)]
+        empty = [Line2D([], [], linestyle="none") for _ in names]
+        result.legend(empty, names, loc="outside right upper", handlelength=0, fontsize=8, frameon=False)
     return result
 
 
@@ -132,8 +144,8 @@ def _settings(axes: Axes, groups: Sequence[Setting], color: str, marker: str, la
             zorder=3,
             label=label if one is groups[0] else None,
         )
-        seeds = [(1 - a, b) for a, b in zip(one.sparsities, one.increases, strict=True)]
-        axes.scatter(*zip(*seeds, strict=True), s=7, color=color, alpha=0.7, linewidths=0, zorder=4)
+        seeds = [1 - sparsity for sparsity in one.sparsities]
+        axes.scatter(seeds, one.increases, s=7, color=color, alpha=0.7, linewidths=0, zorder=4)
 
 
 def _numbers(axes: Axes, groups: Sequence[Setting], best: Sequence[Setting]) -> None:
@@ -176,17 +188,18 @@ def _setting_table(jobs: Sequence[Job]) -> list[list[Cell]]:
 def _job_table(jobs: Sequence[Job]) -> list[list[Cell]]:
     keys = varying(jobs)
     classes = list(dict.fromkeys(name for job in jobs for name in job.classes))
-    head: list[Cell] = ["job", *keys, "seed", "state", "sparsity", "rise of miss rate"]
+    head: list[Cell] = ["job", *map(short_key, keys), "seed", "state", "sparsity", "rise of miss rate"]
     head += [f"{name} missed, {split}" for name in classes for split in ("guard: dense > now / of", "test")]
     rows = [[*head, "rounds accepted / refused", "last verdict", "epochs", "seconds"]]
     for number, job in enumerate(jobs, start=1):
         row: list[Cell] = [(str(number), job.report or job.name)]
-        row += [*(job.overrides.get(key, "") for key in keys), job.seed or ""]
+        row += [*(short_value(job.overrides.get(key, "")) for key in keys), job.seed or ""]
         row += [f"{job.state}: {_short(job.error)}" if job.error else job.state]
         row += [_number(job.sparsity, ".1%"), _number(job.increase, "+.1%")]
         for name in classes:
             row += _misses(job, name)
-        rows.append([*row, f"{job.accepted} / {job.refused}", job.verdict or "", str(job.epochs), f"{job.seconds:.0f}"])
+        row += [f"{job.accepted} / {job.refused}", job.verdict or "", str(job.epochs), f"{job.seconds:.0f}"]
+        rows.append(row)
     return rows
 
 
