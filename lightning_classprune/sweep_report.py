@@ -28,6 +28,7 @@ from lightning_classprune.sweep import (
 )
 
 CAVEAT = (
+    "The rise is against each job's own dense network, and a poor one is easily beaten: compare the counts too. "
     "Each job's confidence holds for that job alone. A job picked from many by its guard counts looks better than "
     "it is: read its test counts, or judge it once more on fresh guard data."
 )
