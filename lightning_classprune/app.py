@@ -26,6 +26,7 @@ from lightning_classprune.callback import ClassAwarePruningCallback
 from lightning_classprune.classifier import Classifier
 from lightning_classprune.data import SplitDataModule
 from lightning_classprune.final_test import ClassCounts
+from lightning_classprune.loading import load_ticket
 from lightning_classprune.masks import layer_counts
 from lightning_classprune.objective import Objective
 from lightning_classprune.pictures import thumbnails
@@ -116,9 +117,16 @@ def _run(cfg: DictConfig, folder: RunFolder, resume: bool) -> Objective:
             folder.write_pictures(thumbnails(data, pruning.guard_outcomes, cfg.facts.protected))
     trainer.save_checkpoint(folder.accepted, weights_only=False)
     trainer.test(module, datamodule=data, verbose=False, weights_only=True)
+    results = counts.results
+    first = folder.tickets / "round=00.safetensors"
+    if first.is_file():
+        dense = build_module(cfg)
+        load_ticket(first, dense)
+        trainer.test(dense, datamodule=data, verbose=False, weights_only=True)
+        results = results | {"dense": counts.results["classes"]}
     if trainer.is_global_zero:
-        folder.write_json("test.json", counts.results)
-        tell(rows, counts.results, folder.path)
+        folder.write_json("test.json", results)
+        tell(rows, results, folder.path)
     objective: Objective = instantiate(cfg.objective)(rows)
     return objective
 
@@ -191,7 +199,8 @@ def tell(rows: list[dict[str, Any]], test: dict[str, Any], folder: Path) -> None
     if rows:
         console.print(ledger.table(rows))
     for name, counts in test["classes"].items():
-        console.print(f"Test, {name}: missed {counts['fn']} of {counts['support']}", markup=False)
+        before = f" (dense {test['dense'][name]['fn']})" if "dense" in test else ""
+        console.print(f"Test, {name}: missed {counts['fn']} of {counts['support']}{before}", markup=False)
     console.print(ledger.achievement(rows), markup=False)
     console.print(f"Run folder: {folder}", markup=False, soft_wrap=True)
 

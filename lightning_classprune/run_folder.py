@@ -36,7 +36,7 @@ class RunFolder:
     | `guard.npz` | targets and decisions of the dense and the delivered network on the guard data |
     | `layers.json` | kept and total weights of each prunable parameter, as delivered |
     | `guard_pictures.npz` | thumbnails of guard images whose decision changed, for the report |
-    | `test.json` | counts of the test split |
+    | `test.json` | counts of the test split, and of the `dense` network's classes |
     | `accepted.ckpt` | the delivered network; its `state_dict` loads in the plain model |
     | `tickets/` | every accepted ticket, packed, with `ladder.json` |
     | `report.html` | all of it on one page, which `classprune-report` builds anew |

@@ -21,11 +21,12 @@ from lightning_classprune.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class ClassMisses:
-    """False negatives of one protected class, dense and as delivered; of the test split, as delivered."""
+    """False negatives of one protected class, dense and as delivered; None where not counted."""
 
     guard_dense: int
     guard: int
     guard_support: int
+    test_dense: int | None = None
     test: int | None = None
     test_support: int | None = None
 
@@ -213,13 +214,15 @@ def _classes(dense: Row | None, final: Row | None, test: Mapping[str, Any] | Non
     if dense is None or final is None:
         return {}
     tested = {} if test is None else test["classes"]
+    before = {} if test is None else test.get("dense", {})
     return {
         name: ClassMisses(
-            dense["classes"][name]["fn"],
-            counts["fn"],
-            counts["support"],
-            tested.get(name, {}).get("fn"),
-            tested.get(name, {}).get("support"),
+            guard_dense=dense["classes"][name]["fn"],
+            guard=counts["fn"],
+            guard_support=counts["support"],
+            test_dense=before.get(name, {}).get("fn"),
+            test=tested.get(name, {}).get("fn"),
+            test_support=tested.get(name, {}).get("support"),
         )
         for name, counts in final["classes"].items()
         if name in dense["classes"]
@@ -241,6 +244,7 @@ def _flat(job: Job, keys: Sequence[str]) -> dict[str, Any]:
         row[f"guard_fn_dense/{name}"] = misses.guard_dense
         row[f"guard_fn/{name}"] = misses.guard
         row[f"guard_support/{name}"] = misses.guard_support
+        row[f"test_fn_dense/{name}"] = misses.test_dense
         row[f"test_fn/{name}"] = misses.test
         row[f"test_support/{name}"] = misses.test_support
     row |= {"accepted": job.accepted, "refused": job.refused, "last_verdict": job.verdict}

@@ -190,7 +190,11 @@ def _job_table(jobs: Sequence[Job]) -> list[list[Cell]]:
     keys = varying(jobs)
     classes = list(dict.fromkeys(name for job in jobs for name in job.classes))
     head: list[Cell] = ["job", *map(short_key, keys), "seed", "state", "sparsity", "rise of miss rate"]
-    head += [f"{name} missed, {split}" for name in classes for split in ("guard: dense > now / of", "test")]
+    head += [
+        f"{name} missed, {split}"
+        for name in classes
+        for split in ("guard: dense > now / of", "test: dense > now / of")
+    ]
     rows = [[*head, "rounds accepted / refused", "last verdict", "epochs", "seconds"]]
     for number, job in enumerate(jobs, start=1):
         row: list[Cell] = [(str(number), job.report or job.name)]
@@ -209,7 +213,10 @@ def _misses(job: Job, name: str) -> list[str]:
     if misses is None:
         return ["", ""]
     guard = f"{misses.guard_dense} > {misses.guard} / {misses.guard_support}"
-    return [guard, "" if misses.test is None else f"{misses.test} / {misses.test_support}"]
+    if misses.test is None:
+        return [guard, ""]
+    before = "" if misses.test_dense is None else f"{misses.test_dense} > "
+    return [guard, f"{before}{misses.test} / {misses.test_support}"]
 
 
 def _spread(values: Sequence[float], form: str) -> str:

@@ -169,6 +169,16 @@ def test_job_leaves_everything_in_its_folder(short_job: tuple[Path, float]) -> N
     assert list(test["classes"]) == ["malignant", "benign"]
     assert sum(counts["support"] for counts in test["classes"].values()) == test["samples"] > 80
     assert test["accuracy"] > 0.8
+    assert list(test["dense"]) == ["malignant", "benign"]
+
+
+def test_dense_network_is_tested_too(short_job: tuple[Path, float], tmp_path: Path) -> None:
+    """Its counts are those of the job that never prunes."""
+    app.run(config(tmp_path, *SHORT, "~callbacks.classprune"))
+    plain = json.loads((tmp_path / "test.json").read_text())
+    pruned = json.loads((short_job[0] / "test.json").read_text())
+    assert pruned["dense"] == plain["classes"]
+    assert "dense" not in plain
 
 
 def test_accepted_checkpoint_is_the_delivered_network(short_job: tuple[Path, float]) -> None:

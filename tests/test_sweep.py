@@ -38,6 +38,7 @@ def run_folder(
     rows: list[dict[str, Any]] | None = None,
     error: str | None = None,
     test_fn: int | None = None,
+    dense_fn: int | None = None,
 ) -> None:
     folder = sweep / name
     (folder / ".hydra").mkdir(parents=True)
@@ -48,6 +49,8 @@ def run_folder(
         ledger.write_jsonl(rows, folder / "ledger.jsonl")
     if test_fn is not None:
         counts = {"classes": {"crack": {"fn": test_fn, "support": 30}, "other": {"fn": 0, "support": 9}}}
+        if dense_fn is not None:
+            counts["dense"] = {"crack": {"fn": dense_fn, "support": 30}}
         (folder / "test.json").write_text(json.dumps(counts))
 
 
@@ -57,7 +60,7 @@ def sweep(tmp_path: Path) -> Path:
     dense = row("baseline", 0.0, 10)
     both = ["data=x", "+extra=1"]
     good = [dense, row("accepted", 0.5, 9), row("accepted", 0.75, 11), row("refused", 0.9, 20)]
-    run_folder(tmp_path, "a1", *both, "loss=a", "seed=1", rows=good, test_fn=6)
+    run_folder(tmp_path, "a1", *both, "loss=a", "seed=1", rows=good, test_fn=6, dense_fn=4)
     run_folder(tmp_path, "a2", *both, "loss=a", "seed=2", rows=[dense, row("accepted", 0.5, 8)], test_fn=5)
     for seed in (1, 2):
         rows = [dense, row("unproven", 0.5, 12)]
@@ -77,7 +80,8 @@ def test_every_job_is_a_row(sweep: Path) -> None:
     assert first.increase == pytest.approx(1 / 50)
     misses = first.classes["crack"]
     assert (misses.guard_dense, misses.guard, misses.guard_support) == (10, 11, 50)
-    assert (misses.test, misses.test_support) == (6, 30)
+    assert (misses.test_dense, misses.test, misses.test_support) == (4, 6, 30)
+    assert jobs[1].classes["crack"].test_dense is None
     assert (jobs[4].state, jobs[4].error, jobs[4].sparsity) == ("failed", "ValueError: a|b <c>", None)
     assert (jobs[5].state, jobs[5].sparsity, jobs[5].accepted) == ("running", None, 1)
     assert tally(jobs) == "6 jobs: 4 finished (2 without an accepted step), 1 failed, 1 running"
@@ -193,9 +197,11 @@ def test_command_writes_the_summary(sweep: Path, capsys: pytest.CaptureFixture[s
     assert "6 jobs: 4 finished" in capsys.readouterr().out
     table = (sweep / "summary.md").read_text()
     assert (
-        "| [1](<a1/ledger.png>) | a | 1 | finished | 75.0% | +2.0% | 10 > 11 / 50 | 6 / 30 | 2 / 1 |" in table
+        "| [1](<a1/ledger.png>) | a | 1 | finished | 75.0% | +2.0% | 10 > 11 / 50 | 4 > 6 / 30 | 2 / 1 |"
+        in table
     )
     assert "[2](<a2/report.html>)" in table
+    assert "| 10 > 8 / 50 | 5 / 30 |" in table
     assert r"failed: ValueError: a\|b <c>" in table
     assert "| 1 | loss=a | 2 | 62.5% (50.0% to 75.0%) | -1.0% (-4.0% to +2.0%) | yes |" in table
     tables = [part for part in table.split("\n\n") if part.startswith("|")]
