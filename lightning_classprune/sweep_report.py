@@ -65,12 +65,22 @@ def write(sweep_dir: str | os.PathLike[str]) -> list[Job]:
         ValueError: There is no run folder below it.
     """
     root, jobs = Path(sweep_dir), read(sweep_dir)
+    while True:
+        _write(root, jobs)
+        now = read(sweep_dir)
+        if [job.state for job in now] == [job.state for job in jobs]:
+            return jobs
+        jobs = (
+            now  # another job ended meanwhile, and its own summary may have been replaced by this older one
+        )
+
+
+def _write(root: Path, jobs: Sequence[Job]) -> None:
     files.write_text(root / "summary.csv", to_csv(jobs))
     files.write_text(root / "summary.md", to_markdown(jobs))
     files.write_text(root / "summary.html", to_html(jobs))
     with files.replacing(root / "summary.png") as part:
         figure(jobs).savefig(part, format="png")
-    return jobs
 
 
 def to_markdown(jobs: Sequence[Job]) -> str:

@@ -66,7 +66,9 @@ def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # --- configuration --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("group", ["data", "model", "loss", "optimizer", "scheduler", "trainer", "callbacks"])
+@pytest.mark.parametrize(
+    "group", ["data", "model", "loss", "optimizer", "scheduler", "trainer", "callbacks", "objective"]
+)
 def test_every_option_of_every_group_composes(group: str, tmp_path: Path) -> None:
     assert len(options(group)) >= 3
     for option in options(group):

@@ -238,3 +238,22 @@ def test_figure_of_a_sweep_without_any_result(tmp_path: Path) -> None:
     sweep_report.write(tmp_path)
     assert (tmp_path / "summary.png").stat().st_size > 0
     assert "1 job: 0 finished, 1 failed" in (tmp_path / "summary.md").read_text()
+
+
+def test_a_job_that_ends_while_the_summary_is_written_is_in_it(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own summary may be the one that ours replaces."""
+    draw = sweep_report.figure
+
+    def figure(jobs: list[Job]) -> Any:
+        if any(job.state == "running" for job in jobs):
+            status = {"state": "finished", "error": None, "objective": 0.5}
+            (sweep / "c2" / "status.json").write_text(json.dumps(status))
+        return draw(jobs)
+
+    monkeypatch.setattr(sweep_report, "figure", figure)
+    jobs = sweep_report.write(sweep)
+    assert tally(jobs) == "6 jobs: 5 finished (2 without an accepted step), 1 failed"
+    assert tally(jobs) in (sweep / "summary.md").read_text()
+    assert "running" not in (sweep / "summary.csv").read_text()
