@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import ParallelStrategy
@@ -73,6 +74,7 @@ def resume(folder: RunFolder, work: Work) -> Objective:
     if (done := _finished(folder)) is not None:
         print(f"{folder.path}: this job is finished, there is nothing to do. Objective: {done}")
         return done
+    _log_as_before(folder)
     return work(_moved(folder.config(), folder.path), resume=True)
 
 
@@ -122,6 +124,16 @@ def _finished(folder: RunFolder) -> Objective | None:
         return None
     value = status["objective"]
     return tuple(value) if isinstance(value, list) else float(value)
+
+
+def _log_as_before(folder: RunFolder) -> None:
+    """Write to the job's log file and screen as Hydra had set them up when the job began, if Hydra started it."""
+    file = folder.path / ".hydra" / "hydra.yaml"
+    if file.is_file():
+        hydra = OmegaConf.load(file).hydra
+        hydra.runtime.output_dir = str(folder.path)
+        configure_log(hydra.job_logging)
+        logging.captureWarnings(True)
 
 
 def _processes(cfg: DictConfig) -> int | None:
