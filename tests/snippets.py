@@ -222,13 +222,15 @@ def check_install(arguments: list[str]) -> None:
 
 
 def run_job(arguments: list[str], folder: Path) -> None:
-    """Compose what `classprune` would run, and run the first job if it is a small one."""
+    """Compose what `classprune` would run, and run the first job if it is a small one; a resumed one always."""
+    if arguments[0].startswith("resume="):
+        check(sys.executable, "-m", "lightning_classprune", *arguments, folder=folder)
+        return
     overrides = [a.replace("…", "x") for a in arguments if a not in ("-m", "--multirun")]
     parsed = OverridesParser.create().parse_overrides(overrides)
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    assert len(jobs) > 1 or len(overrides) == len(arguments), (
-        f"-m without anything to sweep over: {arguments}"
-    )
+    sweeps = len(jobs) > 1 or any(a.startswith("hparams_search=") for a in overrides)
+    assert sweeps or len(overrides) == len(arguments), f"-m without anything to sweep over: {arguments}"
     for job in jobs:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             assert compose("config", job).callbacks
