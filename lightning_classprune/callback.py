@@ -15,10 +15,11 @@ from lightning_classprune.compatibility import check_trainer
 from lightning_classprune.criteria import CriterionName
 from lightning_classprune.frames import ledger_frame
 from lightning_classprune.gate import insert_gates
+from lightning_classprune.granularity import GranularityName
 from lightning_classprune.guard import FNTolerance
 from lightning_classprune.guard_data import Predict, default_predict
 from lightning_classprune.mailbox import Mailbox
-from lightning_classprune.masks import Masks, pack, sparsity, unpack
+from lightning_classprune.masks import Masks, pack, unpack
 from lightning_classprune.monitor import RECALL, ValidationMonitor, recalls
 from lightning_classprune.outcomes import Outcomes
 from lightning_classprune.prunable import Prunable
@@ -63,6 +64,9 @@ class ClassAwarePruningCallback(_Callback):
         prune_fraction: Share of the remaining weights that one round prunes, in (0, 1).
         criterion: `"magnitude"`, `"magnitude_increase"`, `"random"`, or a function (weight, rewind point) -> scores.
         scope: `"global"` (one threshold over all layers) or `"layer"`.
+        granularity: What is pruned, and what sparsity, target and fraction count: `"weight"`; `"channel"`, whole
+            coupled channels, which can then leave the network (needs the extra `compact`, and
+            `example_input_array` or a map-style training data set); or `"2:4"`, one step to half of the weights.
         threshold: Decision threshold on raw one-logit or multi-label scores; a score at it is positive.
         rewind: `"init"`, `"epoch:K"`, `"step:K"`, `"lr"` (accepted weights, fresh optimizer and schedule) or `"none"`.
         on_refusal: `"stop"`, or `"retry"` with half the step from the last accepted ticket, at most `retries` times.
@@ -92,6 +96,7 @@ class ClassAwarePruningCallback(_Callback):
         prune_fraction: float = 0.2,
         criterion: CriterionName | Callable[[Tensor, Tensor], Any] = "magnitude",
         scope: str = "global",
+        granularity: GranularityName = "weight",
         threshold: float = 0.0,
         rewind: str = "init",
         on_refusal: str = "stop",
@@ -114,6 +119,7 @@ class ClassAwarePruningCallback(_Callback):
             prune_fraction=prune_fraction,
             criterion=criterion,
             scope=scope,
+            granularity=granularity,
             threshold=threshold,
             rewind=rewind,
             on_refusal=on_refusal,
@@ -135,6 +141,7 @@ class ClassAwarePruningCallback(_Callback):
         self._run: PruningRun | None = None
         self._callbacks_before: list[Any] | None = None
         self._masks: Masks = {}
+        self._sparsity = 0.0
         self._ledger: list[dict[str, Any]] = []
         self._state: dict[str, Any] = {}
         self._mailbox = Mailbox()
@@ -150,8 +157,9 @@ class ClassAwarePruningCallback(_Callback):
 
     @property
     def sparsity(self) -> float:
-        """Pruned share of the prunable weights under `masks`."""
-        return sparsity(self.masks)
+        """Pruned share of the prunable weights (of the channels with granularity `"channel"`) under `masks`."""
+        self._collect()
+        return self._run.sparsity if self._run is not None else self._sparsity
 
     @property
     def ledger(self) -> list[dict[str, Any]]:
@@ -269,12 +277,14 @@ class ClassAwarePruningCallback(_Callback):
         if self._run is None:
             return
         run, self._run = self._run, None
-        self._masks, self._ledger = run.masks, run.ledger
+        self._masks, self._sparsity, self._ledger = run.masks, run.sparsity, run.ledger
         self._state = run.final_state
         run.close()
         if trainer.is_global_zero:
             masks = {name: pack(mask) for name, mask in self._masks.items()}
-            self._mailbox.post({"masks": masks, "ledger": self._ledger, "state": self._state})
+            self._mailbox.post(
+                {"masks": masks, "sparsity": self._sparsity, "ledger": self._ledger, "state": self._state}
+            )
         if self._callbacks_before is not None:
             trainer.callbacks, self._callbacks_before = self._callbacks_before, None
 
@@ -282,6 +292,7 @@ class ClassAwarePruningCallback(_Callback):
         """Take over what a copy of this callback did in a child process."""
         if (results := self._mailbox.collect()) is not None:
             self._masks = {name: unpack(mask) for name, mask in results["masks"].items()}
+            self._sparsity = results["sparsity"]
             self._ledger, self._state = results["ledger"], results["state"]
 
     # -- recall at every validation --

@@ -7,11 +7,15 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 
+from lightning_classprune.channel_units import ChannelUnits, prunable_groups
+from lightning_classprune.channels import find_channels
 from lightning_classprune.companions import of_type
 from lightning_classprune.criteria import Criterion
+from lightning_classprune.example import find_example
+from lightning_classprune.granularity import Parameters, SingleWeights, Units
 from lightning_classprune.guard_data import (
     GuardData,
     Source,
@@ -20,15 +24,14 @@ from lightning_classprune.guard_data import (
     shard_guard_data,
 )
 from lightning_classprune.horizon import Horizon, Limits, reaches
-from lightning_classprune.masks import Masks, count_kept, count_weights, full_masks, local
+from lightning_classprune.masks import Masks, full_masks, local
 from lightning_classprune.processes import Processes
-from lightning_classprune.prunable import Prunable, select_parameters
+from lightning_classprune.prunable import Prunable, named_parameters, select_parameters
 from lightning_classprune.rewinding import Rewind
 from lightning_classprune.rounds import Plan
 from lightning_classprune.settings import Settings
 from lightning_classprune.sharding import Sharding
-
-Parameters = dict[str, nn.Parameter]
+from lightning_classprune.two_four import TwoOfFour, two_four_weights
 
 
 def find_parameters(module: nn.Module, prunable: Prunable, *, frozen: bool) -> Parameters:
@@ -68,28 +71,70 @@ def starting_masks(
     return masks if processes.any(revived) else inherited
 
 
-def make_plan(
-    settings: Settings, masks: Masks, parameters: Parameters, sharding: Sharding, processes: Processes
-) -> Plan:
-    """The plan in whole weights.
+def find_units(
+    settings: Settings, trainer: Any, module: nn.Module, parameters: Parameters, sharding: Sharding
+) -> Units:
+    """What the run cuts, by `granularity`.
 
     Raises:
-        MisconfigurationException: The target is below what is pruned already, or leaves a tensor without any weight.
+        MisconfigurationException: The model is sharded, nothing can be cut in such units, or, for channels, there is
+            no example input or the network cannot be followed on it.
     """
-    total, pruned = count_weights(masks), count_weights(masks) - count_kept(masks)
-    zeros = sum(int((local(p) == 0).sum()) for p in parameters.values())
+    if settings.granularity == "weight":
+        return SingleWeights(parameters, settings.scope, sharding)
     if sharding:
-        zeros = sum(processes.gather_objects(zeros))
-    target, name = settings.target(total), f"target_sparsity={settings.target_sparsity}"
-    if zeros > target and not pruned:
         raise MisconfigurationException(
-            f"{name} is below the module's current sparsity: {zeros} of {total} prunable weights are zero already "
+            f"granularity={settings.granularity!r} needs whole weights, and FSDP2 cuts them into pieces; "
+            "use one device or strategy='ddp', or granularity='weight'"
+        )
+    if settings.granularity == "2:4":
+        fitting = two_four_weights(module, parameters)
+        if not fitting:
+            raise MisconfigurationException(
+                "granularity='2:4': no prunable linear layer or convolution has a number of inputs that four divides"
+            )
+        _report("2:4", f"{len(fitting)} weights", [name for name in parameters if name not in fitting])
+        return TwoOfFour(fitting)
+    try:
+        found = find_channels(module, find_example(trainer, module))
+    except ValueError as error:
+        raise MisconfigurationException(f"granularity='channel': {error}") from error
+    groups, held = prunable_groups(module, found.groups, parameters)
+    stays = [f"{name} ({why})" for name, why in found.stays.items()]
+    stays += [f"{name} (not prunable, or coupled with a layer that is not)" for name in held]
+    if not groups:
+        raise MisconfigurationException(
+            f"granularity='channel': no channel can leave this network; {'; '.join(stays)}"
+        )
+    units = ChannelUnits(groups, named_parameters(module), settings.scope)
+    _report("channel", f"{units.total} channels in {len(groups)} groups", stays)
+    return units
+
+
+def _report(granularity: str, what: str, stays: list[str]) -> None:
+    dense = f"; dense stay {', '.join(stays)}" if stays else ""
+    rank_zero_info(f"granularity={granularity!r}: {what} can be pruned{dense}")
+
+
+def make_plan(settings: Settings, masks: Masks, units: Units) -> Plan:
+    """The plan in whole units.
+
+    Raises:
+        MisconfigurationException: The target is below what is pruned already, or more than can be.
+    """
+    total, what = units.total, units.name
+    zeros = units.zeros()
+    target, name = settings.target(total), f"target_sparsity={settings.target_sparsity}"
+    if zeros > target and not units.pruned(masks):
+        raise MisconfigurationException(
+            f"{name} is below the module's current sparsity: {zeros} of {total} prunable {what} are zero already "
             f"({zeros / total:.4f}); raise the target"
         )
-    if target > total - len(masks):
+    if target > units.most:
+        places = "tensors, and every tensor" if what == "weights" else "groups of channels, and every group"
         raise MisconfigurationException(
-            f"{name} leaves {total - target} of {total} weights for {len(masks)} tensors, and every tensor "
-            f"must keep at least one; at most {(total - len(masks)) / total:.6f} is possible here"
+            f"{name} leaves {total - target} of {total} {what} for {total - units.most} {places} "
+            f"must keep at least one; at most {units.most / total:.6f} is possible here"
         )
     return Plan(total, target, settings.prune_fraction, settings.max_rounds, settings.retries)
 

@@ -22,7 +22,7 @@ from lightning_classprune.horizon import Horizon, Limits, epochs_done, remaining
 from lightning_classprune.images import log_figure
 from lightning_classprune.judge import Judge
 from lightning_classprune.keeping import LadderKeeper
-from lightning_classprune.masks import Masks, apply_masks, count_kept, local, pack, sparsity, unpack
+from lightning_classprune.masks import Masks, apply_masks, local, pack, unpack
 from lightning_classprune.outcomes import Outcomes
 from lightning_classprune.preflight import (
     check_criterion,
@@ -31,6 +31,7 @@ from lightning_classprune.preflight import (
     find_guard_data,
     find_parameters,
     find_sharding,
+    find_units,
     make_plan,
     starting_masks,
 )
@@ -68,7 +69,6 @@ from lightning_classprune.rewinding import (
     restore_training,
 )
 from lightning_classprune.rows import baseline_row, round_metrics, verdict_row
-from lightning_classprune.selection import shrink_masks
 from lightning_classprune.settings import Settings
 from lightning_classprune.sharding import reshard
 from lightning_classprune.status import Status, status
@@ -146,12 +146,14 @@ class PruningRun:
         self.module = pl_module
         # Without `seed_everything` every process draws its own seed; a round has one.
         self.seed = self.processes.first(self.seed)
-        self.parameters = find_parameters(pl_module, self.prunable, frozen=self.by_epoch.unfreezes)
+        parameters = find_parameters(pl_module, self.prunable, frozen=self.by_epoch.unfreezes)
         self.sharding = find_sharding(self.trainer, pl_module, self.processes)
+        self.units = find_units(self.settings, self.trainer, pl_module, parameters, self.sharding)
+        self.parameters = self.units.parameters
         self.fresh_training = capture_training(self.trainer)
         self.masks = starting_masks(self.parameters, self.inherited, self.sharding, self.processes)
-        self.plan = make_plan(self.settings, self.masks, self.parameters, self.sharding, self.processes)
-        pruned = self.plan.total - count_kept(self.masks)
+        self.plan = make_plan(self.settings, self.masks, self.units)
+        pruned = self.units.pruned(self.masks)
         self.state = replace(self.state, accepted=pruned, candidate=pruned)
         tests = rounds.largest_number_of_tests(self.plan)
         budget = ErrorBudget(self.settings.alpha, self.settings.retries, tests)
@@ -315,7 +317,7 @@ class PruningRun:
         common = {
             "round": self.state.round,
             "attempt": self.state.attempt,
-            "sparsity": sparsity(self.masks),
+            "sparsity": self.sparsity,
             "epochs": epochs_done(self.trainer) - self.horizon.start_epoch,
             "seconds": round(self._seconds(), 3),
             "seed": self.seed,
@@ -411,6 +413,11 @@ class PruningRun:
     # -- the start of a round --
 
     @property
+    def sparsity(self) -> float:
+        """Pruned share of the units, in [0, 1]."""
+        return self.units.pruned(self.masks) / self.units.total if self.prepared else 0.0
+
+    @property
     def round_epoch(self) -> int:
         """Epochs that the present round has processed."""
         return epochs_done(self.trainer) - self.horizon.start_epoch
@@ -492,22 +499,7 @@ class PruningRun:
             weight = local(self.parameters[name])
             return self.settings.criterion(weight, weight if start is None else start[name].to(weight.device))
 
-        scope: Any = self.settings.scope
-        shrunk: Masks = {}
-        error: Exception | None = None
-        try:
-            if not self.sharding:
-                shrunk = shrink_masks(masks, scores, self.state.candidate, scope)
-            elif any(bool(torch.isnan(scores(name)).any()) for name in masks):
-                raise ValueError("criterion: a score is NaN; scores must be comparable")
-        except Exception as caught:
-            error = caught
-        self.processes.raise_together(error)
-        if not self.sharding:
-            return shrunk
-        device = {name: p.device for name, p in self.parameters.items()}
-        held = {name: mask.to(device[name]) for name, mask in self.sharding.pieces(masks).items()}
-        return self.sharding.wholes(shrink_masks(held, scores, self.state.candidate, scope, self.processes))
+        return self.units.shrink(masks, scores, self.state.candidate)
 
     def _rewind(self) -> None:
         kind = self.settings.rewind.kind

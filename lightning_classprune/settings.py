@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, isfinite
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, cast
 
 from lightning_classprune.criteria import Criterion, resolve_criterion
+from lightning_classprune.granularity import GranularityName
 from lightning_classprune.guard import FNTolerance
 from lightning_classprune.rewinding import Rewind
+from lightning_classprune.selection import Scope
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Settings:
     target_sparsity: float
     prune_fraction: float
     criterion: Criterion
-    scope: str
+    scope: Scope
+    granularity: GranularityName
     threshold: float
     rewind: Rewind
     on_refusal: str
@@ -45,6 +48,7 @@ class Settings:
         prune_fraction: float,
         criterion: str | Criterion,
         scope: str,
+        granularity: str,
         threshold: float,
         rewind: str,
         on_refusal: str,
@@ -76,6 +80,7 @@ class Settings:
                 f"retries={retries} does not go with on_refusal={on_refusal!r}: 'retry' needs retries of 1 or more, "
                 "'stop' needs 0"
             )
+        _granularity(granularity, target_sparsity, prune_fraction, retries)
         if max_rounds is not None:
             _whole("max_rounds", max_rounds, 1)
         if not _is_number(threshold) or not isfinite(threshold):
@@ -96,7 +101,8 @@ class Settings:
             float(target_sparsity),
             float(prune_fraction),
             resolve_criterion(criterion),
-            scope,
+            cast(Scope, scope),
+            cast(GranularityName, granularity),
             float(threshold),
             point,
             on_refusal,
@@ -111,7 +117,7 @@ class Settings:
         return None if self.confidence is None else float(1 - Fraction(str(self.confidence)))
 
     def target(self, total: int) -> int:
-        """The smallest number of pruned weights whose share of `total` is at least the target."""
+        """The smallest number of pruned units whose share of `total` is at least the target."""
         return ceil(Fraction(str(self.target_sparsity)) * total)
 
     def state_dict(self) -> dict[str, Any]:
@@ -125,6 +131,7 @@ class Settings:
             "prune_fraction": self.prune_fraction,
             "criterion": getattr(self.criterion, "__qualname__", type(self.criterion).__qualname__),
             "scope": self.scope,
+            "granularity": self.granularity,
             "threshold": self.threshold,
             "rewind": f"{self.rewind.kind}:{self.rewind.at}",
             "retries": self.retries,
@@ -175,6 +182,22 @@ def _protect(
             raise ValueError(f"protect[{key!r}]: {error}") from error
         parsed[index] = tolerance
     return parsed
+
+
+def _granularity(granularity: str, target_sparsity: float, prune_fraction: float, retries: int) -> None:
+    _one_of("granularity", granularity, ("weight", "channel", "2:4"))
+    if granularity != "2:4":
+        return
+    if target_sparsity != 0.5 or prune_fraction != 0.5:
+        raise ValueError(
+            f"granularity='2:4' is one step to exactly half of the weights, so target_sparsity={target_sparsity!r} "
+            f"with prune_fraction={prune_fraction!r} cannot be met; use target_sparsity=0.5, prune_fraction=0.5"
+        )
+    if retries:
+        raise ValueError(
+            f"granularity='2:4' has no smaller step to try again with, so retries={retries} does not go with it; "
+            "use on_refusal='stop', retries=0"
+        )
 
 
 def _is_number(value: object) -> bool:

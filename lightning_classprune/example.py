@@ -1,0 +1,53 @@
+"""Example: one input of the user's network, for what must run its forward before the first batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from lightning_classprune.randomness import untouched_randomness
+from lightning_classprune.slicing import Example
+
+_FIX = "set `example_input_array` on the module to one input of its forward"
+
+
+def find_example(trainer: Any, pl_module: Any) -> Example:
+    """The module's `example_input_array`, else the input of one training sample, on the module's device.
+
+    The sample is read from the data set, not from the loader, whose iterator and random draws belong to the training.
+
+    Raises:
+        ValueError: There is neither.
+    """
+    example = getattr(pl_module, "example_input_array", None)
+    if example is None:
+        example = _training_input(trainer)
+    device = pl_module.device
+
+    def each(value: Any) -> Any:
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    if isinstance(example, dict):
+        return {key: each(value) for key, value in example.items()}
+    return tuple(map(each, example)) if isinstance(example, tuple | list) else each(example)
+
+
+@untouched_randomness()
+def _training_input(trainer: Any) -> Tensor:
+    loop = trainer.fit_loop
+    made = loop._combined_loader
+    loader = made.flattened[0] if made is not None else loop._data_source.dataloader()
+    dataset = getattr(loader, "dataset", None)
+    if dataset is None or isinstance(dataset, IterableDataset) or not hasattr(loader, "collate_fn"):
+        raise ValueError(f"the training data is a stream, so no sample of it is taken as an example; {_FIX}")
+    batched = loader.batch_sampler is not None
+    batch = loader.collate_fn([dataset[0]] if batched else dataset[0])
+    first = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if not isinstance(first, torch.Tensor):
+        raise ValueError(
+            f"the first element of a training batch is no tensor but {type(first).__name__}; {_FIX}"
+        )
+    return first
