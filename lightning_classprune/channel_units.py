@@ -69,7 +69,8 @@ class ChannelUnits:
         return alive
 
     def _importance(self, group: ChannelGroup, scores: Scores, alive: Tensor) -> Tensor:
-        signed, plain = torch.zeros(2, group.size + 1, dtype=torch.float64)
+        signed = torch.zeros(group.size + 1, dtype=torch.float64)
+        plain = signed.clone()
         for name, owner in group.outputs.items():
             if name.endswith(".bias"):
                 continue
