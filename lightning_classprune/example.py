@@ -43,8 +43,12 @@ def _training_input(trainer: Any) -> Tensor:
     dataset = getattr(loader, "dataset", None)
     if dataset is None or isinstance(dataset, IterableDataset) or not hasattr(loader, "collate_fn"):
         raise ValueError(f"the training data is a stream, so no sample of it is taken as an example; {_FIX}")
-    batched = loader.batch_sampler is not None
-    batch = loader.collate_fn([dataset[0]] if batched else dataset[0])
+    if loader.batch_sampler is None:
+        samples = dataset[0]
+    else:
+        # As a loader does it: a data set may give a whole batch at once.
+        samples = dataset.__getitems__([0]) if hasattr(dataset, "__getitems__") else [dataset[0]]
+    batch = loader.collate_fn(samples)
     first = batch[0] if isinstance(batch, tuple | list) and batch else batch
     if not isinstance(first, torch.Tensor):
         raise ValueError(

@@ -408,6 +408,22 @@ def test_prunable_and_scope_hold_for_channels(scope):
     assert callback.sparsity == 0.5
 
 
+class Batches(TensorDataset):
+    """Gives a whole batch at once, as its tensors."""
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        return tuple(tensor[indices] for tensor in self.tensors)
+
+
+def test_the_example_is_read_as_the_loader_reads_it():
+    pytest.importorskip("torch_pruning")
+    data = images(seed=1).dataset.tensors
+    whole = DataLoader(Batches(*data), batch_size=16, collate_fn=lambda batch: batch)
+    callback = pruner(max_rounds=1)
+    trainer(callback, max_epochs=1).fit(network(), whole)
+    assert callback.sparsity == 5 / 16
+
+
 class Stream(IterableDataset[Any]):
     def __iter__(self) -> Any:
         return iter(images(seed=1).dataset)
