@@ -22,7 +22,16 @@ from torch.nn.modules.conv import _ConvNd
 
 from lightning_classprune.prunable import canonical
 from lightning_classprune.randomness import untouched_randomness
-from lightning_classprune.slicing import ChannelGroup, Example, mapped, run, slice_channels, tensors
+from lightning_classprune.slicing import (
+    ChannelGroup,
+    Example,
+    cpu_copy,
+    mapped,
+    moved,
+    run,
+    slice_channels,
+    tensors,
+)
 
 # Autograd's names of what treats every channel (dimension 1) alone, and of what moves none.
 _CHANNELWISE = re.compile(
@@ -62,10 +71,10 @@ def find_channels(model: nn.Module, example: Example) -> Channels:
     """
     pruning = _torch_pruning()
     with untouched_randomness(), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
-        model = copy.deepcopy(model).float().eval()
+        model = cpu_copy(model).float()
         for parameter in model.parameters():
             parameter.requires_grad_(True)
-        example = mapped(example, lambda t: t.detach().float())
+        example = mapped(moved(example, "cpu"), lambda t: t.float())
         stays: dict[str, str] = {}
         groups = _Graph(pruning, model, example).groups(stays)
         groups = _tried(model, example, groups, stays)

@@ -21,7 +21,16 @@ from lightning_classprune.constants import constant_inputs
 from lightning_classprune.masks import Masks, apply_masks
 from lightning_classprune.prunable import canonical, named_parameters
 from lightning_classprune.randomness import untouched_randomness
-from lightning_classprune.slicing import ChannelGroup, Example, mapped, run, slice_channels, tensors
+from lightning_classprune.slicing import (
+    ChannelGroup,
+    Example,
+    cpu_copy,
+    mapped,
+    moved,
+    run,
+    slice_channels,
+    tensors,
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,8 @@ def compact(model: nn.Module, example: Example, masks: Masks | None = None) -> C
         ValueError: The masks do not fit, the network cannot be followed on the example, or the smaller network does
             not compute the same (beyond rounding).
     """
-    reference = copy.deepcopy(model).eval()
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    reference, example = cpu_copy(model), moved(example, "cpu")
     _apply(masks or {}, reference)
     found = find_channels(reference, example)
     exact = copy.deepcopy(reference).double()
@@ -88,7 +98,9 @@ def compact(model: nn.Module, example: Example, masks: Masks | None = None) -> C
         "stays": found.stays,
         "difference": difference,
     }
-    return Compacted(smaller, {name: width for name, width in widths.items() if name in layers}, report)
+    return Compacted(
+        smaller.to(device), {name: width for name, width in widths.items() if name in layers}, report
+    )
 
 
 class _Liveness:

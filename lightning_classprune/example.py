@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from lightning_classprune.randomness import untouched_randomness
-from lightning_classprune.slicing import Example
+from lightning_classprune.slicing import Example, moved
 
 _FIX = "set `example_input_array` on the module to one input of its forward"
 
@@ -25,14 +25,7 @@ def find_example(trainer: Any, pl_module: Any) -> Example:
     example = getattr(pl_module, "example_input_array", None)
     if example is None:
         example = _training_input(trainer)
-    device = pl_module.device
-
-    def each(value: Any) -> Any:
-        return value.to(device) if isinstance(value, Tensor) else value
-
-    if isinstance(example, dict):
-        return {key: each(value) for key, value in example.items()}
-    return tuple(map(each, example)) if isinstance(example, tuple | list) else each(example)
+    return moved(example, pl_module.device)
 
 
 @untouched_randomness()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -35,6 +36,15 @@ class ChannelGroup:
     inputs: dict[str, Tensor] = field(default_factory=dict)
 
 
+def cpu_copy(model: nn.Module) -> nn.Module:
+    """A copy in eval mode on the CPU, where every dtype exists; of a compiled LightningModule, one that is not."""
+    twin = copy.deepcopy(model).cpu().eval()
+    if getattr(twin, "_compiler_ctx", None):
+        # Lightning hangs the compiled forward of the original on the module, and the copy would run that.
+        vars(twin).pop("forward", None)
+    return twin
+
+
 def run(model: nn.Module, example: Example) -> Any:
     """The forward of the model on an example."""
     if isinstance(example, dict):
@@ -42,11 +52,19 @@ def run(model: nn.Module, example: Example) -> Any:
     return model(*example) if isinstance(example, tuple | list) else model(example)
 
 
-def mapped(example: Example, change: Any) -> Example:
+def mapped(example: Example, change: Callable[[Tensor], Tensor]) -> Example:
     """The example with every floating-point tensor changed."""
+    return _each_tensor(example, lambda t: change(t) if t.is_floating_point() else t)
 
+
+def moved(example: Example, device: torch.device | str) -> Example:
+    """The example with every tensor on a device."""
+    return _each_tensor(example, lambda t: t.detach().to(device))
+
+
+def _each_tensor(example: Example, change: Callable[[Tensor], Tensor]) -> Example:
     def each(value: Any) -> Any:
-        return change(value) if isinstance(value, Tensor) and value.is_floating_point() else value
+        return change(value) if isinstance(value, Tensor) else value
 
     if isinstance(example, dict):
         return {key: each(value) for key, value in example.items()}

@@ -19,6 +19,9 @@ from lightning_classprune import ClassAwarePruningCallback
 from lightning_classprune.channel_units import ChannelUnits, prunable_groups
 from lightning_classprune.criteria import magnitude, magnitude_increase
 from lightning_classprune.masks import full_masks
+from lightning_classprune.preflight import find_units
+from lightning_classprune.processes import Processes
+from lightning_classprune.sharding import Sharding
 from lightning_classprune.slicing import ChannelGroup
 from lightning_classprune.two_four import TwoOfFour, keep_two_of_four, two_four_weights
 
@@ -422,6 +425,28 @@ def test_the_example_is_read_as_the_loader_reads_it():
     callback = pruner(max_rounds=1)
     trainer(callback, max_epochs=1).fit(network(), whole)
     assert callback.sparsity == 5 / 16
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"granularity": "2:4", "target_sparsity": 0.5, "prune_fraction": 0.5}]
+)
+def test_sharded_models_are_refused(options):
+    module = network()
+    sharding = Sharding(Processes(), frozenset({"stem.0.weight"}))
+    with pytest.raises(MisconfigurationException, match="FSDP2 cuts them into pieces"):
+        find_units(pruner(**options).settings, trainer(), module, dict(module.named_parameters()), sharding)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_compiled_modules_are_followed_too(whole):
+    pytest.importorskip("torch_pruning")
+    module, callback = network(), pruner(max_rounds=1)
+    if not whole:
+        module.inner = torch.compile(module.inner, backend="eager")
+    made = trainer(callback, max_epochs=1)
+    made.fit(torch.compile(module, backend="eager") if whole else module, images(seed=1))
+    assert callback.sparsity == 5 / 16
+    assert "inner.0.weight" in callback.masks
 
 
 class Stream(IterableDataset[Any]):
