@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from lightning_classprune.compact import Compacted
+from lightning_classprune.compacting import Compacted
 from lightning_classprune.files import replacing
 from lightning_classprune.slicing import fit_layer
 

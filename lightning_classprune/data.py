@@ -116,6 +116,12 @@ class SplitDataModule(LightningDataModule):
         """Mean and standard deviation that `x` was normalised by: `(C, 1, 1)` on the 0..1 scale, or `(features,)`."""
         return self.splits.normalization
 
+    def raw(self, x: Tensor) -> Tensor:
+        """Return a batch (or one sample) before normalisation: uint8 pixels of images, a table's features."""
+        mean, std = self.normalization
+        values = x * std + mean
+        return (values * 255).round().clamp(0, 255).to(torch.uint8) if self.image_size else values
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training batches, shuffled and augmented."""
         return self._loader("train", shuffle=True)

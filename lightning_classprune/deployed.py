@@ -64,11 +64,15 @@ class Deployed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the scores of raw input `x`, and the decided classes if there are thresholds."""
-        if self.normalized:
-            x = x / 255 if x.dtype == torch.uint8 else x.float()
-            x = (x - self._like_sample(self.mean, x)) / self._like_sample(self.std, x)
-        scores: Tensor = self.network(x)
+        scores: Tensor = self.network(self.normalize(x))
         return (scores, self.decide(scores)) if self.decides else scores
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Return what the network gets of raw input `x`."""
+        if not self.normalized:
+            return x
+        x = x / 255 if x.dtype == torch.uint8 else x.float()
+        return (x - self._like_sample(self.mean, x)) / self._like_sample(self.std, x)
 
     def decide(self, scores: Tensor) -> Tensor:
         """Return the decided classes `(N,)`, int64, of scores `(N, C)`, `(N, 1)` or `(N,)`.

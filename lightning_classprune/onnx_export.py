@@ -62,6 +62,7 @@ def export_onnx(
     normalization: Normalization | None = None,
     thresholds: Mapping[int, float] | None = None,
     metadata: Mapping[str, str] | None = None,
+    packed: bool = True,
 ) -> OnnxReport:
     """Write `model` in eval mode to `path`, compare it with the module on `example`, and keep it only if they agree.
 
@@ -81,6 +82,7 @@ def export_onnx(
             plain decision; None for scores only. A threshold that equals a sample's own margin may round to either
             side: put it between two samples.
         metadata: Further texts for the file, by key: class names as a JSON list under `class_names`, a verdict, ....
+        packed: False writes dense weights: the ordinary file, to compare with.
 
     Raises:
         ModuleNotFoundError: The packages of the extra `onnx` are missing.
@@ -105,7 +107,8 @@ def export_onnx(
         expected = _expected(deployed, example)
         proto = translate(deployed, example)
     dense_bytes = int(proto.ByteSize())
-    pack_weights(proto, half=values == "fp16")
+    if packed:
+        pack_weights(proto, half=values == "fp16")
     onnx.helper.set_model_props(proto, texts)
     tolerance = _TOLERANCE[values] * max(1.0, float(expected.abs().max()))
     with replacing(path) as part:

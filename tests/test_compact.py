@@ -20,8 +20,8 @@ pytest.importorskip("torch_pruning")
 
 from lightning_classprune.channel_units import ChannelUnits
 from lightning_classprune.channels import find_channels
-from lightning_classprune.compact import compact
 from lightning_classprune.compact_files import load_compact, save_compact
+from lightning_classprune.compacting import compact
 from lightning_classprune.constants import constant_inputs
 from lightning_classprune.masks import apply_masks, full_masks
 
