@@ -1,0 +1,276 @@
+"""What leaves, measured on trained tickets: bytes, load time, latency and output difference of every artefact.
+
+    python benchmarks/deploy.py --runs outputs/deploy [--epochs 3]
+
+Trains three networks on the solar cells (the package elpv-dataset), the smallest once more with whole channels,
+exports each with `classprune-export`, and writes benchmarks/results/deploy.md and deploy.json. The default network is
+guarded as it ships; the large ones are taken to 99% with the guard off, for their size is what is measured here. A
+finished run is not trained again. Times are medians of calls in turns, on one thread: compare within one network only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import json
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch_pruning
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from packed_size import limit_bytes
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from lightning_classprune import app, export_onnx, load_ticket, save_ticket
+from lightning_classprune.deployed import Deployed
+from lightning_classprune.environment import environment
+from lightning_classprune.export_checks import BATCHES, compared, in_memory
+from lightning_classprune.export_run import export_run
+from lightning_classprune.latency import interleaved
+from lightning_classprune.masks import unpack
+from lightning_classprune.onnx_session import OnnxFile
+from lightning_classprune.run_folder import RunFolder
+
+RESULTS = Path(__file__).parent / "results"
+TO_99 = [
+    "callbacks.classprune.confidence=null",
+    "protect.defective=1.0",
+    "callbacks.classprune.rewind=lr",
+    "callbacks.classprune.prune_fraction=0.8",
+    "callbacks.classprune.target_sparsity=0.99",
+    "optimizer.lr=1.0e-3",
+]
+NETWORKS = {
+    "default job": [],
+    "default network, whole channels": [
+        "callbacks.classprune.granularity=channel",
+        "callbacks.classprune.scope=layer",
+        "callbacks.classprune.prune_fraction=0.3",
+        "callbacks.classprune.target_sparsity=0.75",
+    ],
+    "paper's AlexNet, 99%": [
+        "model=paper_alexnet",
+        "model.dropout=0.0",
+        "trainer.max_epochs=${epochs}",
+        *TO_99,
+    ],
+    "ResNet-18, 99%": ["model=torchvision", "model.name=resnet18", "trainer.max_epochs=${epochs}", *TO_99],
+}
+
+
+def trained(name: str, overrides: list[str], runs: Path, epochs: int) -> RunFolder:
+    """The finished run of a network, from before or trained now."""
+    folder = RunFolder((runs / name.replace(" ", "_").replace("%", "")).absolute())
+    if folder.status()["state"] != "finished":
+        given = [o.replace("${epochs}", str(epochs)) for o in overrides]
+        with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
+            cfg = compose("config", [f"run_dir='{folder.path}'", "trainer.enable_progress_bar=false", *given])
+        app.run(cfg, resume=folder.config_file.is_file())
+    return folder
+
+
+def measure(folder: RunFolder) -> dict[str, Any]:
+    """All artefacts of one run, as one row each, and what they share."""
+    facts = export_run(folder.path, dense=True)
+    network, masks = delivered(folder)
+    data = instantiate(folder.config().data)
+    data.setup()
+    example = torch.cat([data.raw(x) for x, _ in data.test_dataloader()])[:64]
+    rule = Deployed(network, data.normalization, {})
+    export = folder.path / "export"
+    sessions = {"dense ONNX": export_dense(network, folder, example, data)}
+    sessions |= {n: export / n for n in ("model.onnx", "compact.onnx") if (export / n).exists()}
+    direct = used_directly(network, rule.normalize(example[:2]))
+    if direct is not None:
+        path = folder.path / "direct.onnx"
+        export_onnx(direct, path, example, normalization=data.normalization, thresholds={}, packed=False)
+        sessions["Torch-Pruning directly, half of the channels"] = path
+    rows = [*stored(network, masks, folder, rule, example), *run_by_onnxruntime(sessions, rule, example)]
+    return {
+        "sparsity": facts["sparsity"],
+        "claim": facts["claim"],
+        "limit": limit_bytes(network.state_dict(), masks),
+        "test": facts["test"],
+        "compact": facts["compact"],
+        "rows": rows,
+    }
+
+
+def delivered(folder: RunFolder) -> tuple[nn.Module, dict[str, Tensor]]:
+    saved = torch.load(folder.accepted, weights_only=True)
+    module: Any = app.build_module(folder.config())
+    module.load_state_dict(saved["state_dict"])
+    state = next(s for key, s in saved["callbacks"].items() if key.startswith("ClassAwarePruning"))
+    masks = {name.removeprefix("network."): unpack(bits) for name, bits in state["masks"].items()}
+    return module.network.eval(), masks
+
+
+def export_dense(network: nn.Module, folder: RunFolder, example: Tensor, data: Any) -> Path:
+    path = folder.path / "dense.onnx"
+    export_onnx(network, path, example, normalization=data.normalization, thresholds={}, packed=False)
+    return path
+
+
+def stored(
+    network: nn.Module, masks: dict[str, Tensor], folder: RunFolder, rule: Deployed, example: Tensor
+) -> list[dict[str, Any]]:
+    """Files that PyTorch loads: bytes, milliseconds to load into the network, difference."""
+    state = network.state_dict()
+    dense = save({name: tensor.contiguous() for name, tensor in state.items()})
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("dense", dense)
+    csr = io.BytesIO()
+    torch.save({n: as_csr(t) if n in masks else t for n, t in state.items()}, csr)
+    half = folder.path / "half.safetensors"
+    save_ticket(half, state, masks, values="fp16")
+    ticket = folder.path / "export" / "ticket.safetensors"
+    loads = {
+        "dense safetensors": partial(load_dense, network, dense),
+        "ticket": partial(load_ticket, ticket, network),
+        "ticket, fp16": partial(load_ticket, half, network),
+    }
+    times = interleaved(loads, rounds=9)
+    rounded = in_memory(rule)(example)
+    load_ticket(ticket, network)
+    differs = compared(lambda _: rounded, in_memory(rule), example)
+    sizes = {
+        "dense safetensors": len(dense),
+        "dense, zipped": len(packed.getvalue()),
+        "CSR, int32": len(csr.getvalue()),
+        "ticket": ticket.stat().st_size,
+        "ticket, fp16": half.stat().st_size,
+    }
+    return [
+        {"artefact": name, "bytes": size, "smaller": len(dense) / size, "load_ms": times.get(name)}
+        | (differs if name == "ticket, fp16" else {"max_difference": 0.0, "changed_decisions": 0})
+        for name, size in sizes.items()
+    ]
+
+
+def load_dense(network: nn.Module, content: bytes) -> None:
+    network.load_state_dict(load(content))
+
+
+def as_csr(weight: Tensor) -> dict[str, Tensor]:
+    sparse = weight.flatten(1).to_sparse_csr()
+    return {
+        "crow": sparse.crow_indices().int(),
+        "col": sparse.col_indices().int(),
+        "values": sparse.values(),
+    }
+
+
+def run_by_onnxruntime(files: dict[str, Path], rule: Deployed, example: Tensor) -> list[dict[str, Any]]:
+    """Files that stock ONNX Runtime runs: bytes, milliseconds to load and of a batch, difference."""
+    loads = interleaved({name: partial(OnnxFile, path) for name, path in files.items()}, rounds=5)
+    sessions = {name: OnnxFile(path) for name, path in files.items()}
+    batches = {n: example[torch.arange(n) % len(example)] for n in BATCHES}
+    times = {
+        n: interleaved({name: partial(run, batch) for name, run in sessions.items()})
+        for n, batch in batches.items()
+    }
+    dense = files["dense ONNX"].stat().st_size
+    return [
+        {
+            "artefact": name,
+            "bytes": path.stat().st_size,
+            "smaller": dense / path.stat().st_size,
+            "load_ms": loads[name],
+            **{f"batch_{n}_ms": times[n][name] for n in BATCHES},
+            **compared(sessions[name], in_memory(rule), example),
+        }
+        for name, path in files.items()
+    ]
+
+
+def used_directly(network: nn.Module, example: Tensor) -> nn.Module | None:
+    """Half of the channels gone by Torch-Pruning's own pruner, without the retraining that would follow."""
+    smaller = copy.deepcopy(network)
+    head = [m for m in smaller.modules() if isinstance(m, nn.Linear)][-1]
+    torch_pruning.pruner.MetaPruner(
+        smaller,
+        example,
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=0.5,
+        ignored_layers=[head],
+    ).step()
+    return smaller.eval()
+
+
+def markdown(found: dict[str, dict[str, Any]], about: dict[str, Any]) -> str:
+    lines = [
+        "# What leaves",
+        "",
+        "`python benchmarks/deploy.py`: trained tickets, solar cells 64x64, seed 1. Times are medians of calls in",
+        "turns on one thread; compare within one network only. *Difference* and *changed* are of 64 test images",
+        "against the PyTorch module (Torch-Pruning's row: half of the channels without retraining, so its outputs",
+        "are meant to differ).",
+        "",
+    ]
+    for name, one in found.items():
+        lines += [
+            f"## {name}: {one['sparsity']:.1%} sparsity",
+            "",
+            one["claim"],
+            "",
+            "| artefact | kB | times smaller | load ms | batch 1 ms | batch 32 ms | difference | changed |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row['artefact']} | {row['bytes'] / 1000:,.1f} | {row['smaller']:.1f} | "
+            + " | ".join(number(row.get(key)) for key in ("load_ms", "batch_1_ms", "batch_32_ms"))
+            + f" | {row['max_difference']:.1e} | {row['changed_decisions']} |"
+            for row in one["rows"]
+        ]
+        before, after = one["compact"]["parameters"]
+        macs_before, macs_after = one["compact"]["macs"]
+        ticket = next(row["bytes"] for row in one["rows"] if row["artefact"] == "ticket")
+        lines += [
+            "",
+            f"Ticket: {ticket / one['limit']:.2f} of the information-theoretic limit, {one['limit'] / 1000:,.1f} kB",
+            f"(entropy of the places and raw values). Compact: parameters {before:,} -> {after:,}, multiplications",
+            f"{macs_before:,} -> {macs_after:,}; effective sparsity {one['compact']['effective_sparsity']:.2%}.",
+            "",
+            "| test, through | class | missed | false alarms |",
+            "|---|---|---|---|",
+        ]
+        for through, classes in one["test"].items():
+            lines += [
+                f"| {through} | {label} | {c['fn']}/{c['support']} | {c['fp']} |"
+                for label, c in classes.items()
+            ]
+        lines.append("")
+    versions = ", ".join(f"{n} {v}" for n, v in about["versions"].items() if v)
+    lines += [f"{about['platform']}, {about['cores']} cores; {versions}.", ""]
+    return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("outputs/deploy"))
+    parser.add_argument("--epochs", type=int, default=3, help="of a round of the large networks")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = {
+        name: measure(trained(name, overrides, options.runs, options.epochs))
+        for name, overrides in NETWORKS.items()
+    }
+    about = environment()
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "deploy.json").write_text(json.dumps({"networks": found, "made_with": about}, indent=1) + "\n")
+    (RESULTS / "deploy.md").write_text(markdown(found, about))
+
+
+if __name__ == "__main__":
+    main()
