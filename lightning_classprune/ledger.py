@@ -101,7 +101,12 @@ def achievement(rows: Sequence[Row]) -> str:
             f"{last['sparsity']:.1%} sparsity {reason}."
         )
     parts = [_claim(name, final, dense, _certainty(rows, final)) for name in final["classes"]]
-    return f"{final['sparsity']:.1%} of the prunable weights are gone: {'; '.join(parts)}."
+    return f"{final['sparsity']:.1%} of the prunable {units(rows)} are gone: {'; '.join(parts)}."
+
+
+def units(rows: Sequence[Row]) -> str:
+    """Return what the rows' sparsity counts: `weights` or `channels`."""
+    return str(rows[0].get("units", "weights")) if rows else "weights"
 
 
 def round_label(row: Row, rows: Sequence[Row]) -> str:

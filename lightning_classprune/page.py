@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 
 from lightning_classprune import pictures, report
 from lightning_classprune.inline_svg import inline_svg
-from lightning_classprune.ledger import Row, achievement, baseline, delivered, round_label
+from lightning_classprune.ledger import Row, achievement, baseline, delivered, round_label, units
 from lightning_classprune.outcomes import Outcomes
 from lightning_classprune.pictures import Pixels
 
@@ -91,6 +91,7 @@ def render(data: PageData) -> str:
         if data.layers
         else None,
         ledger=_ledger(data.rows),
+        units=units(data.rows),
         figures=_figures(data.rows),
         layers=[{**layer, "density": layer["kept"] / max(layer["total"], 1)} for layer in data.layers],
         matrices=_matrices(data),

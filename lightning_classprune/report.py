@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from lightning_classprune.ledger import Row, baseline, delivered
+from lightning_classprune.ledger import Row, baseline, delivered, units
 
 # Okabe & Ito's colour-blind safe palette; each verdict has its own marker as well.
 VERDICTS: dict[str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ def figure(rows: Sequence[Row]) -> LedgerFigure:
     final = delivered(rows)
     if final is not None:
         result.suptitle(
-            f"Delivered: round {final['round']}, {final['sparsity']:.2%} of the prunable weights removed"
+            f"Delivered: round {final['round']}, {final['sparsity']:.2%} of the prunable {units(rows)} removed"
         )
     return result
 
@@ -169,4 +169,4 @@ def _density_axis(axes: Axes, rows: Sequence[Row]) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("prunable weights kept")
+    axes.set_xlabel(f"prunable {units(rows)} kept")

@@ -97,6 +97,7 @@ def _row(common: Mapping[str, Any], verdict: str, reason: str, classes: Row, lev
         "round": common["round"],
         "attempt": common["attempt"],
         "sparsity": common["sparsity"],
+        "units": common["units"],
         "verdict": verdict,
         "reason": reason,
         "classes": classes,

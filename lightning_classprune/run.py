@@ -318,6 +318,7 @@ class PruningRun:
             "round": self.state.round,
             "attempt": self.state.attempt,
             "sparsity": self.sparsity,
+            "units": "channels" if self.settings.granularity == "channel" else "weights",
             "epochs": epochs_done(self.trainer) - self.horizon.start_epoch,
             "seconds": round(self._seconds(), 3),
             "seed": self.seed,

@@ -140,6 +140,11 @@ def test_achievement_claims_what_was_excluded() -> None:
     )
 
 
+def test_achievement_counts_what_was_pruned() -> None:
+    rows = [{**one, "units": "channels"} for one in ROWS]
+    assert ledger.achievement(rows).startswith("57.8% of the prunable channels are gone: ")
+
+
 def test_achievement_of_a_point_rule_claims_no_confidence() -> None:
     rows = [ROWS[0], row(1, 0.35, "accepted", 44, level=None)]
     assert "confidence" not in ledger.achievement(rows)
