@@ -21,7 +21,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from lightning_classprune import jobs, ledger, report
+from lightning_classprune import jobs, ledger, recommend, report
 from lightning_classprune.callback import ClassAwarePruningCallback
 from lightning_classprune.classifier import Classifier
 from lightning_classprune.data import SplitDataModule
@@ -202,6 +202,8 @@ def tell(rows: list[dict[str, Any]], test: dict[str, Any], folder: Path) -> None
         before = f" (dense {test['dense'][name]['fn']})" if "dense" in test else ""
         console.print(f"Test, {name}: missed {counts['fn']} of {counts['support']}{before}", markup=False)
     console.print(ledger.achievement(rows), markup=False)
+    if advice := recommend.recommendation(rows):
+        console.print(advice, markup=False)
     console.print(f"Run folder: {folder}", markup=False, soft_wrap=True)
 
 

@@ -24,6 +24,7 @@ from lightning_classprune.monitor import RECALL, ValidationMonitor, recalls
 from lightning_classprune.outcomes import Outcomes
 from lightning_classprune.prunable import Prunable
 from lightning_classprune.run import PruningRun
+from lightning_classprune.schedules import ScheduleName
 from lightning_classprune.settings import Settings
 from lightning_classprune.status import Status
 
@@ -77,6 +78,11 @@ class ClassAwarePruningCallback(_Callback):
             the validation data, with a warning.
         prunable: Patterns or a predicate; by default the weights of convolutions and linear layers.
         baseline: `"train"`, or `"current"` to judge the weights as they come as the dense network and skip round 0.
+        schedule: `"fixed"`, or `"adaptive"`: steps are chosen by validation data, which must not be the guard's, and a
+            hopeless candidate is abandoned before a guard test; see `schedules`. `prune_fraction` is not used then.
+        round_epochs: Length of every round after round 0 (rewind `init` or `lr`), with optimizers and schedules made
+            anew for it; None for the length of round 0.
+        max_total_epochs: Epochs of all rounds together; a round that does not fit is not started.
         rewind_file: Keep the rewind point in this file, written once, instead of in every checkpoint; checkpoints
             then hold its SHA-256. One file a run.
         ladder: Keep the ticket of every accepted round, packed, in this folder, from which `load_ticket` picks; None
@@ -108,6 +114,9 @@ class ClassAwarePruningCallback(_Callback):
         baseline: str = "train",
         rewind_file: str | None = None,
         ladder: str | None = None,
+        schedule: ScheduleName = "fixed",
+        round_epochs: int | None = None,
+        max_total_epochs: int | None = None,
     ) -> None:
         super().__init__()
         self.settings = Settings.parse(
@@ -126,6 +135,9 @@ class ClassAwarePruningCallback(_Callback):
             retries=retries,
             max_rounds=max_rounds,
             baseline=baseline,
+            schedule=schedule,
+            round_epochs=round_epochs,
+            max_total_epochs=max_total_epochs,
         )
         if predict is not None and not callable(predict):
             raise ValueError(

@@ -79,18 +79,25 @@ def find_guard_loaders(trainer: Any, argument: Any) -> tuple[list[Any], Source] 
     from_datamodule = getattr(trainer.datamodule, "guard_dataloader", None)
     if callable(from_datamodule):
         return _flatten(from_datamodule()), "datamodule"
+    loaders = find_validation_loaders(trainer)
+    return None if loaders is None else (loaders, "validation")
+
+
+@untouched_randomness()
+def find_validation_loaders(trainer: Any) -> list[Any] | None:
+    """The trainer's validation loaders, if it has any."""
     if trainer.limit_val_batches == 0:
         return None
     # What Lightning already holds is preferred: asking the user's code again could draw another random split.
     loop = trainer.fit_loop.epoch_loop.val_loop
     if loop._combined_loader is not None:
-        return _ending(loop._combined_loader.flattened, trainer.limit_val_batches), "validation"
+        return _ending(loop._combined_loader.flattened, trainer.limit_val_batches)
     if not loop._data_source.is_defined():
         return None
     loaders = loop._data_source.dataloader()
     if loaders is None:
         return None
-    return _ending(_flatten(loaders), trainer.limit_val_batches), "validation"
+    return _ending(_flatten(loaders), trainer.limit_val_batches)
 
 
 @dataclass(frozen=True)

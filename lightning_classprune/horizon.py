@@ -94,7 +94,7 @@ def remaining_after(trainer: Any, user: Limits, epoch: int, step: int, whole_epo
     steps = user.max_steps - step if user.max_steps != -1 else -1
     if whole_epochs:
         return (user.max_epochs - epoch if user.max_epochs != -1 else -1), steps
-    per_epoch = _steps_per_epoch(trainer)
+    per_epoch = steps_per_epoch(trainer)
     if user.max_epochs == -1 or per_epoch is None:
         return -1, steps
     by_epochs = user.max_epochs * per_epoch - step
@@ -103,7 +103,7 @@ def remaining_after(trainer: Any, user: Limits, epoch: int, step: int, whole_epo
 
 def reaches(trainer: Any, user: Limits, kind: str, at: int) -> bool:
     """Whether a round gets beyond a point (an `epoch` or a `step`), as far as that can be known before it."""
-    per_epoch = _steps_per_epoch(trainer)
+    per_epoch = steps_per_epoch(trainer)
     limits = {"epoch": user.max_epochs, "step": user.max_steps}
     if limits[kind] != -1 and at >= limits[kind]:
         return False
@@ -114,7 +114,8 @@ def reaches(trainer: Any, user: Limits, kind: str, at: int) -> bool:
     return user.max_epochs == -1 or at < user.max_epochs * per_epoch
 
 
-def _steps_per_epoch(trainer: Any) -> int | None:
+def steps_per_epoch(trainer: Any) -> int | None:
+    """Optimizer steps of an epoch, as far as that can be known."""
     if trainer.num_training_batches == inf:
         return None
     steps: int = ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)

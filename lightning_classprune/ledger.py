@@ -16,7 +16,13 @@ from lightning_classprune import files
 
 Row = Mapping[str, Any]
 
-STYLES = {"baseline": "bold", "accepted": "green", "refused": "red", "unproven": "yellow"}
+STYLES = {
+    "baseline": "bold",
+    "accepted": "green",
+    "refused": "red",
+    "unproven": "yellow",
+    "abandoned": "magenta",
+}
 
 
 def write_jsonl(rows: Iterable[Row], path: str | os.PathLike[str]) -> None:
@@ -139,7 +145,7 @@ def _notes(rows: Sequence[Row], final: Row | None) -> list[str]:
         else [f"* delivered: round {round_label(final, rows)}, sparsity {final['sparsity']:.2%}"]
     )
     for row in rows:
-        if row["verdict"] in ("refused", "unproven") and row.get("reason"):
+        if row["verdict"] in ("refused", "unproven", "abandoned") and row.get("reason"):
             notes.append(f"Round {round_label(row, rows)} {row['verdict']}: {row['reason']}")
     return notes
 

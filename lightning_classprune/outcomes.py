@@ -45,6 +45,10 @@ class Outcomes:
             return self.target[:, index].bool(), self.predicted[:, index].bool()
         return self.target == index, self.predicted == index
 
+    def right(self) -> Tensor:
+        """Which decisions are right: `(n,)` booleans, of a multi-label task `(n * labels,)`."""
+        return (self.predicted.long() == self.target.long()).flatten()
+
     def state_dict(self) -> dict[str, Tensor | int]:
         """Plain tensors and integers, small: two bytes a decision."""
         return {

@@ -20,7 +20,7 @@ from lightning_classprune.outcomes import Outcomes
 from lightning_classprune.pictures import Pixels
 
 # The markers of report.py's figure, as characters.
-MARKS = {"baseline": "■", "accepted": "●", "refused": "✖", "unproven": "▲"}
+MARKS = {"baseline": "■", "accepted": "●", "refused": "✖", "unproven": "▲", "abandoned": "▼"}
 # What the figure draws in fixed colours, in the page's own, which differ between light and dark.
 COLORS = {
     "#000000": "currentColor",

@@ -136,7 +136,9 @@ def make_plan(settings: Settings, masks: Masks, units: Units) -> Plan:
             f"{name} leaves {total - target} of {total} {what} for {total - units.most} {places} "
             f"must keep at least one; at most {units.most / total:.6f} is possible here"
         )
-    return Plan(total, target, settings.prune_fraction, settings.max_rounds, settings.retries)
+    return Plan(
+        total, target, settings.prune_fraction, settings.max_rounds, settings.retries, settings.schedule
+    )
 
 
 def check_criterion(criterion: Criterion, parameters: Mapping[str, nn.Parameter]) -> None:

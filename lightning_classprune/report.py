@@ -20,6 +20,7 @@ VERDICTS: dict[str, dict[str, Any]] = {
     "accepted": {"color": "#0072B2", "marker": "o", "label": "accepted"},
     "refused": {"color": "#D55E00", "marker": "X", "label": "refused"},
     "unproven": {"color": "#E69F00", "marker": "^", "label": "unproven"},
+    "abandoned": {"color": "#CC79A7", "marker": "v", "label": "abandoned"},
 }
 ALLOWED = "#009E73"
 GRID, WHISKER = "0.9", "0.45"

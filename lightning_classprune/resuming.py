@@ -16,7 +16,7 @@ from lightning_classprune.horizon import Limits, epochs_done
 from lightning_classprune.rewinding import copy_state
 from lightning_classprune.settings import Settings
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 def run_settings(settings: Settings, limits: Limits) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Rounds: the state machine of iterative pruning as pure functions of (plan, state, verdict).
 
 train --(round is over)--> judge --accepted--> prune further, rewind --> train ...
-                                \\--refused---> smaller step from the last accepted ticket, or finish
+     \\                           \\--refused---> smaller step from the last accepted ticket, or finish
+      \\--abandoned-------------------------------^
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from math import ceil
 from typing import Any
+
+from lightning_classprune.schedules import Adaptive
 
 _COUNTED = 10_000
 
@@ -25,6 +28,7 @@ class Plan:
         fraction: Share of the remaining weights that a round prunes, in (0, 1).
         max_rounds: Attempts after round 0; None for no limit.
         retries: Refusals that the run survives, each with half the step.
+        adaptive: The schedule that chooses steps by validation evidence instead of `fraction`.
     """
 
     total: int
@@ -32,6 +36,7 @@ class Plan:
     fraction: float
     max_rounds: int | None = None
     retries: int = 0
+    adaptive: Adaptive | None = None
 
     def __post_init__(self) -> None:
         if not (0 < self.target <= self.total and 0 < self.fraction < 1):
@@ -50,6 +55,7 @@ class RoundState:
         accepted: Weights pruned in the last accepted ticket.
         candidate: Weights pruned in the candidate.
         finished: None while rounds go on, else why they ended.
+        abandoned: Candidates so far that were given up without a test.
     """
 
     round: int = 0
@@ -59,6 +65,7 @@ class RoundState:
     accepted: int = 0
     candidate: int = 0
     finished: str | None = None
+    abandoned: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives only."""
@@ -70,25 +77,60 @@ class RoundState:
         return cls(**state)
 
 
-def after_verdict(plan: Plan, state: RoundState, accepted: bool) -> RoundState:
-    """The state in which the next attempt trains, or a finished one."""
+def after_verdict(plan: Plan, state: RoundState, accepted: bool, limit: int | None = None) -> RoundState:
+    """The state in which the next attempt trains, or a finished one.
+
+    Args:
+        plan: The plan.
+        state: The state whose candidate was judged.
+        accepted: The verdict.
+        limit: Where the schedule is adaptive and the candidate was accepted: the weights up to which it can be pruned
+            without retraining, by validation data; None if nothing is known.
+    """
     if accepted:
-        state = replace(state, accepted=state.candidate)
+        first, state = state.round == 0, replace(state, accepted=state.candidate)
         if state.accepted >= plan.target:
             return replace(state, finished="the target sparsity is reached")
-        candidate = _step(plan, state.accepted, plan.fraction / 2**state.refusals)
-        following = replace(state, round=state.round + 1, attempt=1, candidate=candidate)
-    else:
-        state = replace(state, refusals=state.refusals + 1)
-        if state.refusals > plan.retries:
-            return replace(state, finished="a round was not accepted")
+        candidate = _further(plan, state, state.accepted if limit is None else limit, first)
+        return _next(plan, state, replace(state, round=state.round + 1, attempt=1, candidate=candidate))
+    state = replace(state, refusals=state.refusals + 1)
+    if state.refusals > plan.retries:
+        return replace(state, finished="a round was not accepted")
+    return _smaller(plan, state)
+
+
+def after_abandonment(plan: Plan, state: RoundState) -> RoundState:
+    """As `after_verdict`, for a candidate that was given up on validation evidence, without a test."""
+    assert plan.adaptive is not None
+    state = replace(state, abandoned=state.abandoned + 1)
+    if state.abandoned > plan.adaptive.abandons:
+        return replace(state, finished=f"{state.abandoned} candidates were abandoned")
+    return _smaller(plan, state)
+
+
+def _further(plan: Plan, state: RoundState, limit: int, first: bool) -> int:
+    if plan.adaptive is None:
+        return _step(plan, state.accepted, plan.fraction / 2**state.refusals)
+    return plan.adaptive.after_acceptance(plan.total, plan.target, state.accepted, limit, first=first)
+
+
+def _smaller(plan: Plan, state: RoundState) -> RoundState:
+    candidate: int | None
+    if plan.adaptive is None:
         candidate = state.accepted + (state.candidate - state.accepted + 1) // 2
         if candidate >= state.candidate:
             return replace(state, finished="a round was not accepted and its step is a single weight")
-        following = replace(state, attempt=state.attempt + 1, candidate=candidate)
+    else:
+        candidate = plan.adaptive.after_failure(plan.total, plan.target, state.accepted, state.candidate)
+        if candidate is None:
+            return replace(state, finished="the next step is too small to be worth a round")
+    return _next(plan, state, replace(state, attempt=state.attempt + 1, candidate=candidate))
+
+
+def _next(plan: Plan, state: RoundState, following: RoundState) -> RoundState:
     if plan.max_rounds is not None and state.attempts >= plan.max_rounds:
         return replace(state, finished=f"max_rounds={plan.max_rounds} attempts were made")
-    return replace(following, attempts=state.attempts + 1)
+    return replace(following, attempts=following.attempts + 1)
 
 
 def _step(plan: Plan, pruned: int, fraction: float) -> int:
@@ -105,8 +147,12 @@ def largest_number_of_tests(plan: Plan) -> int:
     """
     # Every acceptance prunes a weight or more, and the run survives `retries` refusals.
     most = plan.target + plan.retries
+    if plan.adaptive is not None:
+        most = plan.adaptive.most_accepted(plan.total, plan.target) + plan.retries
     if plan.max_rounds is not None:
         most = min(most, plan.max_rounds)
+    if plan.adaptive is not None:
+        return most
     least: list[dict[int, int]] = [{0: 0}]  # fewest weights pruned, by tests, then by refusals
     for tests in range(min(most + 1, _COUNTED)):
         if tests == len(least):

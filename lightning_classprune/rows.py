@@ -25,7 +25,7 @@ def baseline_row(
     """The row of the dense network.
 
     Args:
-        common: Round, attempt, sparsity, epochs, seconds and seed.
+        common: Round, attempt, sparsity, epochs, seconds, seed and passes over the validation data.
         outcomes: What it decided; None if its scores were NaN.
         protected: Class index by name.
         reason: What there is to say.
@@ -59,6 +59,11 @@ def verdict_row(
         }
     level = next((judged.level for judged in verdict.classes.values()), None)
     return _row(common, verdict.outcome, verdict.reason, classes, level)
+
+
+def abandoned_row(common: Mapping[str, Any], reason: str) -> Row:
+    """The row of a candidate that was given up on validation evidence: no guard test, so no classes and no level."""
+    return _row(common, "abandoned", f"{reason}; no guard test was made", {}, level=None)
 
 
 def round_metrics(row: Mapping[str, Any], budget: ErrorBudget) -> dict[str, float]:
@@ -105,4 +110,5 @@ def _row(common: Mapping[str, Any], verdict: str, reason: str, classes: Row, lev
         "epochs": common["epochs"],
         "seconds": common["seconds"],
         "seed": common["seed"],
+        "validation_passes": common["validation_passes"],
     }

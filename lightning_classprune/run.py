@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ from lightning_classprune.randomness import (
     random_state,
     seed_process,
     set_random_state,
+    untouched_randomness,
 )
 from lightning_classprune.resuming import (
     STATE_VERSION,
@@ -57,6 +59,8 @@ from lightning_classprune.resuming import (
     step_plateau_schedulers,
 )
 from lightning_classprune.rewinding import (
+    Tensors,
+    TrainingState,
     capture_buffers,
     capture_tensors,
     capture_trainable,
@@ -68,7 +72,9 @@ from lightning_classprune.rewinding import (
     restore_trainable,
     restore_training,
 )
-from lightning_classprune.rows import baseline_row, round_metrics, verdict_row
+from lightning_classprune.round_length import check_total_epochs, does_not_fit, rebuild_training
+from lightning_classprune.rows import abandoned_row, baseline_row, round_metrics, verdict_row
+from lightning_classprune.search import Search, find_validation_data
 from lightning_classprune.settings import Settings
 from lightning_classprune.sharding import reshard
 from lightning_classprune.status import Status, status
@@ -158,6 +164,7 @@ class PruningRun:
         tests = rounds.largest_number_of_tests(self.plan)
         budget = ErrorBudget(self.settings.alpha, self.settings.retries, tests)
         self.judge = Judge(self.settings, self.predict, self.processes, budget)
+        self.search: Search | None = None
         check_criterion(self.settings.criterion, self.parameters)
         self.set_horizon()
         self.prepared = True
@@ -166,6 +173,9 @@ class PruningRun:
         """Begin, or go on where the checkpoint was written, which some strategies load only after `on_fit_start`."""
         if self.resumed is not None:
             self._adopt(self.resumed)
+            if self.state.round > 0 and self.settings.round_epochs is not None:
+                # What the checkpoint holds of the schedule is loaded next, and was made for this length.
+                rebuild_training(self.trainer, self.fresh_training, self.limits, self.settings.round_epochs)
         else:
             self.horizon = self._first_horizon()
         # Lightning takes a step limit for a reason to repeat an epoch when it resumes, so it comes back after that.
@@ -183,7 +193,10 @@ class PruningRun:
         if not self.trainer.fast_dev_run:
             foreign = self.foreign_epochs if self.resumed is None else None
             check_rewind_point(self.trainer, self.settings.rewind, self.limits, foreign)
+            check_total_epochs(self.limits, self.settings.max_total_epochs)
             self._try_guard_data()
+            if self.settings.schedule is not None:
+                self.search = Search(self.judge, find_validation_data(self.trainer, self.data, self.judge))
         self._begin_ladder()
         self._hold()
         if self.resumed is not None:
@@ -201,6 +214,8 @@ class PruningRun:
 
     def _resume(self, saved: Mapping[str, Any]) -> None:
         self._restore_randomness()
+        if self.search is not None:
+            self.search.load_state_dict(saved["search"])
         if self.settings.rewind.kind == "none" and self.state.round > 0 and not self.pending:
             hold_schedulers(self.trainer)
         restore_trainable(self.module, saved["trainable"])
@@ -276,11 +291,44 @@ class PruningRun:
         job_over = stopping and not self.early_stopping.stopped()
         if stopping or self._round_is_over():
             self._end_of_round(job_over)
+        elif epochs_done(self.trainer) >= (self.settings.max_total_epochs or inf):
+            self._end_of_round(job_over=True)  # of a round whose length was not known in epochs
+        elif self.search is not None and self.search.is_halfway(self.horizon, epochs_done(self.trainer)):
+            self._halfway(self.search)
+
+    def _halfway(self, search: Search) -> None:
+        """Look at validation data: the dense network sets what a candidate is compared with, which may be hopeless."""
+        outcomes = self._on_validation(search)
+        if self.state.round == 0:
+            search.halfway = outcomes
+        elif (reason := search.hopeless_at_half(outcomes)) is not None:
+            self._abandon(f"half-way through the round, {reason}", job_over=False)
+
+    def _on_validation(self, search: Search) -> Outcomes | None:
+        reshard(self.module)
+        self.processes.equalize_buffers(self.module)
+        with self.averaging.swapped_in(self.module):
+            return search.outcomes(self.trainer, self.module)
+
+    def _abandon(self, reason: str, job_over: bool) -> None:
+        self._note(abandoned_row(self._common(), reason))
+        self.sealed = False
+        self.state = rounds.after_abandonment(self.plan, self.state)
+        if job_over and self.state.finished is None:
+            self.state = replace(self.state, finished="the job was stopped")
+        self._extend_or_end()
 
     def _round_is_over(self) -> bool:
         return self.horizon.is_over(epochs_done(self.trainer), self.trainer.global_step)
 
     def _end_of_round(self, job_over: bool) -> None:
+        if self.search is not None:
+            seen = self._on_validation(self.search)
+            if self.judge.baseline is None:
+                self.search.dense = seen
+            elif (reason := self.search.hopeless(seen)) is not None:
+                self._abandon(reason, job_over)
+                return
         reshard(self.module)
         self.processes.equalize_buffers(self.module)
         with self.averaging.swapped_in(self.module):
@@ -293,8 +341,10 @@ class PruningRun:
             verdict = None
         else:
             verdict = self.judge.verdict(outcomes)
-        self._record(outcomes, verdict)
         accepted = verdict is None or verdict.accepted
+        goes_on = accepted and outcomes is not None and self.state.finished is None
+        reach = self._reach(tensors) if goes_on else None
+        self._record(outcomes, verdict)
         if accepted and outcomes is not None:
             masks = {name: mask.clone() for name, mask in self.masks.items()}
             training, stopping = capture_training(self.trainer), self.early_stopping.capture()
@@ -302,7 +352,7 @@ class PruningRun:
             self.ladder.keep(self.accepted, self.ledger, self.sharding, self.module)
         self.sealed = False
         if self.state.finished is None:
-            self.state = rounds.after_verdict(self.plan, self.state, accepted)
+            self.state = rounds.after_verdict(self.plan, self.state, accepted, reach)
         if job_over and self.state.finished is None:
             self.state = replace(self.state, finished="the job was stopped")
         if (
@@ -313,8 +363,27 @@ class PruningRun:
             self.state = replace(self.state, finished="round 0 ended before the rewind point was reached")
         self._extend_or_end()
 
-    def _record(self, outcomes: Outcomes | None, verdict: Verdict | None) -> None:
-        common = {
+    def _reach(self, tensors: Tensors) -> int | None:
+        """How far the network that was just accepted can be pruned without retraining; it is put back bit for bit."""
+        if self.search is None:
+            return None
+        assert self.settings.schedule is not None
+
+        def prune(pruned: int) -> None:
+            restore_tensors(self.module, tensors)
+            with untouched_randomness():
+                masks = self._pruned(self.masks, pruned)
+            apply_masks(self.sharding.pieces(masks), self.parameters)
+
+        present = self.state.candidate
+        looks = self.settings.schedule.looks(self.plan.total, present, self.plan.target)
+        with self.averaging.swapped_in(self.module):
+            reach = self.search.limit(self.trainer, self.module, present, looks, prune)
+            restore_tensors(self.module, tensors)
+        return reach
+
+    def _common(self) -> dict[str, Any]:
+        return {
             "round": self.state.round,
             "attempt": self.state.attempt,
             "sparsity": self.sparsity,
@@ -322,14 +391,23 @@ class PruningRun:
             "epochs": epochs_done(self.trainer) - self.horizon.start_epoch,
             "seconds": round(self._seconds(), 3),
             "seed": self.seed,
+            "validation_passes": 0 if self.search is None else self.search.passes,
         }
+
+    def _record(self, outcomes: Outcomes | None, verdict: Verdict | None) -> None:
+        common = self._common()
         protected = {self.settings.class_names[i]: i for i in self.settings.protect}
         if verdict is None:
             reason = self.state.finished or "the dense network, against which every round is judged"
             row = baseline_row(common, outcomes, protected, reason)
         else:
             row = verdict_row(common, outcomes, protected, self.judge.baseline, verdict)
+        self._note(row)
+
+    def _note(self, row: dict[str, Any]) -> None:
         self.ledger.append(row)
+        if self.search is not None:
+            self.search.passes = 0
         rank_zero_info(
             f"round {row['round']}: sparsity {row['sparsity']:.2%}, {row['verdict']}: {row['reason']}"
         )
@@ -343,6 +421,10 @@ class PruningRun:
     def _extend_or_end(self) -> None:
         loop = self.trainer.fit_loop
         start_epoch, start_step = epochs_done(self.trainer), self.trainer.global_step
+        epochs, steps = self._round_length()
+        if self.state.finished is None:
+            full = does_not_fit(self.trainer, start_epoch, (epochs, steps), self.settings.max_total_epochs)
+            self.state = replace(self.state, finished=full)
         if self.state.finished is not None:
             self.horizon = Horizon(start_epoch, start_step, 0, 0)
             loop.max_epochs = start_epoch
@@ -350,11 +432,12 @@ class PruningRun:
             return
         self.pending = True
         self.trainer.should_stop = False
-        epochs, steps = self._round_length()
         self.horizon = Horizon(start_epoch, start_step, epochs, steps)
         self.horizon.limits(self.limits).apply(self.trainer)
 
     def _round_length(self) -> tuple[int, int]:
+        if self.settings.round_epochs is not None:
+            return self.settings.round_epochs, self.limits.max_steps
         if self.settings.rewind.keeps_weights or self.rewind_point is None:
             return self.limits.max_epochs, self.limits.max_steps
         return self.rewind_point.length
@@ -471,7 +554,7 @@ class PruningRun:
         self.pending = False
         reshard(self.module)
         restore_tensors(self.module, self.accepted.tensors)
-        self.masks = self._pruned(self.accepted.masks)
+        self.masks = self._pruned(self.accepted.masks, self.state.candidate)
         self.processes.require_equal(self.masks)
         self._rewind()
         self.processes.equalize_buffers(self.module)
@@ -493,14 +576,14 @@ class PruningRun:
         reshard(self.module)
         self.enforcement.hold(self.sharding.pieces(self.masks), self.parameters, self.trainer.optimizers)
 
-    def _pruned(self, masks: Masks) -> Masks:
+    def _pruned(self, masks: Masks, pruned: int) -> Masks:
         start = self.rewind_point.tensors if self.rewind_point is not None else None
 
         def scores(name: str) -> torch.Tensor:
             weight = local(self.parameters[name])
             return self.settings.criterion(weight, weight if start is None else start[name].to(weight.device))
 
-        return self.units.shrink(masks, scores, self.state.candidate)
+        return self.units.shrink(masks, scores, pruned)
 
     def _rewind(self) -> None:
         kind = self.settings.rewind.kind
@@ -515,12 +598,18 @@ class PruningRun:
                     "rewind='none' holds the learning rate at its final value, which is 0: nothing will train"
                 )
         elif kind == "lr":
-            restore_training(self.trainer, self.fresh_training)
+            self._restart_training(self.fresh_training)
         else:
             assert self.rewind_point is not None
             assert self.rewind_point.training is not None
             restore_tensors(self.module, self.rewind_point.tensors)
-            restore_training(self.trainer, self.rewind_point.training)
+            self._restart_training(self.rewind_point.training)
+
+    def _restart_training(self, state: TrainingState) -> None:
+        if self.settings.round_epochs is None:
+            restore_training(self.trainer, state)
+        else:
+            rebuild_training(self.trainer, state, self.limits, self.settings.round_epochs)
 
     def _lightning_will_iterate(self) -> bool:
         """Whether the epoch about to start makes a new iterator (Lightning's own condition)."""
@@ -548,6 +637,7 @@ class PruningRun:
             recall=recall,
             rows=self.ledger,
             seconds=0.0 if self.pending else self._seconds(),
+            max_total_epochs=self.settings.max_total_epochs,
         )
 
     def _seconds(self) -> float:
@@ -570,6 +660,7 @@ class PruningRun:
             "seconds": self._seconds(),
             "masks": {name: pack(mask) for name, mask in self.masks.items()},
             "ledger": [dict(row) for row in self.ledger],
+            "search": None if self.search is None else self.search.state_dict(),
             "accepted": pack_ticket(
                 self.accepted, self.sharding, with_training=self.settings.rewind.kind == "none"
             ),

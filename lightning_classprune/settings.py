@@ -13,6 +13,8 @@ from lightning_classprune.criteria import Criterion, resolve_criterion
 from lightning_classprune.granularity import GranularityName
 from lightning_classprune.guard import FNTolerance
 from lightning_classprune.rewinding import Rewind
+from lightning_classprune.schedules import Adaptive
+from lightning_classprune.schedules import parse as parse_schedule
 from lightning_classprune.selection import Scope
 
 
@@ -35,6 +37,9 @@ class Settings:
     retries: int
     max_rounds: int | None
     baseline: str
+    schedule: Adaptive | None
+    round_epochs: int | None
+    max_total_epochs: int | None
 
     @classmethod
     def parse(
@@ -55,6 +60,9 @@ class Settings:
         retries: int,
         max_rounds: int | None,
         baseline: str,
+        schedule: str,
+        round_epochs: int | None,
+        max_total_epochs: int | None,
     ) -> Settings:
         """Check every argument.
 
@@ -80,9 +88,15 @@ class Settings:
                 f"retries={retries} does not go with on_refusal={on_refusal!r}: 'retry' needs retries of 1 or more, "
                 "'stop' needs 0"
             )
-        _granularity(granularity, target_sparsity, prune_fraction, retries)
-        if max_rounds is not None:
-            _whole("max_rounds", max_rounds, 1)
+        _granularity(granularity, target_sparsity, prune_fraction, retries, schedule)
+        limits = {
+            "max_rounds": max_rounds,
+            "round_epochs": round_epochs,
+            "max_total_epochs": max_total_epochs,
+        }
+        for name, value in limits.items():
+            if value is not None:
+                _whole(name, value, 1)
         if not _is_number(threshold) or not isfinite(threshold):
             raise ValueError(
                 f"threshold={threshold!r} is not a finite number; it is compared with raw scores"
@@ -92,6 +106,11 @@ class Settings:
             raise ValueError(
                 f"baseline='current' judges the weights as they come, so rewind={rewind!r} has no earlier point; "
                 "use rewind='lr' or rewind='none'"
+            )
+        if round_epochs is not None and point.kind not in ("init", "lr"):
+            raise ValueError(
+                f"round_epochs={round_epochs!r} does not go with rewind={rewind!r}: only with rewind='init' "
+                "or rewind='lr' does a round train by a whole schedule"
             )
         return cls(
             int(num_classes),
@@ -109,6 +128,9 @@ class Settings:
             int(retries),
             None if max_rounds is None else int(max_rounds),
             baseline,
+            parse_schedule(schedule),
+            None if round_epochs is None else int(round_epochs),
+            None if max_total_epochs is None else int(max_total_epochs),
         )
 
     @property
@@ -137,6 +159,9 @@ class Settings:
             "retries": self.retries,
             "max_rounds": self.max_rounds,
             "baseline": self.baseline,
+            "schedule": "fixed" if self.schedule is None else "adaptive",
+            "round_epochs": self.round_epochs,
+            "max_total_epochs": self.max_total_epochs,
         }
 
 
@@ -184,7 +209,9 @@ def _protect(
     return parsed
 
 
-def _granularity(granularity: str, target_sparsity: float, prune_fraction: float, retries: int) -> None:
+def _granularity(
+    granularity: str, target_sparsity: float, prune_fraction: float, retries: int, schedule: str
+) -> None:
     _one_of("granularity", granularity, ("weight", "channel", "2:4"))
     if granularity != "2:4":
         return
@@ -192,6 +219,10 @@ def _granularity(granularity: str, target_sparsity: float, prune_fraction: float
         raise ValueError(
             f"granularity='2:4' is one step to exactly half of the weights, so target_sparsity={target_sparsity!r} "
             f"with prune_fraction={prune_fraction!r} cannot be met; use target_sparsity=0.5, prune_fraction=0.5"
+        )
+    if schedule != "fixed":
+        raise ValueError(
+            f"granularity='2:4' is one step, so schedule={schedule!r} has nothing to choose; use schedule='fixed'"
         )
     if retries:
         raise ValueError(

@@ -49,6 +49,7 @@ class Status:
         level: Error level of the next test; None under the point rule, or when no test is left.
         tests_left: Tests that the run can still come to, at most.
         retries_left: Refusals that it can still survive.
+        epochs_left: Of `max_total_epochs`; None without it.
         seconds_left: To the end if every round is accepted and takes as long as the rounds so far; None if unknown.
     """
 
@@ -62,6 +63,7 @@ class Status:
     level: float | None
     tests_left: int
     retries_left: int
+    epochs_left: int | None
     seconds_left: float | None
 
 
@@ -78,6 +80,7 @@ def status(
     recall: Mapping[str, float],
     rows: Sequence[Row],
     seconds: float,
+    max_total_epochs: int | None,
 ) -> Status:
     """Put together what a person wants to know.
 
@@ -93,6 +96,7 @@ def status(
         recall: By protected class, from the round's last validation; without those that are not known.
         rows: The ledger so far.
         seconds: That the present round has taken so far.
+        max_total_epochs: Limit to the epochs of all rounds.
     """
     in_epochs = horizon.epochs != -1 or horizon.steps == -1
     length = horizon.epochs if in_epochs else horizon.steps
@@ -108,6 +112,7 @@ def status(
         level=None if exhausted else budget.level(),
         tests_left=0 if exhausted else budget.max_tests - budget.tests,
         retries_left=max(budget.retries - budget.refusals, 0),
+        epochs_left=None if max_total_epochs is None else max(max_total_epochs - epochs, 0),
         seconds_left=_seconds_left(plan, state, rows, seconds, _progress(horizon, epochs + share, steps)),
     )
 
@@ -121,6 +126,11 @@ def line(status: Status) -> Text:
         Text(f"sparsity {status.sparsity:.1%}"),
         *(_class_text(one) for one in status.classes),
         Text(f"budget {_budget(status)}"),
+        *(
+            []
+            if status.epochs_left is None
+            else [Text(_count(status.epochs_left, "epoch left", "epochs left"))]
+        ),
         Text(f"{_clock(status.seconds_left)} left"),
     ]
     return Text(" | ").join(parts)

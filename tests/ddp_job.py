@@ -273,6 +273,16 @@ def rewound(strategy: str, folder: str) -> dict[str, Any]:
     return results(callback, inside, alone=weights(alone))
 
 
+def adaptive(strategy: str, folder: str) -> dict[str, Any]:
+    """Steps by the validation data, of odd size, in shorter rounds."""
+    net = module()
+    callback = pruner(
+        schedule="adaptive", round_epochs=1, rewind="lr", protect={1: 0.3}, target_sparsity=0.9, max_rounds=3
+    )
+    fit(net, strategy, folder, callback)
+    return results(callback, net)
+
+
 def _raised(action: Callable[[], Any]) -> str:
     try:
         action()
@@ -356,6 +366,7 @@ FITS = (
     unseeded,
     stopped,
     rewound,
+    adaptive,
     rank_dependent,
     nan_criterion,
     failing_predict,

@@ -38,7 +38,9 @@ def decisions(weights: dict[str, torch.Tensor], data: Any) -> torch.Tensor:
         return net.eval()(data.tensors[0]).argmax(1)
 
 
-@pytest.mark.parametrize("name", ["uneven", "sampled", "validation", "few", "unseeded", "stopped"])
+@pytest.mark.parametrize(
+    "name", ["uneven", "sampled", "validation", "few", "unseeded", "stopped", "adaptive"]
+)
 def test_both_processes_hold_one_ledger_one_ticket_and_the_same_masks(fits: Any, name: str) -> None:
     first, second = of(fits, name)
     assert first["ledger"]
@@ -130,6 +132,12 @@ def test_one_process_that_asks_to_stop_ends_the_job_for_all(fits: Any) -> None:
     for process in of(fits, "stopped"):
         assert process["epochs"] == 2
         assert [row["verdict"] for row in process["ledger"]] == ["baseline"]
+
+
+def test_validation_data_of_all_processes_choose_the_step(fits: Any) -> None:
+    ledger = of(fits, "adaptive")[0]["ledger"]
+    assert len(ledger) > 1
+    assert all(row["validation_passes"] > 0 for row in ledger)
 
 
 def test_a_round_equals_a_fit_of_its_own_under_its_masks(fits: Any) -> None:

@@ -298,6 +298,15 @@ def test_layers_whose_inputs_four_divides():
             },
             "retries=1 does not go with it",
         ),
+        (
+            {
+                "granularity": "2:4",
+                "target_sparsity": 0.5,
+                "prune_fraction": 0.5,
+                "schedule": "adaptive",
+            },
+            "schedule='adaptive' has nothing to choose",
+        ),
     ],
 )
 def test_arguments_that_do_not_go_together(options, message):
@@ -383,6 +392,16 @@ def test_a_run_of_another_granularity_is_not_resumed(tmp_path):
     fit(network(), pruner(), keep)
     with pytest.raises(MisconfigurationException, match="granularity was 'channel' and is now 'weight'"):
         fit(network(), pruner(granularity="weight"), ckpt_path=keep.files[0])
+
+
+def test_channels_by_validation_data():
+    """The schedule counts channels as it counts weights."""
+    pytest.importorskip("torch_pruning")
+    module, callback = network(), pruner(schedule="adaptive")
+    made = trainer(callback)
+    made.fit(module, images(seed=1, shuffle=True), images(seed=2))
+    assert [row["sparsity"] for row in callback.ledger] == [0.0, 10 / 16]
+    assert callback.ledger[0]["validation_passes"] > 2
 
 
 def test_two_of_four_in_a_fit():

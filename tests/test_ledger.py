@@ -171,3 +171,15 @@ def test_a_row_without_counts_is_shown() -> None:
     lost = row(1, 0.35, "refused", 0, "predict returned NaN scores", classes={}, level=None)
     assert "NaN scores" in ledger.achievement([ROWS[0], lost])
     assert "refused" in text([ROWS[0], lost])
+
+
+def test_an_abandoned_candidate_has_a_line_and_a_reason_but_no_counts() -> None:
+    """It was not tested, so it is neither delivered nor does it change what the accepted rounds prove."""
+    reason = "hopeless; no guard test was made"
+    rows = [ROWS[0], row(1, 0.95, "abandoned", 0, reason, classes={}, level=None), ROWS[1] | {"attempt": 1}]
+    shown = " ".join(text(rows).split())
+    assert "1.0 95.00% abandoned" in shown
+    assert f"Round 1.0 abandoned: {reason}" in shown
+    assert ledger.delivered(rows) is rows[2]
+    assert ledger.achievement(rows) == ledger.achievement([rows[0], rows[2]])
+    assert "95.0% sparsity hopeless" in ledger.achievement(rows[:2])

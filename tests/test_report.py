@@ -119,3 +119,10 @@ def test_a_notebook_shows_the_figure_as_the_value_of_a_cell() -> None:
     formatters = pytest.importorskip("IPython.core.formatters")
     data, _ = formatters.DisplayFormatter().format(figure)
     assert data["image/png"].startswith(b"\x89PNG")
+
+
+def test_an_abandoned_round_has_no_misses_to_draw() -> None:
+    rows = [ROWS[0], row(1, "abandoned", 0) | {"classes": {}}, ROWS[1] | {"round": 1}]
+    axes = report.figure(rows).axes[0]
+    drawn = [tuple(point) for c in axes.collections for point in c.get_offsets().tolist()]
+    assert {fn for _, fn in drawn} == {53, FN[1]}

@@ -30,6 +30,9 @@ DEFAULTS = {
     "retries": 0,
     "max_rounds": None,
     "baseline": "train",
+    "schedule": "fixed",
+    "round_epochs": None,
+    "max_total_epochs": None,
 }
 
 
@@ -54,6 +57,9 @@ def test_the_defaults_in_the_form_that_the_parts_use():
         retries=0,
         max_rounds=None,
         baseline="train",
+        schedule=None,
+        round_epochs=None,
+        max_total_epochs=None,
     )
 
 
@@ -83,6 +89,9 @@ BAD = {
     "on_refusal": ["continue", "", None],
     "retries": [-1, 1.0, "1", None, True],
     "max_rounds": [0, -1, 2.0, "3", True],
+    "schedule": ["adaptative", "", None, 0.2, ["fixed"]],
+    "round_epochs": [0, -1, 2.0, "3", True],
+    "max_total_epochs": [0, -1, 2.0, "3", True],
     "baseline": ["dense", "", None],
     "protect": [
         {},
@@ -265,6 +274,9 @@ def test_the_state_is_made_of_what_a_safe_load_takes():
         "retries": 2,
         "max_rounds": 9,
         "baseline": "train",
+        "schedule": "fixed",
+        "round_epochs": None,
+        "max_total_epochs": None,
     }
 
 
@@ -289,6 +301,9 @@ CHANGES = {
     "threshold": 0.5,
     "rewind": "epoch:1",
     "max_rounds": 3,
+    "schedule": "adaptive",
+    "round_epochs": 2,
+    "max_total_epochs": 20,
 }
 
 

@@ -38,6 +38,7 @@ def at(**changes: Any) -> Status:
         "recall": {"crack": 0.71},
         "rows": [row("baseline", 40.0)],
         "seconds": 10.0,
+        "max_total_epochs": None,
     }
     return status(**(arguments | changes))
 
@@ -46,7 +47,7 @@ def test_in_the_middle_of_a_round() -> None:
     assert at() == Status(
         round=1, attempt=1, sparsity=0.5, unit="epoch", done=2, length=8,
         classes=(ClassStatus("crack", 0.71, 0.75, 0.05),),
-        level=0.05, tests_left=3, retries_left=0,
+        level=0.05, tests_left=3, retries_left=0, epochs_left=None,
         seconds_left=30.0 + 2 * 40.0,  # the rest of this round, and rounds 2 and 3
     )  # fmt: skip
     assert line(at()).plain == (
@@ -161,3 +162,10 @@ def test_nobody_waits_for_ten_thousand_rounds() -> None:
     plan = Plan(total=20_000, target=20_000, fraction=1e-9)
     assert rounds_after(plan, START) is None
     assert at(plan=plan, state=START).seconds_left is None
+
+
+def test_a_limit_to_all_epochs_is_counted_down() -> None:
+    assert at(max_total_epochs=16).epochs_left == 6
+    assert " | budget level 0.05, 3 tests | 6 epochs left | " in line(at(max_total_epochs=16)).plain
+    assert " | 1 epoch left | " in line(at(max_total_epochs=11)).plain
+    assert at(max_total_epochs=9).epochs_left == 0

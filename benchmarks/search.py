@@ -1,0 +1,344 @@
+"""How soon a search finds how sparse a network the guard accepts: schedules side by side, seed by seed.
+
+    python benchmarks/search.py run --data elpv --runs RUNS [--seeds 1 2 3 4 5] [--arms ...]
+    python benchmarks/search.py run --data derma --root FOLDER --runs RUNS
+    python benchmarks/search.py report --runs RUNS
+
+Every arm has the same data, guard, tolerance (.05), confidence (.95) and target (1% density); a run leaves one JSON
+`RUNS/<data>/<arm>-<seed>.json` and is skipped where that exists. `report` writes benchmarks/results/search.md and .png.
+
+All numbers of the delivered network are of the test split, which nothing else reads. "Epochs" are all epochs of the job
+up to the end of the delivered round, the dense round and abandoned rounds included; what is trained after that to
+be refused is in "all epochs". Seconds are processor time of one thread, shared out among the rounds by their wall time,
+so that what else the machine does hardly shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from torchmetrics.functional.classification import binary_auroc
+
+from lightning_classprune import app, files, ledger
+from lightning_classprune.data import SplitDataModule
+
+RESULTS = Path(__file__).parent / "results"
+DATA = {
+    "elpv": ("data=elpv",),
+    "derma": (
+        "data=npz",
+        "data.name=skin_dermamnist_28",
+        "data.one_vs_rest=mel",
+        "protect={mel: 0.05}",
+    ),
+}
+EPOCHS = 8  # of the dense round
+SHORT = EPOCHS // 2
+FPR = 0.05
+
+# Callback settings of each arm; "_" marks what is not the callback's.
+ARMS: dict[str, dict[str, Any]] = {
+    "dense": {"_pruned": False},
+    "fixed 20%, init": {"rewind": "init", "prune_fraction": 0.2},
+    "fixed 50%, init": {"rewind": "init", "prune_fraction": 0.5},
+    "fixed 50%, lr": {"rewind": "lr", "prune_fraction": 0.5},
+    "fixed 75%, lr": {"rewind": "lr", "prune_fraction": 0.75},
+    "one-shot 98%, lr": {"rewind": "lr", "prune_fraction": 0.98, "max_rounds": 1},
+    "gradual": {"_gradual": True, "rewind": "none", "prune_fraction": 0.44, "baseline": "current"},
+    "adaptive, lr": {"schedule": "adaptive", "rewind": "lr", "round_epochs": SHORT},
+    "adaptive, init": {"schedule": "adaptive", "rewind": "init"},
+    "adaptive, lr, class-blind": {
+        "schedule": "adaptive",
+        "rewind": "lr",
+        "round_epochs": SHORT,
+        "_loss": "cross_entropy",
+    },
+    "dense, as long as adaptive, lr": {"_pruned": False, "_epochs_of": "adaptive, lr"},
+    "dense, half as long": {"_pruned": False, "_epochs": EPOCHS // 2},
+}
+EXPLAINED = {
+    "dense": "round 0 alone",
+    "fixed 20%, init": "a fifth a round, weights rewound to the start (Frankle & Carbin)",
+    "fixed 50%, init": "a half a round, rewound to the start (Entezari & Saukh)",
+    "fixed 50%, lr": "a half a round, learning-rate rewinding (Renda et al.)",
+    "fixed 75%, lr": "three quarters a round, learning-rate rewinding",
+    "one-shot 98%, lr": "one step to 2%, learning-rate rewinding, one test",
+    "gradual": "after the dense training one-epoch rounds of 44% each without rewinding, at a constant rate of 5e-4, "
+    "every epoch judged; after Zhu & Gupta, but with equal shares instead of their cubic, untuned",
+    "adaptive, lr": f"steps by validation data, learning-rate rewinding, rounds of {SHORT} epochs",
+    "adaptive, init": f"steps by validation data, rewound to the start, rounds of {EPOCHS} epochs",
+    "adaptive, lr, class-blind": "control: the same with plain cross-entropy",
+    "dense, as long as adaptive, lr": "control: one dense training of as many epochs as 'adaptive, lr' took",
+    "dense, half as long": "for the question whether round 0 may be cut short",
+}
+
+
+def composed(data: str, root: str | None, loss: str | None, scheduler: str | None, seed: int) -> DictConfig:
+    overrides = [*DATA[data], "run_dir=.", f"seed={seed}", "callbacks=[classprune]"]
+    overrides += [f"data.root={root}"] if root else []
+    overrides += [f"loss={loss}"] if loss else []
+    overrides += [f"scheduler={scheduler}", "optimizer.lr=5e-4"] if scheduler else []
+    with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
+        return compose("config", overrides)
+
+
+def trainer(epochs: int, *callbacks: Any) -> Trainer:
+    return Trainer(
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def run_arm(arm: str, data: str, root: str | None, seed: int, runs: Path) -> dict[str, Any]:
+    """Train, prune and test one arm with one seed."""
+    settings = ARMS[arm]
+    cfg = composed(data, root, settings.get("_loss"), None, seed)
+    made: SplitDataModule = instantiate(cfg.data)
+    made.setup("fit")
+    cfg.facts = app.facts(made, cfg.protect)
+    epochs = settings.get("_epochs", EPOCHS)
+    if "_epochs_of" in settings:
+        epochs = json.loads(file_of(runs, data, settings["_epochs_of"], seed).read_text())["epochs"]
+    seed_everything(seed, workers=True, verbose=False)
+    module, started, spent = app.build_module(cfg), time.process_time(), 0
+    if settings.get("_gradual"):
+        trainer(EPOCHS).fit(module, datamodule=made)
+        fine = composed(data, root, None, "none", seed)
+        fine.facts = cfg.facts
+        tuned = app.build_module(fine)
+        tuned.load_state_dict(module.state_dict())
+        module, epochs, spent = tuned, 1, EPOCHS
+    rows: list[dict[str, Any]] = []
+    if settings.get("_pruned", True):
+        options = {k: v for k, v in settings.items() if not k.startswith("_")}
+        callback = instantiate(cfg.callbacks.classprune, target_sparsity=0.99, **options)
+        trainer(epochs, callback).fit(module, datamodule=made)
+        rows = callback.ledger
+    else:
+        trainer(epochs).fit(module, datamodule=made)
+    seconds = time.process_time() - started
+    result = {"arm": arm, "data": data, "seed": seed, "rows": rows, "all_seconds": round(seconds, 1)}
+    result |= cost(rows, spent, epochs, seconds) | on_test(module, made, cfg.facts.protected[0])
+    result["parameters"] = sum(p.numel() for p in module.parameters())
+    return result
+
+
+def cost(rows: list[dict[str, Any]], spent: int, epochs: int, seconds: float) -> dict[str, Any]:
+    """Epochs and seconds up to the delivered round and in all, and the density that was reached."""
+    final = ledger.delivered(rows)
+    if final is None:
+        return {
+            "epochs": epochs,
+            "seconds": round(seconds, 1),
+            "all_epochs": epochs,
+            "density": 1.0,
+            "tests": 0,
+        }
+    until = rows[: rows.index(final) + 1]
+    share = sum(row["seconds"] for row in until) / max(sum(row["seconds"] for row in rows), 1e-9)
+    return {
+        "epochs": spent + sum(row["epochs"] for row in until),
+        "seconds": round(seconds * share, 1),
+        "all_epochs": spent + sum(row["epochs"] for row in rows),
+        "density": 1 - final["sparsity"],
+        "tests": sum(row["verdict"] in ("accepted", "refused", "unproven") for row in rows),
+    }
+
+
+@torch.no_grad()
+def on_test(module: LightningModule, data: SplitDataModule, protected: int) -> dict[str, Any]:
+    """Misses and false alarms as decided, misses at the threshold of 5% false alarms, and the area under the curve."""
+    module.eval()
+    batches = [(module(x), y) for x, y in data.test_dataloader()]
+    scores, y = torch.cat([s for s, _ in batches]), torch.cat([y for _, y in batches])
+    positive, decided = y == protected, scores.argmax(1) == protected
+    score = scores.softmax(1)[:, protected]
+    negatives = score[~positive].sort(descending=True).values
+    threshold = negatives[int(FPR * len(negatives))]
+    return {
+        "positives": int(positive.sum()),
+        "negatives": len(negatives),
+        "fn": int((positive & ~decided).sum()),
+        "fp": int((~positive & decided).sum()),
+        "fn_at_fpr": int((positive & (score <= threshold)).sum()),
+        "auc": float(binary_auroc(score, positive.long())),
+    }
+
+
+def file_of(runs: Path, data: str, arm: str, seed: int) -> Path:
+    name = "".join(c if c.isalnum() else "_" for c in arm)
+    return runs / data / f"{name}-{seed}.json"
+
+
+def run_all(data: str, root: str | None, seeds: Sequence[int], arms: Sequence[str], runs: Path) -> None:
+    (runs / data).mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        for arm in arms:
+            file = file_of(runs, data, arm, seed)
+            if file.exists():
+                continue
+            result = run_arm(arm, data, root, seed, runs)
+            files.write_text(file, json.dumps(result))
+            print(
+                f"{data} seed {seed} {arm}: density {result['density']:.4f} after {result['epochs']} epochs "
+                f"({result['all_epochs']}), {result['seconds']:.0f} s, test FN {result['fn']}",
+                flush=True,
+            )
+
+
+def report(runs: Path) -> None:
+    """Write the tables and the picture of all runs that there are."""
+    results = [json.loads(file.read_text()) for file in sorted(runs.glob("*/*.json"))]
+    names = [name for name in DATA if any(r["data"] == name for r in results)]
+    text = ["# Search: how soon, how sparse, at what cost in misses", ""]
+    text += [
+        "`python benchmarks/search.py` explains how this was made. Tolerance .05, confidence .95, no retries;"
+    ]
+    text += ["median over seeds [lowest, highest]; FN, FP and AUC are means on the test split.", ""]
+    picture = Figure(figsize=(6.5 * len(names), 4.8), dpi=120, layout="constrained")
+    for axes, name in zip(picture.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        of_data = [r for r in results if r["data"] == name]
+        text += table(name, of_data)
+        scatter(axes, name, of_data)
+    text += ["", "## Arms", "", *(f"- **{arm}**: {said}" for arm, said in EXPLAINED.items()), ""]
+    RESULTS.mkdir(exist_ok=True)
+    files.write_text(RESULTS / "search.md", "\n".join(text))
+    picture.savefig(RESULTS / "search.png")
+
+
+def table(name: str, results: list[dict[str, Any]]) -> list[str]:
+    first = results[0]
+    lines = [f"## {name}", ""]
+    lines += [
+        f"{first['positives']} positives and {first['negatives']} negatives in test, {first['parameters']} parameters.",
+        "",
+        "| arm | seeds | pruned in | density | epochs | all epochs | seconds | FN | FP | FN at 5% FPR | AUC |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for arm in ARMS:
+        of_arm = [r for r in results if r["arm"] == arm]
+        if not of_arm:
+            continue
+        pruned = sum(r["density"] < 1 for r in of_arm)
+        cells = [
+            arm,
+            str(len(of_arm)),
+            f"{pruned}",
+            spread([100 * r["density"] for r in of_arm], "{:.3g}%"),
+            spread([r["epochs"] for r in of_arm], "{:.0f}"),
+            spread([r["all_epochs"] for r in of_arm], "{:.0f}"),
+            spread([r["seconds"] for r in of_arm], "{:.0f}"),
+            *(f"{statistics.mean(r[key] for r in of_arm):.1f}" for key in ("fn", "fp", "fn_at_fpr")),
+            f"{statistics.mean(r['auc'] for r in of_arm):.3f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *against_a_fifth(results), "", *verdicts(results), ""]
+    return lines
+
+
+def against_a_fifth(results: list[dict[str, Any]]) -> list[str]:
+    """Seed by seed, when each adaptive arm was at the density that a fifth a round came to."""
+    slow = {r["seed"]: r for r in results if r["arm"] == "fixed 20%, init"}
+    lines = ["Epochs to the density that 'fixed 20%, init' delivered with the same seed:", ""]
+    for arm in ("adaptive, lr", "adaptive, init"):
+        for r in sorted((r for r in results if r["arm"] == arm), key=lambda r: r["seed"]):
+            if (other := slow.get(r["seed"])) is None:
+                continue
+            total, reached = 0, None
+            for row in r["rows"]:
+                total += row["epochs"]
+                if reached is None and row["verdict"] in ("baseline", "accepted"):
+                    reached = total if 1 - row["sparsity"] <= other["density"] + 1e-9 else None
+            said = (
+                "not reached"
+                if reached is None
+                else f"{reached} epochs, {reached / other['epochs']:.0%} of its"
+            )
+            lines.append(
+                f"- {arm}, seed {r['seed']}: {100 * other['density']:.3g}% in {other['epochs']} epochs; {said}; "
+                f"delivered {100 * r['density']:.3g}% with test FN {r['fn']} against {other['fn']}"
+            )
+    return lines
+
+
+def spread(values: list[float], form: str) -> str:
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{form.format(middle)} [{form.format(low)}, {form.format(high)}]"
+
+
+def verdicts(results: list[dict[str, Any]]) -> list[str]:
+    """The path of every run: density and verdict of each attempt."""
+    short: dict[str, str] = {"accepted": "+", "refused": "-", "unproven": "?", "abandoned": "x"}
+    lines = [
+        "Attempts, as density in % and verdict (+ accepted, - refused, ? unproven, x abandoned untested):",
+        "",
+    ]
+    for arm in ARMS:
+        for r in sorted((r for r in results if r["arm"] == arm and r["rows"]), key=lambda r: r["seed"]):
+            path = " ".join(
+                f"{100 * (1 - row['sparsity']):.2g}{short[row['verdict']]}" for row in r["rows"][1:]
+            )
+            lines.append(f"- {arm}, seed {r['seed']}: {path}")
+    return lines
+
+
+def scatter(axes: Any, name: str, results: list[dict[str, Any]]) -> None:
+    markers = "os^vDPX<>*h"
+    for number, arm in enumerate(a for a in ARMS if ARMS[a].get("_pruned", True)):
+        of_arm = [r for r in results if r["arm"] == arm]
+        axes.scatter(
+            [r["epochs"] for r in of_arm],
+            [100 * r["density"] for r in of_arm],
+            label=arm,
+            marker=markers[number],
+            color=f"C{number}",
+            alpha=0.75,
+        )
+    axes.set(xscale="log", yscale="log", title=name, xlabel="epochs until then", ylabel="accepted density, %")
+    axes.grid(color="0.9")
+    axes.legend(fontsize=7)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["run", "report"])
+    parser.add_argument("--data", choices=list(DATA), default="elpv")
+    parser.add_argument("--root", help="folder of the archive skin_dermamnist_28.npz")
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    app.quieten()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning_utilities.core.rank_zero").setLevel(logging.ERROR)
+    if given.what == "report":
+        report(given.runs)
+    else:
+        run_all(given.data, given.root, given.seeds, given.arms, given.runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""Search: what validation data say of a candidate. It chooses and abandons candidates; it never judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_classprune import statistics
+from lightning_classprune.guard import Evidence, FNTolerance
+from lightning_classprune.guard_data import (
+    GuardData,
+    find_validation_loaders,
+    shard_guard_data,
+)
+from lightning_classprune.horizon import Horizon
+from lightning_classprune.judge import Judge
+from lightning_classprune.outcomes import Outcomes, evidence
+
+#: One-sided error level at which validation data must show a rise beyond the tolerance, for what holds without
+#: retraining and at the end of a round. No guarantee rests on it: it weighs a wasted guard test against a wasted round.
+LEVEL = 0.4
+#: The same in the middle of a round, where much can still change: only what has collapsed is hopeless.
+LEVEL_AT_HALF = 0.01
+#: How far beyond the tolerance it must be there, in FN rate.
+MARGIN_AT_HALF = 0.1
+
+
+def find_validation_data(trainer: Any, guard: GuardData, judge: Judge) -> GuardData:
+    """This process' share of the validation data.
+
+    Raises:
+        MisconfigurationException: There is none, or it is the guard data, which would choose what it judges.
+    """
+    loaders = find_validation_loaders(trainer)
+    judging = {id(getattr(share.loader, "dataset", share.loader)) for share in guard.shares}
+    shared = any(id(getattr(loader, "dataset", loader)) in judging for loader in loaders or ())
+    if loaders is None or shared:
+        what = "the two are the same" if shared else "there is no validation data"
+        raise MisconfigurationException(
+            f"schedule='adaptive' chooses by validation data what the guard judges by other data, but {what}; give "
+            + (
+                "the guard a split of its own (guard_dataloader=...)"
+                if shared
+                else "the Trainer validation data"
+            )
+            + ", or use schedule='fixed'"
+        )
+    try:
+        return shard_guard_data(loaders, "validation", judge.processes.rank, judge.processes.world_size)
+    except ValueError as error:
+        raise MisconfigurationException(f"schedule='adaptive', validation data: {error}") from error
+
+
+def beyond(
+    pairs: Mapping[str, Evidence], tolerances: Mapping[str, FNTolerance], level: float, margin: float = 0.0
+) -> str | None:
+    """What speaks at a one-sided error level for a rise beyond a tolerance; None if nothing does.
+
+    Tango's lower bound of the rise, as in the guard's `refused`; a class without positives says nothing.
+
+    Args:
+        pairs: Paired counts against the dense network, by class.
+        tolerances: The same classes' tolerances.
+        level: In (0, 0.5].
+        margin: Added to the tolerances, as a rate.
+    """
+    for name, pair in pairs.items():
+        if not pair.support:
+            continue
+        allowed = tolerances[name].rise(pair.support, pair.baseline_missed) + margin
+        lower = -statistics.tango_upper(pair.newly_found, pair.newly_missed, pair.support, level)
+        if lower > allowed:
+            return (
+                f"{name}: {pair.newly_missed} newly missed, {pair.newly_found} newly found of {pair.support} "
+                f"validation positives speak for a rise of the FN rate above {allowed:.3g} (lower bound {lower:.3g} "
+                f"at level {level})"
+            )
+    return None
+
+
+@dataclass
+class Search:
+    """The validation evidence of one run.
+
+    Attributes:
+        judge: Its settings and its way to evaluate; its budget and its outcomes are not touched.
+        data: The validation data.
+        dense: Outcomes of the dense network at the end of round 0.
+        halfway: Its outcomes in the middle of round 0, if that was passed.
+        passes: Passes over the validation data for the present attempt.
+        looked: Epochs that the loop had processed at the last look in the middle of a round.
+    """
+
+    judge: Judge
+    data: GuardData
+    dense: Outcomes | None = None
+    halfway: Outcomes | None = None
+    passes: int = 0
+    looked: int = -1
+
+    def is_halfway(self, horizon: Horizon, epochs: int) -> bool:
+        """Whether half of a round is over, where its length is known in epochs; said once, also after a resume.
+
+        Args:
+            horizon: The round's.
+            epochs: Epochs that the loop has processed.
+        """
+        halfway = horizon.epochs > 1 and epochs - horizon.start_epoch == ceil(horizon.epochs / 2)
+        new, self.looked = halfway and self.looked != epochs, epochs if halfway else self.looked
+        return new
+
+    def outcomes(self, trainer: Any, module: Any) -> Outcomes | None:
+        """Outcomes on the validation data, the same on all ranks; None if the scores are NaN."""
+        self.passes += 1
+        return self.judge.outcomes(trainer, module, self.data, None)
+
+    def hopeless(self, now: Outcomes | None) -> str | None:
+        """Why a candidate at the end of its round is not worth a guard test, if it is not.
+
+        Args:
+            now: Its outcomes.
+        """
+        return self._worse(now, self.dense, LEVEL)
+
+    def hopeless_at_half(self, now: Outcomes | None) -> str | None:
+        """Why a candidate in the middle of its round is not worth the rest of it, if it is not.
+
+        It has collapsed beside the dense network in the middle of its own training and at its end.
+
+        Args:
+            now: Its outcomes.
+        """
+        if self.halfway is None or self._worse(now, self.halfway, LEVEL_AT_HALF, MARGIN_AT_HALF) is None:
+            return None
+        return self._worse(now, self.dense, LEVEL_AT_HALF, MARGIN_AT_HALF)
+
+    def _worse(
+        self, now: Outcomes | None, before: Outcomes | None, level: float, margin: float = 0.0
+    ) -> str | None:
+        if now is None:
+            return "its scores are NaN: its training diverged"
+        if before is None:
+            return None
+        settings = self.judge.settings
+        try:
+            pairs = {settings.class_names[i]: evidence(before, now, i) for i in settings.protect}
+        except ValueError as error:
+            raise MisconfigurationException(f"schedule='adaptive', validation data: {error}") from error
+        tolerances = {settings.class_names[i]: t for i, t in settings.protect.items()}
+        reason = beyond(pairs, tolerances, level, margin)
+        agreed: str | None = self.judge.processes.first(reason)
+        return agreed
+
+    def limit(
+        self, trainer: Any, module: Any, accepted: int, looks: Sequence[int], prune: Callable[[int], None]
+    ) -> int:
+        """Units up to which an accepted network can be pruned without retraining, in FN and in errors of all classes.
+
+        One pass over the validation data for each look, from the densest on, up to the first that does not hold.
+
+        Args:
+            trainer: The running trainer.
+            module: The network.
+            accepted: Units pruned in it.
+            looks: Pruned units to look at, ascending.
+            prune: Puts the network, pruned to that many units, into the module.
+        """
+        for pruned in looks:
+            prune(pruned)
+            seen = self.outcomes(trainer, module)
+            if seen is None or self.hopeless(seen) is not None or self._errs(seen):
+                break
+            accepted = pruned
+        return accepted
+
+    def _errs(self, now: Outcomes) -> bool:
+        """Whether decisions of all classes got worse: one that is found everywhere is never missed."""
+        assert self.dense is not None
+        right, still = self.dense.right(), now.right()
+        missed, found = int((right & ~still).sum()), int((~right & still).sum())
+        pair = Evidence(len(right), int((~right).sum()), missed, found)
+        protect = self.judge.settings.protect.items()
+        pairs = {i: evidence(self.dense, now, i) for i, _ in protect}
+        allowed = max(t.rise(max(pairs[i].support, 1), pairs[i].baseline_missed) for i, t in protect)
+        reason = beyond({"all": pair}, {"all": FNTolerance(rate=allowed)}, LEVEL)
+        return bool(self.judge.processes.first(reason is not None))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors and primitives."""
+        kept = {"dense": self.dense, "halfway": self.halfway}
+        saved = {name: one.state_dict() if one is not None else None for name, one in kept.items()}
+        return {"passes": self.passes, "looked": self.looked, **saved}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self.passes, self.looked = state["passes"], state["looked"]
+        self.dense, self.halfway = (
+            Outcomes.from_state_dict(state[name]) if state[name] is not None else None
+            for name in ("dense", "halfway")
+        )
