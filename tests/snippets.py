@@ -223,7 +223,7 @@ def check_install(arguments: list[str]) -> None:
 
 def run_job(arguments: list[str], folder: Path) -> None:
     """Compose what `classprune` would run, and run the first job if it is a small one; a resumed one always."""
-    if arguments[0].startswith("resume="):
+    if arguments and arguments[0].startswith("resume="):
         check(sys.executable, "-m", "lightning_classprune", *arguments, folder=folder)
         return
     overrides = [a.replace("…", "x") for a in arguments if a not in ("-m", "--multirun")]
