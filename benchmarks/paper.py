@@ -1,7 +1,7 @@
 """The paper's experiment, one job of it: one data set, one arm, one seed, down the densities 1, 1/2, ... 1/256.
 
     python benchmarks/paper.py data.root=FOLDER data=dermamnist arm=blind seed=1
-    python benchmarks/paper.py -m data.root=FOLDER arm=blind,weighted,weighted_ranking,best 'seed=range(1,11)'
+    python benchmarks/paper.py -m data.root=FOLDER arm=blind,weighted,weighted_ranking 'seed=range(1,11)'
     python benchmarks/paper.py -m hydra/launcher=joblib hydra.launcher.n_jobs=8 ...
     python benchmarks/paper_report.py outputs/paper
 
