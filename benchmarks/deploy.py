@@ -127,7 +127,7 @@ def stored(
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("dense", dense)
     csr = io.BytesIO()
-    torch.save({n: as_csr(t) if n in masks else t for n, t in state.items()}, csr)
+    torch.save({n: as_csr(t) if n in masks and t.ndim > 1 else t for n, t in state.items()}, csr)
     half = folder.path / "half.safetensors"
     save_ticket(half, state, masks, values="fp16")
     ticket = folder.path / "export" / "ticket.safetensors"
@@ -216,7 +216,7 @@ def markdown(found: dict[str, dict[str, Any]], about: dict[str, Any]) -> str:
     ]
     for name, one in found.items():
         lines += [
-            f"## {name}: {one['sparsity']:.1%} sparsity",
+            f"## {name}: {one['sparsity']:.1%} of the weights gone",
             "",
             one["claim"],
             "",
