@@ -14,6 +14,7 @@ import argparse
 import copy
 import io
 import json
+import re
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,7 @@ NETWORKS = {
 
 def trained(name: str, overrides: list[str], runs: Path, epochs: int) -> RunFolder:
     """The finished run of a network, from before or trained now."""
-    folder = RunFolder((runs / name.replace(" ", "_").replace("%", "")).absolute())
+    folder = RunFolder((runs / re.sub(r"\W+", "_", name)).absolute())
     if folder.status()["state"] != "finished":
         given = [o.replace("${epochs}", str(epochs)) for o in overrides]
         with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
