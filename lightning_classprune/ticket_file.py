@@ -1,7 +1,8 @@
 """Ticket files: one network, its masks and what is known of it, in a safetensors file without pickle.
 
-The file holds the blobs of `packing` as byte tensors. Its metadata are `format`, `version`, `sha256` of the decoded
-network, `card` (JSON) and `card_sha256`. Files of the same network have the same `sha256`, whatever made their bytes.
+The file holds the blobs of `packing` and `card` (JSON, packed by zlib) as byte tensors. Its metadata are `format`,
+`version`, `sha256` of the decoded network and `card_sha256`. Two files of the same network have the same `sha256`,
+whatever made their bytes.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def save_ticket(
         ValueError: `state`, `masks` or `values` do not go together (see `pack_network`), or `card` is not JSON.
     """
     try:
-        text = json.dumps({} if card is None else dict(card), allow_nan=False, sort_keys=True)
+        text = json.dumps({} if card is None else dict(card), allow_nan=False, sort_keys=True).encode()
     except (TypeError, ValueError) as error:
         raise ValueError(f"card must be JSON (strings, finite numbers, lists, dicts): {error}") from error
     blobs = pack_network(state, masks, values)
@@ -78,10 +79,11 @@ def save_ticket(
         "format": FORMAT,
         "version": VERSION,
         "sha256": digest(*(unpack_network(blobs) if values != "fp32" else (state, masks))),
-        "card": text,
-        "card_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "card_sha256": hashlib.sha256(text).hexdigest(),
     }
-    arrays = {name: np.frombuffer(blob, dtype=np.uint8) for name, blob in blobs.items()}
+    # Packed as well: beside a small network the rows of a ledger would be most of the file.
+    contents = blobs | {"card": zlib.compress(text, 9)}
+    arrays = {name: np.frombuffer(blob, dtype=np.uint8) for name, blob in contents.items()}
     with replacing(path) as part:
         save_file(arrays, part, metadata)
     return Path(path).stat().st_size
@@ -103,10 +105,10 @@ def read_ticket(path: str | os.PathLike[str]) -> TicketFile:
             f"{path} is a ticket file of version {metadata.get('version')}; this package reads {VERSION}"
         )
     try:
+        text = zlib.decompress(blobs.pop("card"))
+        card, card_sha256 = json.loads(text), hashlib.sha256(text).hexdigest()
         state, masks = unpack_network(blobs)
         sha256 = digest(state, masks)
-        card = json.loads(metadata["card"])
-        card_sha256 = hashlib.sha256(metadata["card"].encode()).hexdigest()
     except (ValueError, KeyError, TypeError, IndexError, OverflowError, RuntimeError, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {error}; copy or export it again") from error
     except MemoryError as error:

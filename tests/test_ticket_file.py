@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -81,9 +82,10 @@ def test_the_file_is_plain_safetensors(saved):
     path, _, _, _ = saved
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
+        card = zlib.decompress(file.get_tensor("card").numpy().tobytes())
     assert metadata["format"] == "classprune-ticket"
     assert metadata["version"] == "1"
-    assert json.loads(metadata["card"]) == CARD
+    assert json.loads(card) == CARD
     with pytest.raises(pickle.UnpicklingError):
         pickle.loads(path.read_bytes())
 
@@ -202,13 +204,25 @@ def rewritten(path: Path, **changes: str) -> None:
         ({"format": "pt"}, "not a ticket file"),
         ({"version": "2"}, "version 2; this package reads 1"),
         ({"sha256": "0" * 64}, "SHA-256 of its network"),
-        ({"card": '{"threshold": 0.5}'}, "SHA-256 of its card"),
-        ({"card": "{"}, "damaged"),
+        ({"card_sha256": "0" * 64}, "SHA-256 of its card"),
     ],
 )
 def test_another_file_is_refused(saved, changes, message):
     path = saved[0]
     rewritten(path, **changes)
+    with pytest.raises(ValueError, match=message):
+        read_ticket(path)
+
+
+@pytest.mark.parametrize(
+    ("card", "message"), [(b'{"threshold": 0.5}', "SHA-256 of its card"), (b"{", "damaged")]
+)
+def test_another_card_is_refused(saved, card, message):
+    path = saved[0]
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    other = torch.frombuffer(bytearray(zlib.compress(card)), dtype=torch.uint8)
+    save_file(load_file(path) | {"card": other}, path, metadata)
     with pytest.raises(ValueError, match=message):
         read_ticket(path)
 
