@@ -177,7 +177,7 @@ class ClassAwarePruningCallback(_Callback):
     def ledger(self) -> list[dict[str, Any]]:
         """One row per judged round: what was tried, what was measured, the verdict and the reason."""
         self._collect()
-        return self._run.ledger if self._run is not None else self._ledger
+        return self._run.recorder.rows if self._run is not None else self._ledger
 
     @property
     def guard_outcomes(self) -> dict[str, Outcomes]:
@@ -192,7 +192,7 @@ class ClassAwarePruningCallback(_Callback):
     @property
     def round_epoch(self) -> int:
         """Epoch within the present round; `trainer.current_epoch` counts over all rounds."""
-        return self._run.round_epoch if self._run is not None else 0
+        return self._run.clock.round_epoch if self._run is not None else 0
 
     def status(self) -> Status | None:
         """Where the run stands, for a person who watches; None outside of training."""
@@ -256,7 +256,7 @@ class ClassAwarePruningCallback(_Callback):
         """Set up the next round if a verdict was given."""
         assert self._run is not None
         self._run.start_of_epoch()
-        if self._run.round_epoch == 0:
+        if self._run.clock.round_epoch == 0:
             self._recall = {}  # that of the round before
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -289,7 +289,7 @@ class ClassAwarePruningCallback(_Callback):
         if self._run is None:
             return
         run, self._run = self._run, None
-        self._masks, self._sparsity, self._ledger = run.masks, run.sparsity, run.ledger
+        self._masks, self._sparsity, self._ledger = run.masks, run.sparsity, run.recorder.rows
         self._state = run.final_state
         run.close()
         if trainer.is_global_zero:

@@ -25,6 +25,7 @@ from lightning_classprune.guard_data import (
 )
 from lightning_classprune.horizon import Horizon, Limits, reaches
 from lightning_classprune.masks import Masks, full_masks, local
+from lightning_classprune.outcomes import Outcomes
 from lightning_classprune.processes import Processes
 from lightning_classprune.prunable import Prunable, named_parameters, select_parameters
 from lightning_classprune.rewinding import Rewind
@@ -215,6 +216,19 @@ def find_guard_data(trainer: Any, argument: Any, processes: Processes) -> GuardD
         return shard_guard_data(loaders, source, processes.rank, processes.world_size)
     except ValueError as error:
         raise MisconfigurationException(str(error)) from error
+
+
+def check_guard_data(outcomes: Outcomes | None) -> None:
+    """Refuse guard data of which not even one batch has samples.
+
+    Args:
+        outcomes: Of the first batch; None if the scores are NaN.
+
+    Raises:
+        MisconfigurationException: There are none.
+    """
+    if outcomes is not None and not len(outcomes.target):
+        raise MisconfigurationException("guard_dataloader: the guard data is empty, nothing can be judged")
 
 
 def _warn_of_selection(trainer: Any, source: Source, same: bool) -> None:

@@ -10,11 +10,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_classprune.horizon import Limits, epochs_done
-from lightning_classprune.rewinding import copy_state
+from lightning_classprune.processes import Processes
+from lightning_classprune.rewinding import (
+    capture_buffers,
+    capture_trainable,
+    copy_state,
+    restore_buffers,
+    restore_trainable,
+)
 from lightning_classprune.settings import Settings
+from lightning_classprune.sharding import Sharding
 
 STATE_VERSION = 3
 
@@ -63,22 +71,28 @@ def check_same_parameters(saved: Mapping[str, Any], mine: Mapping[str, list[int]
         )
 
 
-def logged_metrics(trainer: Any) -> dict[str, Tensor]:
-    """What callbacks and plateau schedulers can see now."""
-    metrics: dict[str, Tensor] = copy_state(dict(trainer.callback_metrics))
-    return metrics
-
-
-def restore_metrics(trainer: Any, metrics: Mapping[str, Tensor]) -> None:
-    """Let callbacks and plateau schedulers see what they could when the checkpoint was written."""
-    device = trainer.strategy.root_device
-    trainer._logger_connector._callback_metrics.update({k: v.to(device) for k, v in metrics.items()})
-
-
-def inside_epoch_end(trainer: Any) -> bool:
-    """Whether the hooks of an epoch's end are running: the plateau schedulers' turn is still to come."""
+def left_out(trainer: Any, module: nn.Module, sharding: Sharding) -> dict[str, Any]:
+    """What a checkpoint of Lightning lacks, in tensors and primitives; all processes call this."""
     progress = trainer.fit_loop.epoch_progress.current
-    return bool(progress.completed < progress.processed)
+    return {
+        "metrics": copy_state(dict(trainer.callback_metrics)),
+        # Whether the hooks of an epoch's end are running: the plateau schedulers' turn is still to come.
+        "inside_epoch_end": bool(progress.completed < progress.processed),
+        "trainable": capture_trainable(module),
+        # Sharded checkpoints keep one process' buffers, and any one's; statistics differ from process to process.
+        "buffers": sharding.processes.gather_objects(capture_buffers(module)) if sharding else None,
+    }
+
+
+def restore_left_out(saved: Mapping[str, Any], trainer: Any, module: nn.Module, processes: Processes) -> None:
+    """Put back what `left_out` returned; callbacks and plateau schedulers see the metrics that they could see then."""
+    restore_trainable(module, saved["trainable"])
+    if saved["buffers"] is not None:
+        same = len(saved["buffers"]) == processes.world_size
+        restore_buffers(module, saved["buffers"][processes.rank if same else 0])
+    device = trainer.strategy.root_device
+    metrics = {name: value.to(device) for name, value in saved["metrics"].items()}
+    trainer._logger_connector._callback_metrics.update(metrics)
 
 
 def step_plateau_schedulers(trainer: Any) -> None:
