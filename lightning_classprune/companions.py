@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -86,9 +86,13 @@ class Checkpoints:
 
     An accepted round is saved as `accepted-round=NN.ckpt` beside the user's files and becomes the best model. Files of
     a refused round are removed.
+
+    Attributes:
+        sealed: What the callbacks track agrees with the last verdict.
     """
 
     def __init__(self, callbacks: list[Any]) -> None:
+        self.sealed = True
         self._callbacks = callbacks
         self._pristine = [self._tracking(c) for c in callbacks]
         self._accepted: list[dict[str, Any]] = []
@@ -105,6 +109,21 @@ class Checkpoints:
     def reset(self) -> None:
         """Start a round: its epochs compete among themselves, not with the dense network."""
         self._set(self._pristine)
+
+    def seal(self, trainer: Any, last: Mapping[str, Any]) -> None:
+        """After the callbacks' own epoch end: make what they track agree with the verdict, once.
+
+        Args:
+            trainer: The running trainer.
+            last: The last row of the ledger.
+        """
+        if self.sealed or trainer.fast_dev_run:
+            return
+        self.sealed = True
+        if last["verdict"] in ("baseline", "accepted"):
+            self.accept(trainer, last["round"])
+        else:
+            self.refuse(trainer)
 
     def accept(self, trainer: Any, round_: int) -> None:
         """Save the module as it was judged and make that file every callback's best model."""
@@ -278,3 +297,31 @@ class EpochFollowers:
         for callback, name in self._patched:
             callback.__dict__.pop(name, None)
         self._patched.clear()
+
+
+class Companions:
+    """The companions of one trainer.
+
+    Args:
+        trainer: In `setup`.
+        start: Gives the epoch and the step of the loop at which the present round started.
+    """
+
+    def __init__(self, trainer: Any, start: Callable[[], tuple[int, int]]) -> None:
+        averaging = of_type(trainer, "WeightAveraging")
+        self.early_stopping = EarlyStoppings(of_type(trainer, "EarlyStopping"))
+        self.checkpoints = Checkpoints(of_type(trainer, "ModelCheckpoint"))
+        self.averaging = Averaging(averaging)
+        self.by_epoch = EpochFollowers(
+            of_type(trainer, "GradientAccumulationScheduler"),
+            of_type(trainer, "BaseFinetuning"),
+            averaging,
+            start,
+        )
+
+    def start_round(self, pl_module: Any) -> None:
+        """Let all of them see a run of its own that begins with the module's present weights."""
+        self.early_stopping.reset()
+        self.checkpoints.reset()
+        self.by_epoch.reset()
+        self.averaging.restart(pl_module)

@@ -11,7 +11,8 @@ from lightning_classprune.criteria import Criterion
 from lightning_classprune.enforcement import Enforcement
 from lightning_classprune.granularity import Units
 from lightning_classprune.masks import Masks, apply_masks, local
-from lightning_classprune.rewinding import Tensors
+from lightning_classprune.randomness import untouched_randomness
+from lightning_classprune.rewinding import Tensors, restore_tensors
 from lightning_classprune.sharding import Sharding, reshard
 
 
@@ -50,6 +51,20 @@ class Cutter:
             return self._criterion(weight, weight if origin is None else origin[name].to(weight.device))
 
         return self.units.shrink(masks, scores, pruned)
+
+    def try_on(self, tensors: Tensors, masks: Masks, pruned: int, origin: Tensors | None) -> None:
+        """Put a captured network, cut further, into the module; the generators are left as they were.
+
+        Args:
+            tensors: Of the network.
+            masks: What is pruned in it, as the other arguments for `shrink`.
+            pruned: Number of units.
+            origin: What weights are compared with.
+        """
+        restore_tensors(self.module, tensors)
+        with untouched_randomness():
+            tried = self.shrink(masks, pruned, origin)
+        self.apply(tried)
 
     def apply(self, masks: Masks) -> None:
         """Set the pruned weights to zero now."""

@@ -29,6 +29,11 @@ class RoundClock:
         self._started = time.monotonic()
 
     @property
+    def start(self) -> tuple[int, int]:
+        """Epoch and step of the loop at which the round started."""
+        return self.horizon.start_epoch, self.horizon.start_step
+
+    @property
     def epochs(self) -> int:
         """Epochs that the loop has processed, over all rounds."""
         return epochs_done(self._trainer)

@@ -11,7 +11,7 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_classprune import rounds
-from lightning_classprune.companions import Averaging, Checkpoints, EarlyStoppings, EpochFollowers, of_type
+from lightning_classprune.companions import Companions
 from lightning_classprune.compatibility import warn_where_global_epochs_count
 from lightning_classprune.cutting import Cutter
 from lightning_classprune.guard import ErrorBudget
@@ -33,7 +33,6 @@ from lightning_classprune.preflight import (
 )
 from lightning_classprune.processes import Processes
 from lightning_classprune.prunable import Prunable
-from lightning_classprune.randomness import untouched_randomness
 from lightning_classprune.recording import Recorder
 from lightning_classprune.resuming import (
     STATE_VERSION,
@@ -89,15 +88,7 @@ class PruningRun:
         self.processes = Processes(trainer.global_rank, trainer.world_size)
         self.ladder = LadderKeeper(None if trainer.fast_dev_run else ladder, settings, self.processes)
         self.clock = RoundClock(trainer)
-        self.early_stopping = EarlyStoppings(of_type(trainer, "EarlyStopping"))
-        self.checkpoints = Checkpoints(of_type(trainer, "ModelCheckpoint"))
-        self.averaging = Averaging(of_type(trainer, "WeightAveraging"))
-        self.by_epoch = EpochFollowers(
-            of_type(trainer, "GradientAccumulationScheduler"),
-            of_type(trainer, "BaseFinetuning"),
-            of_type(trainer, "WeightAveraging"),
-            lambda: (self.clock.horizon.start_epoch, self.clock.horizon.start_step),
-        )
+        self.companions = Companions(trainer, lambda: self.clock.start)
         self.randomness = RoundRandomness(trainer, self.processes)
         self.recorder = Recorder(trainer)
 
@@ -105,7 +96,6 @@ class PruningRun:
         self.masks: Masks = {}
         self.accepted: Ticket | None = None
         self.pending = False  # a verdict was given, the next round is not set up yet
-        self.sealed = True  # what ModelCheckpoint tracks agrees with the last verdict
         self.delivered = False
         self.final_state: dict[str, Any] = {}
         self.prepared = False
@@ -119,7 +109,7 @@ class PruningRun:
         """`on_fit_start`: the strategy is set up, training state is not restored yet; check the model, set limits."""
         self.module = pl_module
         self.randomness.agree()
-        parameters = find_parameters(pl_module, self.prunable, frozen=self.by_epoch.unfreezes)
+        parameters = find_parameters(pl_module, self.prunable, frozen=self.companions.by_epoch.unfreezes)
         self.sharding = find_sharding(self.trainer, pl_module, self.processes)
         units = find_units(self.settings, self.trainer, pl_module, parameters, self.sharding)
         self.cutter = Cutter(pl_module, units, self.settings.criterion, self.sharding)
@@ -192,7 +182,7 @@ class PruningRun:
         self.clock.apply()
         restore_left_out(saved, self.trainer, self.module, self.processes)
         if saved["early_stopped"] and not self.pending:
-            self.early_stopping.mark_stopped()
+            self.companions.early_stopping.mark_stopped()
         progress = self.trainer.fit_loop.epoch_progress.current
         if progress.ready > progress.processed and self.clock.is_over() and not self.pending:
             finish_epoch(self.trainer)
@@ -213,29 +203,26 @@ class PruningRun:
         if self.pending or self.state.finished is not None:
             return
         # What EarlyStopping decided is saved, Lightning's flag is not.
-        asked = self.trainer.should_stop or self.early_stopping.stopped()
+        asked = self.trainer.should_stop or self.companions.early_stopping.stopped()
         stopping = self.processes.any(asked and self.trainer.fit_loop._can_stop_early)
-        job_over = stopping and not self.early_stopping.stopped()
+        job_over = stopping and not self.companions.early_stopping.stopped()
         if stopping or self.clock.is_over():
             self._end_of_round(job_over)
         elif self.clock.epochs >= (self.settings.max_total_epochs or inf):
             self._end_of_round(job_over=True)  # of a round whose length was not known in epochs
         elif self.search is not None and self.search.is_halfway(self.clock.horizon, self.clock.epochs):
-            self._halfway(self.search)
-
-    def _halfway(self, search: Search) -> None:
-        """Look at validation data: the dense network sets what a candidate is compared with, which may be hopeless."""
-        with self._as_judged():
-            outcomes = search.outcomes(self.trainer, self.module)
-        if self.state.round == 0:
-            search.halfway = outcomes
-        elif (reason := search.hopeless_at_half(outcomes)) is not None:
-            self._abandon(f"half-way through the round, {reason}", job_over=False)
+            with self._as_judged():
+                reason = self.search.at_half(self.trainer, self.module, dense=self.state.round == 0)
+            if reason is not None:
+                self._abandon(reason, job_over=False)
 
     def _end_of_round(self, job_over: bool) -> None:
-        if self.search is not None and (reason := self._last_look(self.search)) is not None:
-            self._abandon(reason, job_over)
-            return
+        if self.search is not None:
+            with self._as_judged():
+                reason = self.search.at_end(self.trainer, self.module)
+            if reason is not None:
+                self._abandon(reason, job_over)
+                return
         with self._as_judged():
             limit = 1 if self.trainer.fast_dev_run else None
             outcomes = self.judge.outcomes(self.trainer, self.module, self.data, limit)
@@ -253,28 +240,19 @@ class PruningRun:
         self.recorder.judged(self._facts(), outcomes, verdict, self.judge, why)
         if accepted and outcomes is not None:
             masks = {name: mask.clone() for name, mask in self.masks.items()}
-            training, stopping = capture_training(self.trainer), self.early_stopping.capture()
+            training, stopping = capture_training(self.trainer), self.companions.early_stopping.capture()
             self.accepted = Ticket(masks, tensors, training, stopping)
             self.ladder.keep(self.accepted, self.recorder.rows, self.sharding, self.module)
         if self.state.finished is None:
             self.state = rounds.after_verdict(self.plan, self.state, accepted, reach)
         self._extend_or_end(job_over)
 
-    def _last_look(self, search: Search) -> str | None:
-        """Look at validation data at the end of a round; why the candidate is not worth a guard test, if it is not."""
-        with self._as_judged():
-            outcomes = search.outcomes(self.trainer, self.module)
-        if self.judge.baseline is None:
-            search.dense = outcomes
-            return None
-        return search.hopeless(outcomes)
-
     @contextmanager
     def _as_judged(self) -> Iterator[None]:
         """Inside, the module is what it would be delivered as: whole buffers, equal on all ranks, averaged weights."""
         reshard(self.module)
         self.processes.equalize_buffers(self.module)
-        with self.averaging.swapped_in(self.module):
+        with self.companions.averaging.swapped_in(self.module):
             yield
 
     def _reach(self, tensors: Tensors) -> int | None:
@@ -282,17 +260,16 @@ class PruningRun:
         if self.search is None:
             return None
         assert self.settings.schedule is not None
-
-        def prune(pruned: int) -> None:
-            restore_tensors(self.module, tensors)
-            with untouched_randomness():
-                masks = self.cutter.shrink(self.masks, pruned, self.round_start.origin)
-            self.cutter.apply(masks)
-
-        present = self.state.candidate
+        origin, present = self.round_start.origin, self.state.candidate
         looks = self.settings.schedule.looks(self.plan.total, present, self.plan.target)
-        with self.averaging.swapped_in(self.module):
-            reach = self.search.limit(self.trainer, self.module, present, looks, prune)
+        with self.companions.averaging.swapped_in(self.module):
+            reach = self.search.limit(
+                self.trainer,
+                self.module,
+                present,
+                looks,
+                lambda pruned: self.cutter.try_on(tensors, self.masks, pruned, origin),
+            )
             restore_tensors(self.module, tensors)
         return reach
 
@@ -316,7 +293,7 @@ class PruningRun:
 
     def _extend_or_end(self, job_over: bool) -> None:
         """Let the next round follow, or none; what ModelCheckpoint tracks is still of the one that has ended."""
-        self.sealed = False
+        self.companions.checkpoints.sealed = False
         if self.search is not None:
             self.search.passes = 0
         length = self.round_start.length
@@ -346,13 +323,8 @@ class PruningRun:
 
     def seal(self) -> None:
         """After ModelCheckpoint has had its epoch end: make what it tracks agree with the verdict."""
-        if self.sealed or self.trainer.fast_dev_run:
-            return
-        self.sealed = True
-        if self.recorder.stands:
-            self.checkpoints.accept(self.trainer, self.recorder.rows[-1]["round"])
-        else:
-            self.checkpoints.refuse(self.trainer)
+        if self.recorder.rows:
+            self.companions.checkpoints.seal(self.trainer, self.recorder.rows[-1])
 
     def deliver(self) -> None:
         """Leave the last accepted ticket in the module, bit for bit as it was judged."""
@@ -366,8 +338,8 @@ class PruningRun:
         if refused and not self.trainer.fast_dev_run:
             assert self.accepted is not None
             restore_training(self.trainer, self.accepted.training or self.round_start.fresh)
-            self.early_stopping.restore(self.accepted.stopping)
-            self.checkpoints.save_delivered(self.trainer)
+            self.companions.early_stopping.restore(self.accepted.stopping)
+            self.companions.checkpoints.save_delivered(self.trainer)
         # Taken here, where all processes are: for checkpoints written after the fit, when the module is the ticket.
         self.final_state = self.state_dict() | {"accepted": None, "rewind_point": None}
 
@@ -377,14 +349,14 @@ class PruningRun:
             restore_tensors(self.module, self.accepted.tensors)
             self.masks = self.accepted.masks
             # A checkpoint takes the average for the model, and this is what it is to find.
-            self.averaging.restart(self.module)
+            self.companions.averaging.restart(self.module)
 
     def close(self) -> None:
         """Leave the trainer as the user had it."""
         if self.prepared:
             self.cutter.release()
         release_schedulers(self.trainer)
-        self.by_epoch.release()
+        self.companions.by_epoch.release()
         self.clock.release()
 
     # -- the start of a round --
@@ -425,10 +397,7 @@ class PruningRun:
         self.processes.equalize_buffers(self.module)
         self.cutter.apply(self.masks)
         self.module.zero_grad()
-        self.early_stopping.reset()
-        self.checkpoints.reset()
-        self.by_epoch.reset()
-        self.averaging.restart(self.module)
+        self.companions.start_round(self.module)
         self.cutter.hold(self.masks, self.trainer.optimizers)
         warn_where_global_epochs_count(self.trainer, self.clock.horizon)
         self.clock.restart_seconds()
@@ -468,15 +437,15 @@ class PruningRun:
             **self.judge.state_dict(),
             **self.clock.state_dict(),
             "pending": self.pending,
-            "sealed": self.sealed,
+            "sealed": self.companions.checkpoints.sealed,
             "masks": {name: pack(mask) for name, mask in self.masks.items()},
             "ledger": self.recorder.state_dict(),
             "search": None if self.search is None else self.search.state_dict(),
             "accepted": pack_ticket(self.accepted, self.sharding, with_training=with_training),
             "rewind_point": self.round_start.state_dict(),
             "ladder": self.ladder.folder,
-            "checkpoints": self.checkpoints.state_dict(),
-            "early_stopped": self.early_stopping.stopped(),
+            "checkpoints": self.companions.checkpoints.state_dict(),
+            "early_stopped": self.companions.early_stopping.stopped(),
             **left_out(self.trainer, self.module, self.sharding),
             **self.randomness.state_dict(),
         }
@@ -495,9 +464,9 @@ class PruningRun:
         self.state = rounds.RoundState.from_state_dict(saved["rounds"])
         self.judge.load_state_dict(saved)
         self.clock.load_state_dict(saved)
-        self.pending, self.sealed = saved["pending"], saved["sealed"]
+        self.pending, self.companions.checkpoints.sealed = saved["pending"], saved["sealed"]
         self.recorder.load_state_dict(saved["ledger"])
         self.accepted = unpack_ticket(saved["accepted"], device, self.sharding)
         self.round_start.load_state_dict(saved["rewind_point"])
-        self.checkpoints.load_state_dict(saved["checkpoints"])
+        self.companions.checkpoints.load_state_dict(saved["checkpoints"])
         self.randomness.load_state_dict(saved)

@@ -118,6 +118,29 @@ class Search:
         self.passes += 1
         return self.judge.outcomes(trainer, module, self.data, None)
 
+    def at_half(self, trainer: Any, module: Any, *, dense: bool) -> str | None:
+        """Look in the middle of a round; why its candidate is not worth the rest of it, if it is not.
+
+        Args:
+            trainer: The running trainer.
+            module: The network, as it would be judged.
+            dense: It is that of round 0, which sets what candidates are compared with.
+        """
+        now = self.outcomes(trainer, module)
+        if dense:
+            self.halfway = now
+            return None
+        reason = self.hopeless_at_half(now)
+        return None if reason is None else f"half-way through the round, {reason}"
+
+    def at_end(self, trainer: Any, module: Any) -> str | None:
+        """As `at_half` at the end of a round, before a guard test; without a baseline the network is the dense one."""
+        now = self.outcomes(trainer, module)
+        if self.judge.baseline is None:
+            self.dense = now
+            return None
+        return self.hopeless(now)
+
     def hopeless(self, now: Outcomes | None) -> str | None:
         """Why a candidate at the end of its round is not worth a guard test, if it is not.
 
