@@ -11,8 +11,12 @@ from lightning_classprune.criteria import Criterion
 from lightning_classprune.enforcement import Enforcement
 from lightning_classprune.granularity import Units
 from lightning_classprune.masks import Masks, apply_masks, local
+from lightning_classprune.preflight import find_parameters, find_sharding, find_units
+from lightning_classprune.processes import Processes
+from lightning_classprune.prunable import Prunable
 from lightning_classprune.randomness import untouched_randomness
 from lightning_classprune.rewinding import Tensors, restore_tensors
+from lightning_classprune.settings import Settings
 from lightning_classprune.sharding import Sharding, reshard
 
 
@@ -32,6 +36,35 @@ class Cutter:
         self.sharding = sharding
         self._criterion = criterion
         self._enforcement = Enforcement()
+
+    @classmethod
+    def find(
+        cls,
+        settings: Settings,
+        trainer: Any,
+        module: nn.Module,
+        prunable: Prunable,
+        processes: Processes,
+        *,
+        frozen: bool,
+    ) -> Cutter:
+        """Look for what can be cut in a module that is set up for training; all processes call this.
+
+        Args:
+            settings: Granularity, scope and criterion.
+            trainer: The running trainer.
+            module: The network.
+            prunable: Which of its parameters.
+            processes: Of the job.
+            frozen: Those that do not train yet count too.
+
+        Raises:
+            MisconfigurationException: Nothing can be cut so, or the model is laid out in an unknown way.
+        """
+        parameters = find_parameters(module, prunable, frozen=frozen)
+        sharding = find_sharding(trainer, module, processes)
+        units = find_units(settings, trainer, module, parameters, sharding)
+        return cls(module, units, settings.criterion, sharding)
 
     def sparsity(self, masks: Masks) -> float:
         """Pruned share of the units, in [0, 1]."""

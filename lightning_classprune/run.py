@@ -25,9 +25,6 @@ from lightning_classprune.preflight import (
     check_length_left,
     check_rewind_point,
     find_guard_data,
-    find_parameters,
-    find_sharding,
-    find_units,
     make_plan,
     starting_masks,
 )
@@ -109,10 +106,11 @@ class PruningRun:
         """`on_fit_start`: the strategy is set up, training state is not restored yet; check the model, set limits."""
         self.module = pl_module
         self.randomness.agree()
-        parameters = find_parameters(pl_module, self.prunable, frozen=self.companions.by_epoch.unfreezes)
-        self.sharding = find_sharding(self.trainer, pl_module, self.processes)
-        units = find_units(self.settings, self.trainer, pl_module, parameters, self.sharding)
-        self.cutter = Cutter(pl_module, units, self.settings.criterion, self.sharding)
+        frozen = self.companions.by_epoch.unfreezes
+        self.cutter = Cutter.find(
+            self.settings, self.trainer, pl_module, self.prunable, self.processes, frozen=frozen
+        )
+        units, self.sharding = self.cutter.units, self.cutter.sharding
         self.round_start = RoundStart(
             self.settings, self.trainer, pl_module, self.clock, self.sharding, self.rewind_file
         )
@@ -227,10 +225,10 @@ class PruningRun:
             limit = 1 if self.trainer.fast_dev_run else None
             outcomes = self.judge.outcomes(self.trainer, self.module, self.data, limit)
             tensors = capture_tensors(self.module)
+        verdict = None
         if self.judge.baseline is None:
             impossible = self.judge.take_baseline(outcomes, rehearsal=bool(self.trainer.fast_dev_run))
             self.state = replace(self.state, finished=impossible)
-            verdict = None
         else:
             verdict = self.judge.verdict(outcomes)
         accepted = verdict is None or verdict.accepted
@@ -239,13 +237,16 @@ class PruningRun:
         why = self.state.finished or "the dense network, against which every round is judged"
         self.recorder.judged(self._facts(), outcomes, verdict, self.judge, why)
         if accepted and outcomes is not None:
-            masks = {name: mask.clone() for name, mask in self.masks.items()}
-            training, stopping = capture_training(self.trainer), self.companions.early_stopping.capture()
-            self.accepted = Ticket(masks, tensors, training, stopping)
-            self.ladder.keep(self.accepted, self.recorder.rows, self.sharding, self.module)
+            self._commit(tensors)
         if self.state.finished is None:
             self.state = rounds.after_verdict(self.plan, self.state, accepted, reach)
         self._extend_or_end(job_over)
+
+    def _commit(self, tensors: Tensors) -> None:
+        masks = {name: mask.clone() for name, mask in self.masks.items()}
+        training, stopping = capture_training(self.trainer), self.companions.early_stopping.capture()
+        self.accepted = Ticket(masks, tensors, training, stopping)
+        self.ladder.keep(self.accepted, self.recorder.rows, self.sharding, self.module)
 
     @contextmanager
     def _as_judged(self) -> Iterator[None]:
