@@ -250,7 +250,7 @@ class PruningRun:
 
     @contextmanager
     def _as_judged(self) -> Iterator[None]:
-        """Inside, the module is what it would be delivered as: whole buffers, equal on all ranks, averaged weights."""
+        """Inside, the module is what it would be delivered as: averaged weights, the first process' buffers on all."""
         reshard(self.module)
         self.processes.equalize_buffers(self.module)
         with self.companions.averaging.swapped_in(self.module):
