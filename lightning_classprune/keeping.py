@@ -13,6 +13,7 @@ from lightning_classprune.ladder import Ladder
 from lightning_classprune.masks import Masks
 from lightning_classprune.processes import Processes
 from lightning_classprune.prunable import canonical
+from lightning_classprune.rows import stands
 from lightning_classprune.settings import Settings
 from lightning_classprune.sharding import Sharding
 from lightning_classprune.tickets import Ticket
@@ -50,7 +51,7 @@ class LadderKeeper:
         if self.folder is None or self._begun:
             return
         self._begun = True
-        ladder, accepted = Ladder(self.folder), [row for row in ledger if _stands(row)]
+        ladder, accepted = Ladder(self.folder), [row for row in ledger if stands(row)]
         rounds = [row["round"] for row in accepted]
 
         def clear() -> None:
@@ -89,10 +90,6 @@ class LadderKeeper:
             except Exception as caught:
                 error = caught
         self._processes.raise_together(error)
-
-
-def _stands(row: Mapping[str, Any]) -> bool:
-    return row["verdict"] in ("baseline", "accepted")
 
 
 def _as_saved(

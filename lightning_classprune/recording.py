@@ -28,11 +28,6 @@ class Recorder:
         self._trainer = trainer
         self.rows: list[Row] = []
 
-    @property
-    def stands(self) -> bool:
-        """Whether the last row is of a network that was accepted, the dense one included."""
-        return self.rows[-1]["verdict"] in ("baseline", "accepted")
-
     def judged(
         self,
         facts: Mapping[str, Any],

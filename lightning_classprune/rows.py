@@ -66,6 +66,11 @@ def abandoned_row(common: Mapping[str, Any], reason: str) -> Row:
     return _row(common, "abandoned", f"{reason}; no guard test was made", {}, level=None)
 
 
+def stands(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of a network that was accepted, the dense one included."""
+    return row["verdict"] in ("baseline", "accepted")
+
+
 def round_metrics(row: Mapping[str, Any], budget: ErrorBudget) -> dict[str, float]:
     """The numbers of a row for a logger, and what its test left of the error budget.
 
@@ -75,7 +80,7 @@ def round_metrics(row: Mapping[str, Any], budget: ErrorBudget) -> dict[str, floa
     metrics = {
         "classprune/round": float(row["round"]),
         "classprune/sparsity": float(row["sparsity"]),
-        "classprune/accepted": float(row["verdict"] in ("baseline", "accepted")),
+        "classprune/accepted": float(stands(row)),
         "classprune/tests_left": float(left),
     }
     if budget.alpha is not None:

@@ -54,6 +54,7 @@ from lightning_classprune.round_clock import RoundClock
 from lightning_classprune.round_length import check_total_epochs, does_not_fit
 from lightning_classprune.round_randomness import RoundRandomness
 from lightning_classprune.round_start import RoundStart
+from lightning_classprune.rows import stands
 from lightning_classprune.search import Search, find_validation_data
 from lightning_classprune.settings import Settings
 from lightning_classprune.sharding import reshard
@@ -333,7 +334,7 @@ class PruningRun:
             return
         self.delivered = True
         self._begin_ladder()  # a finished run that is resumed has not started
-        refused = self.state.round > 0 and self.accepted is not None and not self.recorder.stands
+        refused = self.state.round > 0 and self.accepted is not None and not stands(self.recorder.rows[-1])
         self.restore_accepted()
         self.seal()
         if refused and not self.trainer.fast_dev_run:
