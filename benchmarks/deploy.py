@@ -267,7 +267,7 @@ def main() -> None:
         name: measure(trained(name, overrides, options.runs, options.epochs))
         for name, overrides in NETWORKS.items()
     }
-    about = environment()
+    about = {key: value for key, value in environment().items() if key not in ("command", "folder")}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "deploy.json").write_text(json.dumps({"networks": found, "made_with": about}, indent=1) + "\n")
     (RESULTS / "deploy.md").write_text(markdown(found, about))
