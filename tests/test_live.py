@@ -194,7 +194,8 @@ def test_the_second_process_of_a_ddp_job_prints_nothing(tmp_path: Path) -> None:
     os.close(slave)
     thread.join()
     first = said(b"".join(parts).decode())
-    assert re.search(r"round 2 \| epoch 1/1 \| sparsity", first)
+    # Which rounds are seen depends on the clock: it draws at most ten times a second.
+    assert re.search(r"round \d \| epoch 1/1 \| sparsity", first)
     told = [line for line in (tmp_path / "rank-1.txt").read_text().splitlines() if line]
     # Of torch's and Lightning's own.
     assert [line for line in told if not line.startswith(("[Gloo]", "Initializing distributed"))] == []
