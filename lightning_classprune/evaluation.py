@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_classprune.guard_data import PADDING, GuardData, Places, Predict
+from lightning_classprune.modes import in_eval_mode
 from lightning_classprune.outcomes import Outcomes, decide, scores_and_target
 from lightning_classprune.processes import Processes
 from lightning_classprune.randomness import seed_process, untouched_randomness
@@ -23,18 +24,14 @@ def judging(trainer: Any, pl_module: Any) -> Iterator[None]:
 
     The random state is fixed inside, so that a data set with random transforms yields the same samples each time.
     """
-    modes = {module: module.training for module in pl_module.modules()}
     stage = trainer.state.stage
     trainer.validating = True  # `on_after_batch_transfer` commonly augments only while training
     try:
-        pl_module.eval()
-        with torch.no_grad(), untouched_randomness():
+        with in_eval_mode(pl_module), torch.no_grad(), untouched_randomness():
             seed_process(0)
             yield
     finally:
         reshard(pl_module)
-        for module, mode in modes.items():
-            module.training = mode
         trainer.state.stage = stage
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_classprune.deployed import Deployed
 from lightning_classprune.latency import interleaved
+from lightning_classprune.modes import in_eval_mode
 from lightning_classprune.outcomes import Outcomes
 
 #: Raw inputs `(N, ...)` -> scores and decided classes `(N,)`, on the CPU.
@@ -25,13 +26,8 @@ def in_memory(rule: Deployed) -> Reader:
     @torch.no_grad()
     def read(x: Tensor) -> tuple[Tensor, Tensor]:
         device = next((p.device for p in rule.parameters()), x.device)
-        flags = {part: part.training for part in rule.modules()}
-        rule.eval()
-        try:
+        with in_eval_mode(rule):
             scores, decision = rule(x.to(device))
-        finally:
-            for part, training in flags.items():
-                part.training = training
         return scores.cpu(), decision.cpu()
 
     return read

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_classprune import files
+from lightning_classprune.rows import stands
 
 Row = Mapping[str, Any]
 
@@ -55,7 +56,7 @@ def baseline(rows: Sequence[Row]) -> Row | None:
 
 def delivered(rows: Sequence[Row]) -> Row | None:
     """Return the row of the network that is handed over: the last accepted one, else the dense baseline."""
-    return next((row for row in reversed(rows) if row["verdict"] in ("accepted", "baseline")), None)
+    return next((row for row in reversed(rows) if stands(row)), None)
 
 
 def table(rows: Sequence[Row]) -> Table:

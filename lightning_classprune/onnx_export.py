@@ -19,6 +19,7 @@ from lightning_classprune.deployed import Deployed, Normalization
 from lightning_classprune.environment import installed_version
 from lightning_classprune.files import replacing
 from lightning_classprune.masks import Masks
+from lightning_classprune.modes import in_eval_mode
 from lightning_classprune.onnx_packing import pack_weights
 from lightning_classprune.onnx_translation import translate
 from lightning_classprune.prunable import named_parameters
@@ -103,7 +104,7 @@ def export_onnx(
                 f"model: {name!r} is on {tensor.device}, {tensor.dtype}; give a model in fp32 on the CPU: "
                 "model.cpu().float()"
             )
-    with _in_eval_mode(deployed), _masked(network, masks or {}), torch.no_grad():
+    with in_eval_mode(deployed), _masked(network, masks or {}), torch.no_grad():
         expected = _expected(deployed, example)
         proto = translate(deployed, example)
     dense_bytes = int(proto.ByteSize())
@@ -167,17 +168,6 @@ def _texts(
                 f"metadata[{key!r}]={text!r}: texts are allowed, under keys other than {sorted(ours)}"
             )
     return {**ours, **(metadata or {})}
-
-
-@contextmanager
-def _in_eval_mode(module: nn.Module) -> Iterator[None]:
-    flags = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in flags.items():
-            part.training = training
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from lightning_classprune.ledger import Row, baseline, delivered, units
+from lightning_classprune.rows import stands
 
 # Okabe & Ito's colour-blind safe palette; each verdict has its own marker as well.
 VERDICTS: dict[str, dict[str, Any]] = {
@@ -114,8 +115,8 @@ def _recall(axes: Axes, rows: Sequence[Row], name: str) -> None:
 
 
 def _points(axes: Axes, rows: Sequence[Row], name: str, key: str) -> None:
-    stands = [row for row in rows if row["verdict"] in ("baseline", "accepted")]
-    axes.plot(*_xy(stands, name, key), color=VERDICTS["accepted"]["color"], linewidth=1.2, zorder=2)
+    standing = [row for row in rows if stands(row)]
+    axes.plot(*_xy(standing, name, key), color=VERDICTS["accepted"]["color"], linewidth=1.2, zorder=2)
     for verdict, style in VERDICTS.items():
         x, y = _xy([row for row in rows if row["verdict"] == verdict], name, key)
         if x:

@@ -7,17 +7,17 @@ weights, in torch's semi-structured form. Convolutions stay dense: unfolded to C
 from __future__ import annotations
 
 import copy
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_classprune.channels import same_outputs
+from lightning_classprune.latency import interleaved
 from lightning_classprune.masks import Masks, apply_masks
 from lightning_classprune.prunable import canonical, named_parameters
 from lightning_classprune.slicing import Example, run
@@ -160,19 +160,14 @@ def _candidate(layer: nn.Linear) -> tuple[Literal["csr", "2:4"], nn.Module] | No
 
 def _race(dense: nn.Module, sparse: nn.Module, x: Tensor) -> tuple[float, float]:
     """Median milliseconds of both, run in turns."""
-    times: tuple[list[float], list[float]] = ([], [])
-    started = time.perf_counter()
-    for turn in range(_REPEATS + 1):
-        for layer, mine in zip((dense, sparse), times, strict=True):
-            _wait(x)
-            begin = time.perf_counter()
-            layer(x)
-            _wait(x)
-            if turn:  # the first one warms up
-                mine.append(1e3 * (time.perf_counter() - begin))
-        if turn >= 3 and time.perf_counter() - started > _SECONDS:
-            break
-    return statistics.median(times[0]), statistics.median(times[1])
+
+    def call(layer: nn.Module) -> None:
+        layer(x)
+        _wait(x)
+
+    layers = {"dense": partial(call, dense), "sparse": partial(call, sparse)}
+    times = interleaved(layers, rounds=_REPEATS, seconds=_SECONDS)
+    return times["dense"], times["sparse"]
 
 
 def _wait(x: Tensor) -> None:
