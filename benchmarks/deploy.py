@@ -32,9 +32,8 @@ from lightning_classprune import app, export_onnx, load_ticket, save_ticket
 from lightning_classprune.deployed import Deployed
 from lightning_classprune.environment import environment
 from lightning_classprune.export_checks import BATCHES, compared, in_memory
-from lightning_classprune.export_run import export_run
+from lightning_classprune.export_run import export_run, read_delivered
 from lightning_classprune.latency import interleaved
-from lightning_classprune.masks import unpack
 from lightning_classprune.onnx_session import OnnxFile
 from lightning_classprune.run_folder import RunFolder
 
@@ -79,7 +78,8 @@ def trained(name: str, overrides: list[str], runs: Path, epochs: int) -> RunFold
 def measure(folder: RunFolder) -> dict[str, Any]:
     """All artefacts of one run, as one row each, and what they share."""
     facts = export_run(folder.path, dense=True)
-    network, masks = delivered(folder)
+    found = read_delivered(folder.accepted, app.build_module(folder.config()), dense=True)
+    network, masks = found.network.eval(), found.masks
     data = instantiate(folder.config().data)
     data.setup()
     example = torch.cat([data.raw(x) for x, _ in data.test_dataloader()])[:64]
@@ -101,15 +101,6 @@ def measure(folder: RunFolder) -> dict[str, Any]:
         "compact": facts["compact"],
         "rows": rows,
     }
-
-
-def delivered(folder: RunFolder) -> tuple[nn.Module, dict[str, Tensor]]:
-    saved = torch.load(folder.accepted, weights_only=True)
-    module: Any = app.build_module(folder.config())
-    module.load_state_dict(saved["state_dict"])
-    state = next(s for key, s in saved["callbacks"].items() if key.startswith("ClassAwarePruning"))
-    masks = {name.removeprefix("network."): unpack(bits) for name, bits in state["masks"].items()}
-    return module.network.eval(), masks
 
 
 def export_dense(network: nn.Module, folder: RunFolder, example: Tensor, data: Any) -> Path:

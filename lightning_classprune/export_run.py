@@ -62,7 +62,7 @@ def export_run(
     """
     run, checkpoint = _locate(Path(source), dense)
     config = run.config()
-    found = _delivered(checkpoint, build_module(config), dense)
+    found = read_delivered(checkpoint, build_module(config), dense)
     data: SplitDataModule = instantiate(config.data)
     data.prepare_data()
     data.setup("test")
@@ -112,7 +112,12 @@ def _locate(source: Path, dense: bool) -> tuple[RunFolder, Path]:
     )
 
 
-def _delivered(checkpoint: Path, module: nn.Module, dense: bool) -> Delivered:
+def read_delivered(checkpoint: Path, module: nn.Module, dense: bool) -> Delivered:
+    """Load the judged network of a checkpoint into `module`, a `Classifier`, and return it with its masks and ledger.
+
+    Raises:
+        ValueError: It does not fit, holds no accepted step (unless `dense`), or is from the middle of a round.
+    """
     try:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         module.load_state_dict(saved["state_dict"])
