@@ -4,8 +4,8 @@
     python benchmarks/search.py run --data derma --root FOLDER --runs RUNS
     python benchmarks/search.py report --runs RUNS
 
-Every arm has the same data, guard, tolerance (.05), confidence (.95) and target (1% density; 2% where the name says so).
-A run leaves one JSON `RUNS/<data>/<arm>-<seed>.json` and is skipped where that exists. `report` writes
+Every arm has the same data, guard, tolerance (.05), confidence (.95) and target (1% density, or 2% by its name). A run
+leaves one JSON `RUNS/<data>/<arm>-<seed>.json` and is skipped where that exists. `report` writes
 benchmarks/results/search.md and .png.
 
 All numbers of the delivered network are of the test split, which nothing else reads. "Epochs" are all epochs of the job

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -20,8 +21,11 @@ from lightning_classprune.horizon import Horizon
 from lightning_classprune.judge import Judge
 from lightning_classprune.outcomes import Outcomes, evidence
 
+#: Least chance of proof, by validation data, at which a trained candidate is worth its guard test. No guarantee rests
+#: on it: it weighs a test that may end the run against one more round of training.
+CHANCE = 1 / 3
 #: One-sided error level at which validation data must show a rise beyond the tolerance, for what holds without
-#: retraining and at the end of a round. No guarantee rests on it: it weighs a wasted guard test against a wasted round.
+#: retraining.
 LEVEL = 0.4
 #: The same in the middle of a round, where much can still change: only what has collapsed is hopeless.
 LEVEL_AT_HALF = 0.01
@@ -78,6 +82,36 @@ def beyond(
                 f"{name}: {pair.newly_missed} newly missed, {pair.newly_found} newly found of {pair.support} "
                 f"validation positives speak for a rise of the FN rate above {allowed:.3g} (lower bound {lower:.3g} "
                 f"at level {level})"
+            )
+    return None
+
+
+def unlikely(
+    pairs: Mapping[str, Evidence],
+    tolerances: Mapping[str, FNTolerance],
+    positives: Mapping[str, int],
+    level: float | None,
+) -> str | None:
+    """Why a candidate is not worth a guard test, if it is not: a refusal may end the run.
+
+    Args:
+        pairs: Paired validation counts against the dense network, by class; one without positives says nothing.
+        tolerances: The same classes' tolerances.
+        positives: The guard's positives of these classes. Their labels alone: nothing that a network makes of them.
+        level: Of the guard test; None for the point rule.
+    """
+    for name, pair in pairs.items():
+        if not pair.support:
+            continue
+        allowed = tolerances[name].rise(pair.support, pair.baseline_missed)
+        chance = statistics.chance_of_proof(
+            pair.newly_missed, pair.newly_found, pair.support, allowed, level, positives[name]
+        )
+        if chance < CHANCE:
+            return (
+                f"{name}: {pair.newly_missed} newly missed, {pair.newly_found} newly found of {pair.support} "
+                f"validation positives leave a chance of {chance:.2g} that {positives[name]} guard positives "
+                f"{'accept' if level is None else 'prove'} a rise of the FN rate below {allowed:.3g}"
             )
     return None
 
@@ -139,15 +173,21 @@ class Search:
         if self.judge.baseline is None:
             self.dense = now
             return None
-        return self.hopeless(now)
+        return self.not_worth_a_test(now)
 
-    def hopeless(self, now: Outcomes | None) -> str | None:
+    def not_worth_a_test(self, now: Outcomes | None) -> str | None:
         """Why a candidate at the end of its round is not worth a guard test, if it is not.
 
         Args:
             now: Its outcomes.
         """
-        return self._worse(now, self.dense, LEVEL)
+        judge = self.judge
+        assert judge.baseline is not None
+        labels = {judge.settings.class_names[i]: judge.baseline.found(i)[0] for i in judge.settings.protect}
+        positives = {name: int(of_class.sum()) for name, of_class in labels.items()}
+        return self._against(
+            now, self.dense, partial(unlikely, positives=positives, level=judge.budget.level())
+        )
 
     def hopeless_at_half(self, now: Outcomes | None) -> str | None:
         """Why a candidate in the middle of its round is not worth the rest of it, if it is not.
@@ -157,12 +197,16 @@ class Search:
         Args:
             now: Its outcomes.
         """
-        if self.halfway is None or self._worse(now, self.halfway, LEVEL_AT_HALF, MARGIN_AT_HALF) is None:
+        collapsed = partial(beyond, level=LEVEL_AT_HALF, margin=MARGIN_AT_HALF)
+        if self.halfway is None or self._against(now, self.halfway, collapsed) is None:
             return None
-        return self._worse(now, self.dense, LEVEL_AT_HALF, MARGIN_AT_HALF)
+        return self._against(now, self.dense, collapsed)
 
-    def _worse(
-        self, now: Outcomes | None, before: Outcomes | None, level: float, margin: float = 0.0
+    def _against(
+        self,
+        now: Outcomes | None,
+        before: Outcomes | None,
+        speaks: Callable[[Mapping[str, Evidence], Mapping[str, FNTolerance]], str | None],
     ) -> str | None:
         if now is None:
             return "its scores are NaN: its training diverged"
@@ -173,10 +217,12 @@ class Search:
             pairs = {settings.class_names[i]: evidence(before, now, i) for i in settings.protect}
         except ValueError as error:
             raise MisconfigurationException(f"schedule='adaptive', validation data: {error}") from error
-        tolerances = {settings.class_names[i]: t for i, t in settings.protect.items()}
-        reason = beyond(pairs, tolerances, level, margin)
-        agreed: str | None = self.judge.processes.first(reason)
+        agreed: str | None = self.judge.processes.first(speaks(pairs, self._tolerances()))
         return agreed
+
+    def _tolerances(self) -> dict[str, FNTolerance]:
+        settings = self.judge.settings
+        return {settings.class_names[i]: tolerance for i, tolerance in settings.protect.items()}
 
     def limit(
         self, trainer: Any, module: Any, accepted: int, looks: Sequence[int], prune: Callable[[int], None]
@@ -195,7 +241,8 @@ class Search:
         for pruned in looks:
             prune(pruned)
             seen = self.outcomes(trainer, module)
-            if seen is None or self.hopeless(seen) is not None or self._errs(seen):
+            worse = self._against(seen, self.dense, partial(beyond, level=LEVEL)) is not None
+            if seen is None or worse or self._errs(seen):
                 break
             accepted = pruned
         return accepted

@@ -117,6 +117,29 @@ def floor_p_value(misses: int, n: int, floor: float) -> float:
     return float(special.bdtr(misses, n, 1 - floor))
 
 
+def chance_of_proof(
+    newly_missed: int, newly_found: int, n: int, delta: float, alpha: float | None, positives: int
+) -> float:
+    """Chance that ``positives`` further ones prove a rise below ``delta`` at ``alpha``, after a table of ``n``.
+
+    The predictive probability of a normal rise under a flat prior: what the table leaves open about the rise counts
+    as well as what chance does to the further sample. ``alpha`` None: the chance that their rise is at most ``delta``.
+    An approximation to choose by, not to judge by. ``n`` and ``positives`` >= 1. ValueError for impossible counts or
+    an ``alpha`` outside (0, 0.5].
+    """
+    _check_table(newly_missed, newly_found, n)
+    # One more positive, half of it missed newly and half found: a table without any difference is certain of nothing.
+    rise = (newly_missed - newly_found) / (n + 1)
+    spread = math.sqrt((newly_missed + newly_found + 1) / (n + 1) - rise**2)
+    if alpha is None:
+        critical = 0.0
+    else:
+        _check_alpha(alpha)
+        critical = -float(special.ndtri(alpha))
+    room = (delta - rise) / spread - critical / math.sqrt(positives)
+    return float(special.ndtr(room / math.sqrt(1 / n + 1 / positives)))
+
+
 def positives_needed(fnr: float, delta: float, alpha: float = 0.05, power: float = 0.8) -> int:
     """Positives with which an unchanged candidate is accepted with probability ``power``.
 

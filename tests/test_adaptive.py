@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance
 from lightning_classprune.guard import Evidence
 from lightning_classprune.schedules import Adaptive
-from lightning_classprune.search import LEVEL, beyond
+from lightning_classprune.search import LEVEL, beyond, unlikely
 
 VALIDATION, GUARD = 1, 2
 
@@ -249,12 +249,33 @@ def test_a_run_that_abandons_everything_delivers_the_dense_network() -> None:
     # the rise is 10 of 100 less what chance explains at this level: 0.092
     [(10, 0, 0.05, True), (10, 0, 0.09, True), (10, 0, 0.1, False), (10, 10, 0.0, False), (0, 0, 0.0, False)],
 )
-def test_hopeless_is_a_lower_bound_beyond_the_tolerance(
+def test_what_holds_without_retraining_is_a_lower_bound_within_the_tolerance(
     missed: int, found: int, allowed: float, hopeless: bool
 ) -> None:
     pair = {"a": Evidence(100, 20, missed, found)}
     assert (beyond(pair, {"a": FNTolerance(rate=allowed)}, LEVEL) is not None) == hopeless
     assert beyond({"a": Evidence(0, 0, 0, 0)}, {"a": FNTolerance(rate=0.0)}, LEVEL) is None
+
+
+@pytest.mark.parametrize(
+    ("missed", "found", "positives", "level", "worth"),
+    [
+        (10, 10, 205, 0.05, True),  # a fifth differs, no rise: near even
+        (13, 10, 205, 0.05, False),  # a rise of .03 within .05: too little room for that many differences
+        (13, 10, 205, None, True),  # the point rule needs no room
+        (13, 10, 5000, 0.05, True),  # nor do many positives
+        (3, 0, 205, 0.05, True),  # the same rise with few differences
+        (8, 0, 5000, None, False),
+    ],
+)
+def test_a_candidate_is_worth_a_test_that_may_well_succeed(
+    missed: int, found: int, positives: int, level: float | None, worth: bool
+) -> None:
+    pair, tolerance = {"a": Evidence(100, 20, missed, found)}, {"a": FNTolerance(rate=0.05)}
+    reason = unlikely(pair, tolerance, {"a": positives}, level)
+    assert (reason is None) == worth
+    assert worth or f"{missed} newly missed, {found} newly found of 100 validation positives" in str(reason)
+    assert unlikely({"a": Evidence(0, 0, 0, 0)}, tolerance, {"a": positives}, level) is None
 
 
 # --- what it needs ---

@@ -400,3 +400,35 @@ def test_threshold_rank_keeps_its_error():
 def test_errors_name_the_argument(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# --- the chance of proof ---
+
+
+def test_the_chance_of_proof_by_hand() -> None:
+    """5 and 4 of 99: rise 1/100, spread sqrt(10/100 - 1/10,000) = .31607; 400 further positives, level .05.
+
+    (.05 - .01) / .31607 - 1.64485 / 20 = .04431; over sqrt(1/99 + 1/400) = .11225 that is .3948.
+    """
+    assert s.chance_of_proof(5, 4, 99, 0.05, 0.05, 400) == pytest.approx(0.6535, abs=1e-4)
+    # The point rule has nothing to prove: .12656 / .11225 = 1.1275.
+    assert s.chance_of_proof(5, 4, 99, 0.05, None, 400) == pytest.approx(0.8702, abs=1e-4)
+
+
+@given(drawn_tables(), st.integers(1, 3000), st.floats(0.001, 0.5))
+def test_the_chance_of_proof_falls_with_misses_and_with_a_stricter_level(table, positives, alpha) -> None:
+    b, a, n, delta = table
+
+    def chance(missed: int, found: int, level: float | None) -> float:
+        return s.chance_of_proof(missed, found, n, delta, level, positives)
+
+    assert 0 <= chance(b, a, alpha) <= chance(b, a, 0.5) == chance(b, a, None) <= 1
+    if b and a < n:
+        # One positive that was newly missed is newly found: as many differ.
+        assert chance(b - 1, a + 1, alpha) >= chance(b, a, alpha)
+
+
+@pytest.mark.parametrize(("b", "a", "n", "alpha"), [(3, 3, 5, 0.05), (-1, 0, 5, 0.05), (1, 0, 5, 0.6)])
+def test_the_chance_of_proof_refuses_impossible_input(b, a, n, alpha) -> None:
+    with pytest.raises(ValueError, match="must"):
+        s.chance_of_proof(b, a, n, 0.05, alpha, 100)
