@@ -32,7 +32,9 @@ class RoundScores(Callback):
     def record(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the network as it is now; training goes on as if nothing had happened."""
         self.densities.append(density(pl_module))
-        with judging(trainer, pl_module):
+        # Half-precision scores tie, and a tie moves the threshold of a given false-positive rate.
+        full_precision = torch.autocast(pl_module.device.type, enabled=False)
+        with judging(trainer, pl_module), full_precision:
             for part, loader in self.loaders.items():
                 logits, target = [], []
                 for x, y in loader:
