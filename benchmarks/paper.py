@@ -33,6 +33,7 @@ from lightning_classprune.data import SplitDataModule
 
 OmegaConf.register_new_resolver("classprune_conf", lambda: str(conf_dir()))
 OmegaConf.register_new_resolver("times", lambda a, b: a * b)
+OmegaConf.register_new_resolver("minus_one", lambda a: a - 1)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="paper")
