@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelPruning
+from lightning.pytorch.callbacks import Checkpoint, ModelPruning
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_classprune import ClassAwarePruningCallback
-from lightning_classprune.losses import class_balanced_weights, log_odds
+from lightning_classprune.data import SplitDataModule, TensorBatches
+from lightning_classprune.evaluation import judging
+from lightning_classprune.losses import ClassDependentLoss, class_balanced_weights, log_odds
 
 
 class LaterClassWeights(Callback):
@@ -75,3 +79,114 @@ class SearchedLoss(nn.Module):
         low = low.topk(max(1, round(self.hardest * len(low)))).values
         shortfall = (self.margin - (high.unsqueeze(1) - low.unsqueeze(0))).clamp(min=0)
         return loss + self.rank_weight * shortfall.square().mean()
+
+
+class DistilledLoss(ClassDependentLoss):
+    """The paper's loss plus `distill` times the mean squared distance to the teacher's log-odds of the protected class.
+
+    `teacher` `(N,)` is what `DenseTeacher` says of the batch; without one the term is left out. Only for one protected
+    class. Squared log-odds instead of a cross-entropy to the teacher's probability: that says nothing more than the
+    label where the teacher is sure, and the order of the sure samples is what AUC measures.
+    """
+
+    def __init__(self, distill: float = 0.1, **paper: Any) -> None:
+        super().__init__(**paper)
+        (self.protected,) = self.ranking.protect
+        self.distill = distill
+        self.teacher: Tensor | None = None
+
+    def forward(self, scores: Tensor, target: Tensor) -> Tensor:
+        loss = super().forward(scores, target)
+        if self.teacher is None:
+            return loss
+        return loss + self.distill * F.mse_loss(log_odds(scores.float(), self.protected), self.teacher)
+
+
+class DenseTeacher(Checkpoint):
+    """Gives a `DistilledLoss` the dense network's scores of every batch, once the dense round is over.
+
+    A Checkpoint: those run between the verdict and the next round's mask, when the network is the dense one still.
+    """
+
+    def __init__(self) -> None:
+        self.dense: nn.Module | None = None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.dense is None and pruning_of(trainer).ledger:
+            self.dense = copy.deepcopy(pl_module.network).eval().requires_grad_(False)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.dense is not None:
+            with torch.no_grad():
+                pl_module.loss.teacher = log_odds(self.dense(batch[0]).float(), pl_module.loss.protected)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        pl_module.loss.teacher = None  # of this batch alone
+
+
+class ProtectedSaliency:
+    """The criterion |w| times the mean |dL/dw| over batches of the protected class, L being its cross-entropy.
+
+    To first order, what pruning the weight costs that class (Molchanov et al. 2017, arXiv 1611.06440; Lee et al. 2019,
+    arXiv 1810.02340). `gradients` are by the address of the weight, which stays the same during a fit; they are there
+    after the dense round (`ProtectedGradients`). Before, the score is |w|.
+    """
+
+    def __init__(self) -> None:
+        self.gradients: dict[int, Tensor] = {}
+
+    def __call__(self, weight: Tensor, rewind_point: Tensor) -> Tensor:
+        if not self.gradients:
+            return weight.abs()
+        return weight.abs() * self.gradients[weight.data_ptr()]
+
+
+class ProtectedGradients(Checkpoint):
+    """Fills in the gradients of `ProtectedSaliency` at the end of every round, from `batches` batches of training data.
+
+    A Checkpoint: those run between the verdict and the next round's mask, when the weights are the judged ones still.
+    """
+
+    def __init__(self, protect: Sequence[int], batches: int = 20) -> None:
+        (self.protected,) = protect
+        self.batches = batches
+        self.rounds = 0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pruning = pruning_of(trainer)
+        if len(pruning.ledger) == self.rounds:
+            return
+        self.rounds = len(pruning.ledger)
+        data: SplitDataModule = trainer.datamodule
+        weights = [p for p in pl_module.network.parameters() if p.ndim > 1]
+        with judging(trainer, pl_module), torch.enable_grad():
+            inputs = protected_batches(data, self.protected, self.batches)
+            found = mean_gradients(
+                pl_module.network, weights, (x.to(pl_module.device) for x in inputs), self.protected
+            )
+        pruning.settings.criterion.gradients = {w.data_ptr(): g for w, g in zip(weights, found, strict=True)}
+
+
+def protected_batches(data: SplitDataModule, protected: int, count: int) -> Iterator[Tensor]:
+    """Yield at most `count` batches of training images of one class, drawn without replacement, augmented."""
+    train = data.splits.parts["train"]
+    assert isinstance(train, TensorBatches)
+    mine = (train.y == protected).nonzero().flatten()
+    mine = mine[torch.randperm(len(mine))]
+    for indices in mine.split(data.batch_size)[:count]:
+        yield train.__getitems__(indices.tolist())[0]
+
+
+def mean_gradients(
+    network: nn.Module, weights: Sequence[nn.Parameter], batches: Iterator[Tensor], protected: int
+) -> list[Tensor]:
+    """Return, for each weight, the mean over batches of |d(mean -ln p)/dw|, p the probability of class `protected`."""
+    totals, count = [torch.zeros_like(weight) for weight in weights], 0
+    for x in batches:
+        loss = F.softplus(-log_odds(network(x), protected)).mean()
+        for total, gradient in zip(totals, torch.autograd.grad(loss, weights), strict=True):
+            total += gradient.abs()
+        count += 1
+    return [total / count for total in totals]
