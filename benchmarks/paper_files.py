@@ -24,8 +24,11 @@ class Job:
 
     @property
     def densities(self) -> np.ndarray:
-        """Nominal densities 1, 1/2, ... of the rounds: the nearest power of two."""
-        return 2.0 ** np.rint(np.log2(self.arrays["density"]))
+        """Nominal densities of the rounds: 1, and as the job was told to prune."""
+        callbacks = self.about["config"]["callbacks"]
+        if (ours := callbacks.get("classprune")) is not None:
+            return nominal(self.arrays["density"], ours["prune_fraction"], 1 - ours["target_sparsity"])
+        return nominal(self.arrays["density"], callbacks["model_pruning"]["amount"])
 
     def scored(self, part: str) -> list[Scored]:
         """Return every round's network on a part."""
@@ -34,6 +37,18 @@ class Job:
             Scored(s.astype(float), f, self.arrays[f"{part}_target"])
             for s, f in zip(score, found, strict=True)
         ]
+
+
+def nominal(measured: np.ndarray, fraction: float, end: float = 0.0) -> np.ndarray:
+    """Return, for each measured density `(rounds,)`, the nearest of 1, 1 - f, (1 - f)^2, ... above `end`, or `end`.
+
+    Measured ones differ a little by arm (rounding, weights that are zero by themselves). Rounded, so that the same
+    density reached by other steps is the same number.
+    """
+    steps = (1 - fraction) ** np.arange(len(measured))
+    allowed = np.append(steps[steps > end * (1 + 1e-9)], end or [])
+    nearest = np.abs(np.log(measured)[:, None] - np.log(allowed)).argmin(1)
+    return np.array([float(f"{density:.9g}") for density in allowed[nearest]])
 
 
 def read_jobs(folder: Path) -> list[Job]:

@@ -19,15 +19,22 @@ from pathlib import Path
 import numpy as np
 from paper_figures import against_density, roc, strip
 from paper_files import Job, markdown, read_jobs
-from paper_tables import REFERENCE, Row, by_arm, comparison_rows, guard_rows, guarded_rows, result_rows
+from paper_tables import (
+    REFERENCE,
+    SEEDS,
+    Row,
+    by_arm,
+    comparison_rows,
+    drawn,
+    guard_rows,
+    guarded_rows,
+    mcnemar_rows,
+    result_rows,
+    shown_density,
+)
 
-SPARSE = 2.0**-7  # 0.78% of the weights: the first density with a sparsity above 99%
-CORE = ("blind", "weighted", "weighted_ranking", "ranking")
-REPLAYED = (
-    "weighted",
-    "weighted_ranking",
-)  # minutes an arm; class-blind misses too much to rise by a tolerance
-SEEDS = 10
+# Minutes an arm; class-blind misses too much to rise by a tolerance.
+REPLAYED = ("weighted", "weighted_ranking")
 SHOWN = ("fn", "fp", "fn_at_fpr_1", "fn_at_fpr_5", "auc_roc", "auc_pr", "balanced_accuracy")
 
 
@@ -42,10 +49,8 @@ def main() -> None:
     results, comparisons, guards, verdicts, text = [], [], [], [], head(jobs)
     for data in dict.fromkeys(job.data for job in jobs):
         arms = by_arm(jobs, data)
-        arms = {
-            arm: arms[arm]
-            for arm in sorted(arms, key=lambda a: (a not in CORE, CORE.index(a) if a in CORE else a))
-        }
+        order = drawn(arms)
+        arms = {arm: arms[arm] for arm in (*order, *sorted(arms.keys() - set(order)))}
         full = {a: s for a, s in arms.items() if len(next(iter(s.values())).densities) > 2}
         mine = result_rows(arms)
         compared = comparison_rows(arms, data)
@@ -103,6 +108,7 @@ def section(
     job = next(iter(next(iter(arms.values())).values()))
     config = job.about["config"]
     counts = config["facts"]["class_counts"]
+    density = shown_density(arms)
     lines = [
         f"## {data}",
         "",
@@ -110,12 +116,12 @@ def section(
         f"{results[0]['negatives']} negatives; {config['epochs']} epochs a round, "
         f"{config['model']['_target_'].split('.')[-1]}.",
         "",
-        f"### At {SPARSE:.2%} density",
+        f"### At {density:.2%} density",
         "",
     ]
     rows = []
     for arm, seeds in arms.items():
-        at = [r for r in results if r["arm"] == arm and r["density"] == SPARSE]
+        at = [r for r in results if r["arm"] == arm and r["density"] == density]
         if at:
             name = arm if len(seeds) >= SEEDS else f"{arm}*"
             shown = {key: float(np.mean([r[key] for r in at])) for key in SHOWN if key in at[0]}
@@ -135,9 +141,12 @@ def section(
             | {"difference": f"{r['mean']:+.3g} [{r['low']:+.3g}, {r['high']:+.3g}]"}
             | {"relative": f"{r['ratio']:+.0%} [{r['ratio_low']:+.0%}, {r['ratio_high']:+.0%}]"}
             for r in compared
-            if r["density"] == SPARSE and r["against"] == against and r["measure"] in kind
+            if r["density"] == density and r["against"] == against and r["measure"] in kind
         ]
-        lines += [f"{title}, at {SPARSE:.2%}:", "", markdown(rows), ""] if rows else []
+        lines += [f"{title}, at {density:.2%}:", "", markdown(rows), ""] if rows else []
+    rows = mcnemar_rows(results, drawn(arms), density)
+    title = "Exact McNemar against class-blind, on the same positives"
+    lines += [f"{title}, at {density:.2%} (others: results.csv):", "", markdown(rows), ""] if rows else []
     lines += [f"![FN](fn-{data}.png)", f"![FN at 1% FPR](fn_at_fpr_1-{data}.png)", f"![AUC](auc-{data}.png)"]
     lines += [f"![ROC](roc-{data}.png)", f"![verdicts](verdicts-{data}.png)", ""]
     lines += ["### Guarded", "", markdown(list(delivered(judged))), ""] if judged else []
@@ -185,14 +194,14 @@ def figures(
     arms: dict[str, dict[int, Job]], results: list[Row], judged: list[Row], out: Path, data: str
 ) -> None:
     """Draw one data set's figures into `out`."""
-    core = [row for row in results if row["arm"] in CORE]
-    if core:
-        against_density(core, "fn", "false negatives at the default threshold", out / f"fn-{data}.png")
-        against_density(core, "fn_at_fpr_1", "false negatives at 1% FPR", out / f"fn_at_fpr_1-{data}.png")
-        against_density(core, "auc_roc", "AUC", out / f"auc-{data}.png")
-    roc({a: s for a, s in arms.items() if a in CORE}, SPARSE, out / f"roc-{data}.png")
-    if judged:
-        strip([row for row in judged if row["arm"] in CORE], out / f"verdicts-{data}.png")
+    shown = drawn(arms)
+    rows = [row for row in results if row["arm"] in shown]
+    against_density(rows, "fn", "false negatives at the default threshold", out / f"fn-{data}.png")
+    against_density(rows, "fn_at_fpr_1", "false negatives at 1% FPR", out / f"fn_at_fpr_1-{data}.png")
+    against_density(rows, "auc_roc", "AUC", out / f"auc-{data}.png")
+    roc({arm: arms[arm] for arm in shown}, shown_density(arms), out / f"roc-{data}.png")
+    if rounds := [row for row in judged if row["arm"] in shown]:
+        strip(rounds, out / f"verdicts-{data}.png")
 
 
 def write_csv(rows: list[Row], file: Path) -> None:

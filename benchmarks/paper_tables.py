@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from paper_measures import found_at_fpr, mcnemar, measures, paired_difference, r
 
 Row = dict[str, Any]
 REFERENCE = "blind"
+CORE = (REFERENCE, "weighted", "weighted_ranking")
+SEEDS = 10  # an arm with fewer is marked
+SPARSE = 0.01  # the largest density that tables show
 RESAMPLES = 1000
 GUARD_SIZES = (76, 200, 600)
 TOLERANCES = (0.02, 0.05, 0.10)
@@ -26,6 +30,29 @@ def by_arm(jobs: list[Job], data: str) -> dict[str, dict[int, Job]]:
         if job.data == data:
             found[job.label][job.seed] = job
     return dict(found)
+
+
+def drawn(arms: dict[str, dict[int, Job]]) -> list[str]:
+    """Return the arms that figures show: the core's three, then all others with enough seeds; all if there are none."""
+    others = [arm for arm, seeds in arms.items() if arm not in CORE and len(seeds) >= SEEDS]
+    return [*(arm for arm in CORE if arm in arms), *others] or list(arms)
+
+
+def shown_density(arms: dict[str, dict[int, Job]]) -> float:
+    """Return the largest density of at most 1% that all arms have, or else most of them.
+
+    In a trial run that did not get so far: the smallest that most of them have.
+    """
+    owners = Counter(density for seeds in arms.values() for density in densities_of(seeds))
+    sparse = {d: count for d, count in owners.items() if d <= SPARSE}
+    if sparse:
+        return max(sparse, key=lambda d: (sparse[d], d))
+    return min(owners, key=lambda d: (-owners[d], d))
+
+
+def densities_of(seeds: dict[int, Job]) -> set[float]:
+    """Return all nominal densities of an arm."""
+    return {float(density) for job in seeds.values() for density in job.densities}
 
 
 def names_for(negatives: int) -> list[str]:
@@ -67,6 +94,25 @@ def result_rows(arms: dict[str, dict[int, Job]]) -> list[Row]:
                         row |= {f"mcnemar_p{kind}": p}
                 rows.append(row)
     return rows
+
+
+def mcnemar_rows(results: list[Row], arms: Iterable[str], density: float) -> list[Row]:
+    """Return, an arm and seed, how many positives only one of arm and class-blind misses, and the exact p-value."""
+    return [
+        {"arm": r["arm"], "seed": r["seed"]}
+        | {
+            f"{name}{at}": r[f"{key}{kind}"]
+            for kind, at in (("", ""), ("_at_fpr_1", " at 1% FPR"))
+            for name, key in (
+                ("only arm misses", "only_arm_misses"),
+                ("only blind misses", "only_blind_misses"),
+                ("p", "mcnemar_p"),
+            )
+        }
+        for arm in arms
+        for r in results
+        if r["arm"] == arm and r["density"] == density and "mcnemar_p" in r
+    ]
 
 
 class Bootstrap:
@@ -160,10 +206,15 @@ def guard_rows(arm: str, seeds: dict[int, Job], data: str) -> list[Row]:
                             "high": high,
                             "rounds delivered": delivered,
                         }
-                        | {"density delivered": 2.0**-delivered if len(densities) > 2 else float("nan")}
+                        | {"density delivered": after(densities, delivered)}
                         | {"share with a refusal": np.mean([f.refused for f in found])}
                     )
     return rows
+
+
+def after(densities: np.ndarray, rounds: float) -> float:
+    """Return the density after so many rounds, a fraction counting within a step: 1.5 of (1, 1/2, 1/4) is 2^-1.5."""
+    return float(np.exp(np.interp(rounds, np.arange(len(densities)), np.log(densities))))
 
 
 def clustered(rate: np.ndarray) -> tuple[float, float]:

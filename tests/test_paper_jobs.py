@@ -17,6 +17,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import paper_data  # noqa: E402
 import paper_files  # noqa: E402
+import paper_tables  # noqa: E402
 import torch  # noqa: E402
 
 
@@ -36,6 +37,65 @@ def test_markdown_by_hand():
 def test_no_job_files_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no job files"):
         paper_files.read_jobs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("measured", "fraction", "end", "expected"),
+    [
+        ([1, 0.5001, 0.2499, 0.1249], 0.5, 0.125, [1, 0.5, 0.25, 0.125]),
+        ([1, 0.2501, 0.0625, 0.0156, 0.0101], 0.75, 1 - 0.99, [1, 0.25, 0.0625, 0.015625, 0.01]),
+        ([1, 0.0099], 0.99, 1 - 0.99, [1, 0.01]),
+        ([1, 0.51, 0.27], 0.5, 0.0, [1, 0.5, 0.25]),
+    ],
+)
+def test_densities_are_those_that_the_job_was_told_to_reach(measured, fraction, end, expected):
+    assert paper_files.nominal(np.array(measured), fraction, end).tolist() == expected
+
+
+def arms(**densities: tuple[int, list[float]]) -> dict[str, dict[int, paper_files.Job]]:
+    """Arms of so many seeds with these densities, their last one the target; two positives and two negatives."""
+    made = {}
+    for arm, (seeds, wanted) in densities.items():
+        callback = {"prune_fraction": 1 - wanted[1], "target_sparsity": 1 - wanted[-1]}
+        about = {"config": {"callbacks": {"classprune": callback}}}
+        found = np.tile([True, arm == "blind", False, False], (len(wanted), 1))
+        arrays = {"density": np.array(wanted), "test_found": found, "test_score": found.astype(float)}
+        arrays["test_target"] = np.array([True, True, False, False])
+        made[arm] = {seed: paper_files.Job("d", arm, seed, about, arrays) for seed in range(seeds)}
+    return made
+
+
+def test_tables_show_the_largest_density_of_at_most_one_percent_that_all_arms_have():
+    halves = [2.0**-k for k in range(9)]
+    quarters = [1, 0.25, 0.0625, 0.015625, 0.00390625]
+    assert paper_tables.shown_density(arms(blind=(1, halves), weighted=(1, halves))) == 2**-7
+    assert paper_tables.shown_density(arms(blind=(1, halves), weighted=(1, quarters))) == 2**-8
+    assert paper_tables.shown_density(arms(blind=(1, [1, 0.25, 0.0625, 0.015625, 0.01]))) == 0.01
+    # No density of all three: the one that most have.
+    most = arms(blind=(1, quarters), weighted=(1, quarters), one_shot=(1, [1, 2**-7]))
+    assert paper_tables.shown_density(most) == 2**-8
+    assert paper_tables.shown_density(arms(blind=(1, [1, 0.5]), weighted=(1, [1, 0.5, 0.25]))) == 0.5
+
+
+def test_figures_draw_the_core_and_the_arms_with_ten_seeds():
+    line = [1, 0.5]
+    made = arms(ranking=(9, line), recipe_lr=(10, line), weighted_ranking=(3, line), blind=(10, line))
+    assert paper_tables.drawn(made) == ["blind", "weighted_ranking", "recipe_lr"]
+    assert paper_tables.drawn(arms(recipe_lr=(3, line))) == ["recipe_lr"]
+
+
+def test_the_density_after_part_of_a_step_lies_between_by_ratio():
+    assert paper_tables.after(np.array([1, 0.5, 0.25]), 1.5) == pytest.approx(2**-1.5)
+    assert paper_tables.after(np.array([1, 0.25, 0.0625, 0.01]), 3) == pytest.approx(0.01)
+
+
+def test_mcnemar_has_a_row_for_each_seed_at_the_density():
+    made = arms(blind=(2, [1, 0.5]), weighted=(2, [1, 0.5]))
+    rows = paper_tables.mcnemar_rows(paper_tables.result_rows(made), ["blind", "weighted"], 0.5)
+    # The second positive is found by class-blind alone, by decision and at the score of no negative.
+    expected = {"only arm misses": 1, "only blind misses": 0, "p": 1.0}
+    expected |= {f"{key} at 1% FPR": value for key, value in expected.items()}
+    assert rows == [{"arm": "weighted", "seed": seed} | expected for seed in range(2)]
 
 
 def call(script: str, *arguments: str) -> str:
