@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
         "seconds": round(time.time() - started, 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__}
         | {"lightning": lightning.__version__, "numpy": np.__version__},
-        "machine": f"{platform.machine()}, {cfg.threads} thread(s), {cfg.trainer.accelerator}",
+        "machine": machine(cfg),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial.npz")
@@ -78,6 +78,13 @@ def run(cfg: DictConfig) -> RoundScores:
     trainer: Trainer = instantiate(cfg.trainer, callbacks=[scores, *callbacks])
     trainer.fit(module, datamodule=data)
     return scores
+
+
+def machine(cfg: DictConfig) -> str:
+    """Return on what the job ran, for the report."""
+    on_gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()}, {cfg.threads} thread(s)"
+    return f"{device}, {cfg.trainer.precision}"
 
 
 if __name__ == "__main__":

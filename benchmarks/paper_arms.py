@@ -89,7 +89,7 @@ class DistilledLoss(ClassDependentLoss):
     label where the teacher is sure, and the order of the sure samples is what AUC measures.
     """
 
-    def __init__(self, distill: float = 0.1, **paper: Any) -> None:
+    def __init__(self, distill: float = 1.0, **paper: Any) -> None:
         super().__init__(**paper)
         (self.protected,) = self.ranking.protect
         self.distill = distill

@@ -24,7 +24,8 @@ def against_density(rows: list[Row], measure: str, label: str, file: Path) -> No
         mine = [row for row in rows if row["arm"] == arm]
         densities = sorted({row["density"] for row in mine})
         values = [[row[measure] for row in mine if row["density"] == density] for density in densities]
-        (line,) = axes.plot(densities, [np.mean(v) for v in values], marker="o", ms=3, label=arm)
+        name = f"{arm} ({len({row['seed'] for row in mine})} seeds)"
+        (line,) = axes.plot(densities, [np.mean(v) for v in values], marker="o", ms=3, label=name)
         low, high = [min(v) for v in values], [max(v) for v in values]
         axes.fill_between(densities, low, high, color=line.get_color(), alpha=0.12)
     axes.set_xscale("log", base=2)

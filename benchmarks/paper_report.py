@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import os
 import platform
 from collections.abc import Iterable
@@ -35,6 +36,12 @@ from paper_tables import (
 
 # Minutes an arm; class-blind misses too much to rise by a tolerance.
 REPLAYED = ("weighted", "weighted_ranking")
+FIGURES = {  # measure -> name of the file, axis
+    "fn": ("fn", "false negatives at the default threshold"),
+    "fn_at_fpr_1": ("fn_at_fpr_1", "false negatives at 1% FPR"),
+    "fn_at_fpr_5": ("fn_at_fpr_5", "false negatives at 5% FPR"),
+    "auc_roc": ("auc", "AUC"),
+}
 SHOWN = ("fn", "fp", "fn_at_fpr_1", "fn_at_fpr_5", "auc_roc", "auc_pr", "balanced_accuracy")
 
 
@@ -87,7 +94,8 @@ def head(jobs: list[Job]) -> list[str]:
         "`python benchmarks/paper_report.py RUNS`. Settings: tuning.md and benchmarks/conf.",
         "",
         f"{len(jobs)} jobs, {hours:.1f} hours in all, on {'; '.join(machines)}; {'; '.join(versions)}; "
-        f"report: Python {platform.python_version()}, {os.cpu_count()} CPUs.",
+        f"report: Python {platform.python_version()}, {os.cpu_count()} CPUs. "
+        f"Seeds: {', '.join(map(str, sorted({job.seed for job in jobs})))}.",
         "",
         "Test split, touched by no choice. Differences: means over seeds, arm minus class-blind at the same density;",
         "95% intervals from a two-level bootstrap over seeds and images (1,000 resamples). FN at 1% FPR: threshold",
@@ -107,13 +115,15 @@ def section(
     """Return the tables of one data set."""
     job = next(iter(next(iter(arms.values())).values()))
     config = job.about["config"]
-    counts = config["facts"]["class_counts"]
+    facts = config["facts"]
+    pixels = math.isqrt(facts["in_features"] // facts["in_channels"])
     density = shown_density(arms)
     lines = [
         f"## {data}",
         "",
-        f"Training samples a class {counts}; test {results[0]['positives']} positives, "
-        f"{results[0]['negatives']} negatives; {config['epochs']} epochs a round, "
+        f"{pixels}x{pixels} pixels; training samples a class {facts['class_counts']}; "
+        f"test {results[0]['positives']} positives, {results[0]['negatives']} negatives; "
+        f"{config['epochs']} epochs a round, "
         f"{config['model']['_target_'].split('.')[-1]}.",
         "",
         f"### At {density:.2%} density",
@@ -147,7 +157,11 @@ def section(
     rows = mcnemar_rows(results, drawn(arms), density)
     title = "Exact McNemar against class-blind, on the same positives"
     lines += [f"{title}, at {density:.2%} (others: results.csv):", "", markdown(rows), ""] if rows else []
-    lines += [f"![FN](fn-{data}.png)", f"![FN at 1% FPR](fn_at_fpr_1-{data}.png)", f"![AUC](auc-{data}.png)"]
+    lines += [
+        f"![{label}]({name}-{data}.png)"
+        for measure, (name, label) in FIGURES.items()
+        if measure in results[0]
+    ]
     lines += [f"![ROC](roc-{data}.png)", f"![verdicts](verdicts-{data}.png)", ""]
     lines += ["### Guarded", "", markdown(list(delivered(judged))), ""] if judged else []
     edge = [r for r in replayed if r["tolerance"] == 0.05]
@@ -196,9 +210,9 @@ def figures(
     """Draw one data set's figures into `out`."""
     shown = drawn(arms)
     rows = [row for row in results if row["arm"] in shown]
-    against_density(rows, "fn", "false negatives at the default threshold", out / f"fn-{data}.png")
-    against_density(rows, "fn_at_fpr_1", "false negatives at 1% FPR", out / f"fn_at_fpr_1-{data}.png")
-    against_density(rows, "auc_roc", "AUC", out / f"auc-{data}.png")
+    for measure, (name, label) in FIGURES.items():
+        if measure in rows[0]:
+            against_density(rows, measure, label, out / f"{name}-{data}.png")
     roc({arm: arms[arm] for arm in shown}, shown_density(arms), out / f"roc-{data}.png")
     if rounds := [row for row in judged if row["arm"] in shown]:
         strip(rounds, out / f"verdicts-{data}.png")
