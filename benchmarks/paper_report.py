@@ -115,13 +115,13 @@ def section(
     """Return the tables of one data set."""
     job = next(iter(next(iter(arms.values())).values()))
     config = job.about["config"]
-    facts = config["facts"]
-    pixels = math.isqrt(facts["in_features"] // facts["in_channels"])
+    sides = sorted({pixels(one) for seeds in arms.values() for one in seeds.values()})
     density = shown_density(arms)
     lines = [
         f"## {data}",
         "",
-        f"{pixels}x{pixels} pixels; training samples a class {facts['class_counts']}; "
+        f"{', '.join(f'{side}x{side}' for side in sides)} pixels; "
+        f"training samples a class {config['facts']['class_counts']}; "
         f"test {results[0]['positives']} positives, {results[0]['negatives']} negatives; "
         f"{config['epochs']} epochs a round, "
         f"{config['model']['_target_'].split('.')[-1]}.",
@@ -179,6 +179,12 @@ def section(
             "",
         ]
     return lines
+
+
+def pixels(job: Job) -> int:
+    """Return the height and width of a job's images."""
+    facts = job.about["config"]["facts"]
+    return math.isqrt(facts["in_features"] // facts["in_channels"])
 
 
 def delivered(judged: list[Row]) -> Iterable[Row]:
