@@ -42,7 +42,16 @@ FIGURES = {  # measure -> name of the file, axis
     "fn_at_fpr_5": ("fn_at_fpr_5", "false negatives at 5% FPR"),
     "auc_roc": ("auc", "AUC"),
 }
-SHOWN = ("fn", "fp", "fn_at_fpr_1", "fn_at_fpr_5", "auc_roc", "auc_pr", "balanced_accuracy")
+SHOWN = (
+    "measured density",
+    "fn",
+    "fp",
+    "fn_at_fpr_1",
+    "fn_at_fpr_5",
+    "auc_roc",
+    "auc_pr",
+    "balanced_accuracy",
+)
 
 
 def main() -> None:

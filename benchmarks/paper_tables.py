@@ -77,10 +77,11 @@ def result_rows(arms: dict[str, dict[int, Job]]) -> list[Row]:
     for arm, seeds in arms.items():
         for seed, job in seeds.items():
             other = arms.get(REFERENCE, {}).get(seed)
-            for density, scored in zip(job.densities, job.scored("test"), strict=True):
+            for k, (density, scored) in enumerate(zip(job.densities, job.scored("test"), strict=True)):
                 found = measures(scored)
                 positive = scored.positive
                 row: Row = {"data": job.data, "arm": arm, "seed": seed, "density": float(density)}
+                row["measured density"] = float(job.arrays["density"][k])
                 row |= {"positives": int(positive.sum()), "negatives": int((~positive).sum())}
                 row |= {name: float(found[name][0]) for name in names_for(row["negatives"])}
                 if other is not None and arm != REFERENCE and density in other.densities:
