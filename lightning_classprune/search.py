@@ -22,8 +22,9 @@ from lightning_classprune.judge import Judge
 from lightning_classprune.outcomes import Outcomes, evidence
 
 #: Least chance of proof, by validation data, at which a trained candidate is worth its guard test. No guarantee rests
-#: on it: it weighs a test that may end the run against one more round of training.
-CHANCE = 1 / 3
+#: on it: it weighs a test that may end the run against one more round of training. Low, for a dense network that was
+#: lucky on the validation data makes every candidate look bad there, and says nothing of the guard's.
+CHANCE = 0.1
 #: One-sided error level at which validation data must show a rise beyond the tolerance, for what holds without
 #: retraining.
 LEVEL = 0.4
