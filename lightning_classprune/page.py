@@ -18,6 +18,7 @@ from lightning_classprune.inline_svg import inline_svg
 from lightning_classprune.ledger import Row, achievement, baseline, delivered, round_label, units
 from lightning_classprune.outcomes import Outcomes
 from lightning_classprune.pictures import Pixels
+from lightning_classprune.recommend import recommendation
 
 # The markers of report.py's figure, as characters.
 MARKS = {"baseline": "■", "accepted": "●", "refused": "✖", "unproven": "▲", "abandoned": "▼"}
@@ -85,6 +86,8 @@ def render(data: PageData) -> str:
         notice=_notice(data.status),
         finished=finished,
         sentence=_sentence(data.rows, finished),
+        # Of a run that is going on, what stopped it is not known.
+        advice=recommendation(data.rows) if finished else "",
         provenance=_provenance(data),
         final=_final(data),
         kept={key: sum(layer[key] for layer in data.layers) for key in ("kept", "total")}

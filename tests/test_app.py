@@ -23,6 +23,7 @@ from torch import Tensor
 from lightning_classprune import ClassAwarePruningCallback, LiveView, app, ledger
 from lightning_classprune.data_small import BreastCancerData
 from lightning_classprune.ladder import Ladder
+from lightning_classprune.recommend import recommendation
 from lightning_classprune.ticket_file import read_ticket
 
 CONF = app.conf_dir()
@@ -244,9 +245,8 @@ def test_command_prints_the_ledger_and_the_sentence(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "* delivered: round" in done.stdout
     assert "Test, malignant: missed" in done.stdout
-    assert ledger.achievement(ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl")) in " ".join(
-        done.stdout.split()
-    )
+    rows, said = ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl"), " ".join(done.stdout.split())
+    assert f"{ledger.achievement(rows)} {recommendation(rows)} Run folder: " in said
     assert "Tip:" not in done.stderr
     assert "Warning" not in done.stderr
 

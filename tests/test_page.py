@@ -300,6 +300,28 @@ def test_it_says_everything_about_a_finished_run() -> None:
     assert "2026-01-02 03:04 UTC · ElpvData · seed 1" in text
 
 
+def test_what_would_go_further_stands_below_the_claim() -> None:
+    """The counts of `test_recommend.test_the_counts_of_a_near_miss`."""
+    numbers = {"support": 205, "recall": 0.7, "upper_bound": 0.04, "tolerance": 0.037}
+    dense = {**numbers, "fn": 53, "newly_missed": 0, "newly_found": 0, "p_value": None}
+    proven = {**numbers, "fn": 48, "newly_missed": 3, "newly_found": 8, "p_value": 0.001}
+    missed = {**numbers, "fn": 56, "newly_missed": 3, "newly_found": 0, "p_value": 0.0528}
+    rows = [
+        row(0, "baseline", 0.0, {"crack": dense}),
+        row(1, "accepted", 0.988, {"crack": proven}),
+        row(2, "unproven", 0.995, {"crack": missed}),
+    ]
+    advice = (
+        "1.2% density is proven; 0.5% density was not proven (crack: 3 newly missed and 0 newly found of 205); "
+        "about 78 more guard positives of crack would likely prove it."
+    )
+    text = Page(render(example(rows=rows))).text
+    assert text.count(advice) == 1
+    assert text.index(achievement(rows)) < text.index(advice) < text.index("What is delivered")
+    running = example(rows=rows, status={"state": "running", "error": None})
+    assert advice not in Page(render(running)).text
+
+
 def test_confusion_matrices_count_and_share() -> None:
     text = Page(rendered("finished")).text
     # rows: sound, crack; columns: sound, crack

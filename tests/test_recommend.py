@@ -58,6 +58,15 @@ def test_what_is_proven_what_was_refused_and_what_would_help() -> None:
     )
 
 
+def test_the_counts_of_a_near_miss() -> None:
+    """3 newly missed of 205 leave .037 - 3/205 of the tolerance, for which 283 positives are needed; p is .0528."""
+    rows = [DENSE, row("accepted", 0.012, 3, 8, 0.001), row("unproven", 0.005, 3, 0, 0.0528, tolerance=0.037)]
+    assert recommendation(rows) == (
+        "1.2% density is proven; 0.5% density was not proven (defective: 3 newly missed and 0 newly found of 205); "
+        "about 78 more guard positives of defective would likely prove it."
+    )
+
+
 def test_a_rise_beyond_the_tolerance_is_not_cured_by_more_data() -> None:
     rows = [DENSE, row("accepted", 0.012, 3, 8, 0.001), row("refused", 0.005, 40, 4, 0.99)]
     assert recommendation(rows) == (
