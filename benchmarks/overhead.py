@@ -193,11 +193,10 @@ class _Clock(ClassAwarePruningCallback):
         super().__init__(**arguments)
         self.spent: dict[str, list[float]] = {"epoch": [], "judge": [], "begin": []}
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if self._run is not None:
-            for name, key in (("_end_of_round", "judge"), ("_begin_round", "begin")):
-                setattr(self._run, name, self._timed(getattr(self._run, name), key))
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        super().on_fit_start(trainer, pl_module)
+        for name, key in (("end_of_round", "judge"), ("_begin_round", "begin")):
+            setattr(self._run, name, self._timed(getattr(self._run, name), key))
 
     def _timed(self, function: Callable[..., Any], key: str) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as lightning_pytorch
-from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 
+from lightning_classprune.beginning import Beginning
 from lightning_classprune.compatibility import check_trainer
 from lightning_classprune.criteria import CriterionName
 from lightning_classprune.frames import ledger_frame
@@ -150,7 +150,8 @@ class ClassAwarePruningCallback(_Callback):
         self._prunable = prunable
         self._rewind_file = rewind_file
         self._ladder = ladder
-        self._run: PruningRun | None = None
+        self._beginning: Beginning | None = None  # from `setup` on
+        self._run: PruningRun | None = None  # from `on_fit_start` on
         self._callbacks_before: list[Any] | None = None
         self._masks: Masks = {}
         self._sparsity = 0.0
@@ -197,7 +198,7 @@ class ClassAwarePruningCallback(_Callback):
     def status(self) -> Status | None:
         """Where the run stands, for a person who watches; None outside of training."""
         run = self._run
-        return run.status(self._recall) if run is not None and run.prepared else None
+        return run.status(self._recall) if run is not None else None
 
     def ledger_frame(self) -> pandas.DataFrame:
         """The ledger as a pandas frame, one row per round and protected class (see `frames.ledger_frame`).
@@ -209,13 +210,19 @@ class ClassAwarePruningCallback(_Callback):
 
     # -- events of a fit --
 
+    @property
+    def _present(self) -> PruningRun:
+        """The run of the fit that is going on."""
+        assert self._run is not None
+        return self._run
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Check the trainer and take the places from which rounds can be steered."""
         if stage != "fit":
             return
         check_trainer(trainer, self)
-        self._state = {}
-        self._run = run = PruningRun(
+        self._sparsity, self._ledger, self._state = 0.0, [], {}
+        self._beginning = Beginning(
             self.settings,
             self._predict,
             self._guard_dataloader,
@@ -234,45 +241,41 @@ class ClassAwarePruningCallback(_Callback):
         self._callbacks_before = insert_gates(
             trainer,
             self,
-            judge=lambda *_: run.end_of_epoch(),
-            seal=lambda *_: run.after_epoch(),
-            deliver=lambda *_: run.deliver(),
+            judge=lambda *_: self._present.end_of_epoch(),
+            seal=lambda *_: self._present.after_epoch(),
+            deliver=lambda *_: self._present.deliver(),
             abandon=lambda *_: self._abandon(trainer),
         )
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """The model is on its device: check it, and set the limits of the loop."""
-        assert self._run is not None
-        self._run.prepare(pl_module)
+        assert self._beginning is not None
+        self._run = self._beginning.prepare(pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Everything is restored: check the guard data and begin, or go on."""
-        assert self._run is not None
-        self._run.start()
-        known = {} if self._run.pending else trainer.callback_metrics
+        assert self._beginning is not None
+        self._beginning.start()
+        known = {} if self._present.pending else trainer.callback_metrics
         self._recall = recalls({name: float(value) for name, value in known.items()})
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Set up the next round if a verdict was given."""
-        assert self._run is not None
-        self._run.start_of_epoch()
-        if self._run.clock.round_epoch == 0:
+        self._present.start_of_epoch()
+        if self._present.clock.round_epoch == 0:
             self._recall = {}  # that of the round before
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """A rewind point may be inside an epoch."""
-        assert self._run is not None
-        self._run.start_of_batch()
+        self._present.start_of_batch()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Other callbacks are to find the delivered network; the gate puts it in again after weight averaging."""
-        assert self._run is not None
-        self._run.restore_accepted()
+        self._present.restore_accepted()
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """A resumed run that was finished already skips training; it delivers here."""
-        assert self._run is not None
-        self._run.deliver()
+        self._present.deliver()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Keep the results and leave the trainer as it was."""
@@ -286,12 +289,14 @@ class ClassAwarePruningCallback(_Callback):
         self._close(trainer)
 
     def _close(self, trainer: Any) -> None:
-        if self._run is None:
+        if self._beginning is None:
             return
-        run, self._run = self._run, None
-        self._masks, self._sparsity, self._ledger = run.masks, run.sparsity, run.recorder.rows
-        self._state = run.final_state
-        run.close()
+        beginning, run = self._beginning, self._run
+        self._beginning = self._run = None
+        if run is not None:
+            self._masks, self._sparsity, self._ledger = run.masks, run.sparsity, run.recorder.rows
+            self._state = run.final_state
+        beginning.close()
         if trainer.is_global_zero:
             masks = {name: pack(mask) for name, mask in self._masks.items()}
             self._mailbox.post(
@@ -335,26 +340,19 @@ class ClassAwarePruningCallback(_Callback):
     def state_dict(self) -> dict[str, Any]:
         """Everything that resuming needs, in tensors and primitives (`weights_only=True` loads it)."""
         self._collect()
-        return self._run.state_dict() if self._run is not None and self._run.prepared else self._state
+        return self._run.state_dict() if self._run is not None else self._state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the run that wrote this; a run with other settings is refused."""
-        if self._run is None:
-            return
-        self._run.continue_from(state_dict)
+        if self._beginning is not None:
+            self._beginning.continue_from(state_dict)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Note how far the checkpoint had got."""
-        if self._run is None:
-            return
-        self._run.loaded_epochs = int(
-            checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        )
-        if self.state_key not in checkpoint.get("callbacks", {}):
-            self._run.foreign_epochs = self._run.loaded_epochs
-            rank_zero_info("the checkpoint has no pruning state: its weights are where round 0 starts")
-            if self._run.prepared:
-                self._run.set_horizon()
+        if self._beginning is not None:
+            epochs = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+            foreign = self.state_key not in checkpoint.get("callbacks", {})
+            self._beginning.note_checkpoint(epochs, foreign=foreign)
 
     def __getstate__(self) -> dict[str, Any]:
         self._collect()
@@ -362,11 +360,11 @@ class ClassAwarePruningCallback(_Callback):
         return {
             k: v
             for k, v in self.__dict__.items()
-            if k not in ("log", "log_dict", "_run", "_monitor", "_callbacks_before")
+            if k not in ("log", "log_dict", "_beginning", "_run", "_monitor", "_callbacks_before")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _run=None, _callbacks_before=None)
+        self.__dict__.update(state, _beginning=None, _run=None, _callbacks_before=None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ClassAwarePruningCallback:
         twin = object.__new__(type(self))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
@@ -14,30 +14,16 @@ from lightning_classprune import rounds
 from lightning_classprune.companions import Companions
 from lightning_classprune.compatibility import warn_where_global_epochs_count
 from lightning_classprune.cutting import Cutter
-from lightning_classprune.guard import ErrorBudget
-from lightning_classprune.guard_data import Predict
+from lightning_classprune.guard_data import GuardData
 from lightning_classprune.judge import Judge
 from lightning_classprune.keeping import LadderKeeper
 from lightning_classprune.masks import Masks, pack, unpack
-from lightning_classprune.preflight import (
-    check_criterion,
-    check_guard_data,
-    check_length_left,
-    check_rewind_point,
-    find_guard_data,
-    make_plan,
-    starting_masks,
-)
 from lightning_classprune.processes import Processes
-from lightning_classprune.prunable import Prunable
 from lightning_classprune.recording import Recorder
 from lightning_classprune.resuming import (
     STATE_VERSION,
     check_same_parameters,
-    check_same_run,
-    finish_epoch,
     left_out,
-    restore_left_out,
     run_settings,
     shapes,
     step_plateau_schedulers,
@@ -46,154 +32,59 @@ from lightning_classprune.rewinding import (
     Tensors,
     capture_tensors,
     capture_training,
-    release_schedulers,
     restore_tensors,
     restore_training,
 )
 from lightning_classprune.round_clock import RoundClock
-from lightning_classprune.round_length import check_total_epochs, does_not_fit
+from lightning_classprune.round_length import does_not_fit
 from lightning_classprune.round_randomness import RoundRandomness
 from lightning_classprune.round_start import RoundStart
 from lightning_classprune.rows import stands
-from lightning_classprune.search import Search, find_validation_data
+from lightning_classprune.search import Search
 from lightning_classprune.settings import Settings
-from lightning_classprune.sharding import reshard
+from lightning_classprune.sharding import Sharding, reshard
 from lightning_classprune.status import Status, status
 from lightning_classprune.tickets import Ticket, pack_ticket, unpack_ticket
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class PruningRun:
-    """Everything that lives for one `fit`."""
+    """Everything that lives from `on_fit_start` to the end of one `fit`; `Beginning` makes it of its parts."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        predict: Predict,
-        guard_dataloader: Any,
-        prunable: Prunable,
-        rewind_file: str | None,
-        ladder: str | None,
-        trainer: Any,
-        inherited: Masks,
-    ) -> None:
-        self.settings = settings
-        self.predict = predict
-        self.rewind_file = rewind_file
-        self.guard_argument = guard_dataloader
-        self.prunable = prunable
-        self.trainer = trainer
-        self.inherited = inherited
-        self.processes = Processes(trainer.global_rank, trainer.world_size)
-        self.ladder = LadderKeeper(None if trainer.fast_dev_run else ladder, settings, self.processes)
-        self.clock = RoundClock(trainer)
-        self.companions = Companions(trainer, lambda: self.clock.start)
-        self.randomness = RoundRandomness(trainer, self.processes)
-        self.recorder = Recorder(trainer)
+    settings: Settings
+    trainer: Any
+    module: Any
+    processes: Processes
+    plan: rounds.Plan
+    cutter: Cutter
+    judge: Judge
+    round_start: RoundStart
+    clock: RoundClock
+    companions: Companions
+    randomness: RoundRandomness
+    recorder: Recorder
+    ladder: LadderKeeper
+    masks: Masks
 
-        self.state = rounds.RoundState()
-        self.masks: Masks = {}
+    def __post_init__(self) -> None:
+        pruned = self.cutter.units.pruned(self.masks)
+        self.state = rounds.RoundState(accepted=pruned, candidate=pruned)
         self.accepted: Ticket | None = None
         self.pending = False  # a verdict was given, the next round is not set up yet
-        self.delivered = False
-        self.final_state: dict[str, Any] = {}
-        self.prepared = False
-        self.resumed: Mapping[str, Any] | None = None
-        self.loaded_epochs = 0  # how far the loop was in the checkpoint that is resumed
-        self.foreign_epochs: int | None = None
-
-    # -- before the first batch --
-
-    def prepare(self, pl_module: Any) -> None:
-        """`on_fit_start`: the strategy is set up, training state is not restored yet; check the model, set limits."""
-        self.module = pl_module
-        self.randomness.agree()
-        frozen = self.companions.by_epoch.unfreezes
-        self.cutter = Cutter.find(
-            self.settings, self.trainer, pl_module, self.prunable, self.processes, frozen=frozen
-        )
-        units, self.sharding = self.cutter.units, self.cutter.sharding
-        self.round_start = RoundStart(
-            self.settings, self.trainer, pl_module, self.clock, self.sharding, self.rewind_file
-        )
-        self.masks = starting_masks(units.parameters, self.inherited, self.sharding, self.processes)
-        self.plan = make_plan(self.settings, self.masks, units)
-        pruned = units.pruned(self.masks)
-        self.state = replace(self.state, accepted=pruned, candidate=pruned)
-        tests = rounds.largest_number_of_tests(self.plan)
-        budget = ErrorBudget(self.settings.alpha, self.settings.retries, tests)
-        self.judge = Judge(self.settings, self.predict, self.processes, budget)
+        self.data: GuardData  # found when training starts, as is the data to search with
         self.search: Search | None = None
-        check_criterion(self.settings.criterion, units.parameters)
-        self.set_horizon()
-        self.prepared = True
+        self.final_state: dict[str, Any] = {}
+        self._delivered = False
+        self._earlier_ladder: str | None = None
 
-    def set_horizon(self) -> None:
-        """Begin, or go on where the checkpoint was written, which some strategies load only after `on_fit_start`."""
-        # Lightning takes a step limit for a reason to repeat an epoch when it resumes, so it comes back after that.
-        if self.resumed is not None:
-            self._adopt(self.resumed)
-            if self.state.round > 0:
-                self.round_start.before_loading()
-            # A round that was saved at its end, before its verdict, must not look like a job with nothing to do.
-            self.clock.apply(max_steps=-1, max_epochs=-1)
-        else:
-            ahead = self.settings.baseline == "current"
-            self.clock.begin_round_zero(self.foreign_epochs, ahead=ahead)
-            if self.foreign_epochs is not None and not ahead:
-                self._check_length_left(self.foreign_epochs)
-            self.clock.apply(max_steps=-1)
-        if self.state.finished is not None:
-            self.trainer.fit_loop.max_epochs = self.loaded_epochs
+    @property
+    def sharding(self) -> Sharding:
+        """How the parameters are spread over the processes."""
+        return self.cutter.sharding
 
-    def _check_length_left(self, epochs: int) -> None:
-        check_length_left(self.clock.user, self.clock.horizon, epochs, self.trainer.global_step)
-
-    def start(self) -> None:
-        """`on_train_start`: loops are restored; find and check the guard data, hold masks, set the step limit."""
-        self.data = find_guard_data(self.trainer, self.guard_argument, self.processes)
-        if not self.trainer.fast_dev_run:
-            foreign = self.foreign_epochs if self.resumed is None else None
-            check_rewind_point(self.trainer, self.settings.rewind, self.clock.user, foreign)
-            check_total_epochs(self.clock.user, self.settings.max_total_epochs)
-            check_guard_data(self.judge.outcomes(self.trainer, self.module, self.data, limit=1))
-            if self.settings.schedule is not None:
-                self.search = Search(self.judge, find_validation_data(self.trainer, self.data, self.judge))
-        self._begin_ladder()
-        self.cutter.hold(self.masks, self.trainer.optimizers)
-        if self.resumed is not None:
-            self._resume(self.resumed)
-            return
-        self.cutter.apply(self.masks)
-        if self.foreign_epochs is None or self.settings.baseline == "current":
-            self.clock.count_steps_from_here()
-        self._check_length_left(self.clock.epochs)
-        self.clock.apply()
-        self.round_start.at_start(self.foreign_epochs)
-        if self.settings.baseline == "current":
-            self._end_of_round(job_over=False)
-
-    def _resume(self, saved: Mapping[str, Any]) -> None:
-        self.randomness.go_on()
-        if self.search is not None:
-            self.search.load_state_dict(saved["search"])
-        if self.state.round > 0 and not self.pending:
-            self.round_start.after_loading()
-        self.clock.apply()
-        restore_left_out(saved, self.trainer, self.module, self.processes)
-        if saved["early_stopped"] and not self.pending:
-            self.companions.early_stopping.mark_stopped()
-        progress = self.trainer.fit_loop.epoch_progress.current
-        if progress.ready > progress.processed and self.clock.is_over() and not self.pending:
-            finish_epoch(self.trainer)
-        if progress.ready == progress.processed:
-            # The checkpoint of an epoch's last batch skips the end of that epoch when it is resumed.
-            self.end_of_epoch()
-            if saved["inside_epoch_end"]:
-                step_plateau_schedulers(self.trainer)
-
-    def _begin_ladder(self) -> None:
-        earlier = self.resumed.get("ladder") if self.resumed is not None else None
-        self.ladder.begin(self.recorder.rows, earlier, self.accepted, self.sharding, self.module)
+    def begin_ladder(self) -> None:
+        """Bring the ladder's folder in line with the ledger, once."""
+        self.ladder.begin(self.recorder.rows, self._earlier_ladder, self.accepted, self.sharding, self.module)
 
     # -- the end of an epoch, of a round, of the job --
 
@@ -206,16 +97,21 @@ class PruningRun:
         stopping = self.processes.any(asked and self.trainer.fit_loop._can_stop_early)
         job_over = stopping and not self.companions.early_stopping.stopped()
         if stopping or self.clock.is_over():
-            self._end_of_round(job_over)
+            self.end_of_round(job_over)
         elif self.clock.epochs >= (self.settings.max_total_epochs or inf):
-            self._end_of_round(job_over=True)  # of a round whose length was not known in epochs
+            self.end_of_round(job_over=True)  # of a round whose length was not known in epochs
         elif self.search is not None and self.search.is_halfway(self.clock.horizon, self.clock.epochs):
             with self._as_judged():
                 reason = self.search.at_half(self.trainer, self.module, dense=self.state.round == 0)
             if reason is not None:
                 self._abandon(reason, job_over=False)
 
-    def _end_of_round(self, job_over: bool) -> None:
+    def end_of_round(self, job_over: bool) -> None:
+        """Judge what the module holds, unless validation data say that it is hopeless; begin a round, or end the job.
+
+        Args:
+            job_over: No round may follow.
+        """
         if self.search is not None:
             with self._as_judged():
                 reason = self.search.at_end(self.trainer, self.module)
@@ -330,10 +226,10 @@ class PruningRun:
 
     def deliver(self) -> None:
         """Leave the last accepted ticket in the module, bit for bit as it was judged."""
-        if self.delivered:
+        if self._delivered:
             return
-        self.delivered = True
-        self._begin_ladder()  # a finished run that is resumed has not started
+        self._delivered = True
+        self.begin_ladder()  # a finished run that is resumed has not started
         refused = self.state.round > 0 and self.accepted is not None and not stands(self.recorder.rows[-1])
         self.restore_accepted()
         self.seal()
@@ -347,26 +243,18 @@ class PruningRun:
 
     def restore_accepted(self) -> None:
         """Put the last accepted ticket into the module; before a first verdict there is none, and nothing changes."""
-        if self.accepted is not None and hasattr(self, "module"):
+        if self.accepted is not None:
             restore_tensors(self.module, self.accepted.tensors)
             self.masks = self.accepted.masks
             # A checkpoint takes the average for the model, and this is what it is to find.
             self.companions.averaging.restart(self.module)
-
-    def close(self) -> None:
-        """Leave the trainer as the user had it."""
-        if self.prepared:
-            self.cutter.release()
-        release_schedulers(self.trainer)
-        self.companions.by_epoch.release()
-        self.clock.release()
 
     # -- the start of a round --
 
     @property
     def sparsity(self) -> float:
         """Pruned share of the units, in [0, 1]."""
-        return self.cutter.sparsity(self.masks) if self.prepared else 0.0
+        return self.cutter.sparsity(self.masks)
 
     def start_of_epoch(self) -> None:
         """Set up the next round if a verdict is pending; give samplers the round's own epoch."""
@@ -452,14 +340,8 @@ class PruningRun:
             **self.randomness.state_dict(),
         }
 
-    def continue_from(self, saved: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned, if this is the same run; it is read when the model is there."""
-        check_same_run(saved, run_settings(self.settings, self.clock.user))
-        self.resumed = saved
-        if self.prepared:
-            self.set_horizon()
-
-    def _adopt(self, saved: Mapping[str, Any]) -> None:
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned, as far as it is no state of the trainer's."""
         check_same_parameters(saved, shapes(self.cutter.units.parameters))
         device = {name: mask.device for name, mask in self.masks.items()}
         self.masks = {name: unpack(m).to(device[name]) for name, m in saved["masks"].items()}
@@ -469,6 +351,7 @@ class PruningRun:
         self.pending, self.companions.checkpoints.sealed = saved["pending"], saved["sealed"]
         self.recorder.load_state_dict(saved["ledger"])
         self.accepted = unpack_ticket(saved["accepted"], device, self.sharding)
+        self._earlier_ladder = saved.get("ladder")
         self.round_start.load_state_dict(saved["rewind_point"])
         self.companions.checkpoints.load_state_dict(saved["checkpoints"])
         self.randomness.load_state_dict(saved)
