@@ -40,8 +40,9 @@ from torchmetrics.functional.classification import binary_auroc
 from lightning_classprune import app, files, ledger
 from lightning_classprune.classifier import decide
 from lightning_classprune.data import SplitDataModule
-from lightning_classprune.guard import FNTolerance, judge
+from lightning_classprune.guard import judge
 from lightning_classprune.outcomes import Outcomes, evidence
+from lightning_classprune.tolerance import FNTolerance
 
 RESULTS = Path(__file__).parent / "results"
 DATA = {

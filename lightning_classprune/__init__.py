@@ -4,7 +4,6 @@ from lightning_classprune.callback import ClassAwarePruningCallback
 from lightning_classprune.compact_files import load_compact, save_compact
 from lightning_classprune.compacting import compact
 from lightning_classprune.exporting import export
-from lightning_classprune.guard import FNTolerance
 from lightning_classprune.live import LiveView
 from lightning_classprune.loading import load_ticket
 from lightning_classprune.losses import ClassBalancedCrossEntropy, ClassDependentLoss, PairwiseRankingLoss
@@ -12,6 +11,7 @@ from lightning_classprune.onnx_export import export_onnx
 from lightning_classprune.sparse_inference import sparsify_for_inference
 from lightning_classprune.thresholds import certify_threshold
 from lightning_classprune.ticket_file import save_ticket
+from lightning_classprune.tolerance import FNTolerance
 
 __all__ = [
     "ClassAwarePruningCallback",

@@ -14,7 +14,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from lightning_classprune import rounds
 from lightning_classprune.companions import Companions
 from lightning_classprune.cutting import Cutter
-from lightning_classprune.guard import ErrorBudget
+from lightning_classprune.error_budget import ErrorBudget
 from lightning_classprune.guard_data import Predict
 from lightning_classprune.judge import Judge
 from lightning_classprune.keeping import LadderKeeper

@@ -16,7 +16,6 @@ from lightning_classprune.criteria import CriterionName
 from lightning_classprune.frames import ledger_frame
 from lightning_classprune.gate import insert_gates
 from lightning_classprune.granularity import GranularityName
-from lightning_classprune.guard import FNTolerance
 from lightning_classprune.guard_data import Predict, default_predict
 from lightning_classprune.mailbox import Mailbox
 from lightning_classprune.masks import Masks, pack, unpack
@@ -27,6 +26,7 @@ from lightning_classprune.run import PruningRun
 from lightning_classprune.schedules import ScheduleName
 from lightning_classprune.settings import Settings
 from lightning_classprune.status import Status
+from lightning_classprune.tolerance import FNTolerance
 
 if TYPE_CHECKING:
     import pandas

@@ -8,14 +8,14 @@ at that error level.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from numbers import Integral, Real
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from lightning_classprune import statistics
+from lightning_classprune.error_budget import check_level
+from lightning_classprune.tolerance import FNTolerance, fraction
 
 Outcome: TypeAlias = Literal["accepted", "refused", "unproven"]
 
@@ -23,79 +23,6 @@ _WORST_FIRST: tuple[Outcome, ...] = ("refused", "unproven")
 POWER = 0.8
 # Beyond, the reported bound is Tango's: the two agree to 1e-4 by then, and the exact one takes a second or more.
 EXACT_BOUND_UP_TO = 5000
-
-
-@dataclass(frozen=True)
-class FNTolerance:
-    """How far the false negatives of a protected class may rise over those of the dense network.
-
-    Exactly one of ``rate`` (of the class' positives, in [0, 1]), ``count`` (whole number >= 0) and ``factor``
-    (of the dense network's false negatives, >= 1; point rule only). ``recall_floor`` in (0, 1) may stand
-    beside it. ValueError otherwise.
-    """
-
-    rate: float | None = None
-    count: int | None = None
-    factor: float | None = None
-    recall_floor: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("rate", "count", "factor") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"FNTolerance needs exactly one of rate, count and factor, got {' and '.join(given) or 'none'}"
-            )
-        in_words = "a number in [0, 1] (misses are a count, multiples a factor)"
-        self._settle("rate", in_words, float, lambda x: 0 <= x <= 1)
-        self._settle("count", "a whole number >= 0", int, lambda x: x >= 0)
-        self._settle("factor", "a finite number >= 1", float, lambda x: 1 <= x < math.inf)
-        self._settle("recall_floor", "a number in (0, 1)", float, lambda x: 0 < x < 1)
-
-    def _settle(self, name: str, allowed: str, kind: type, within: Callable[[Any], bool]) -> None:
-        """Check one field and make it a plain Python number, so that it can be saved and compared."""
-        value = getattr(self, name)
-        if value is None:
-            return
-        if not _is_number(value, Integral if kind is int else Real) or not within(value):
-            raise ValueError(f"FNTolerance: {name} must be {allowed}, got {value!r}")
-        object.__setattr__(self, name, kind(value))
-
-    @classmethod
-    def of(cls, value: float | FNTolerance) -> FNTolerance:
-        """Read a tolerance as users write it: a plain number is a rate in [0, 1]; ValueError otherwise."""
-        return value if isinstance(value, FNTolerance) else cls(rate=value)
-
-    def check_confidence(self, confidence: float | None) -> None:
-        """Raise ValueError where this tolerance cannot be tested with a confidence."""
-        if self.factor is not None and confidence is not None:
-            raise ValueError(
-                f"FNTolerance: factor needs confidence=None, got factor={self.factor:g} and "
-                f"confidence={confidence:g}; the exact test can prove a rate or a count"
-            )
-
-    def extra_misses(self, support: int, baseline_fn: int) -> Fraction:
-        """Further misses that the point rule allows, without rounding: .05 of 20 is 1 exactly."""
-        if self.count is not None:
-            return Fraction(self.count)
-        if self.factor is not None:
-            return (_fraction(self.factor) - 1) * baseline_fn
-        assert self.rate is not None
-        return _fraction(self.rate) * support
-
-    def rise(self, support: int, baseline_fn: int) -> float:
-        """Allowed rise of the FN rate, at most 1, for a class with ``support`` >= 1 positives; else ValueError."""
-        if support < 1:
-            raise ValueError(f"support must be at least 1 for a rate, got {support}")
-        return min(1.0, float(self.extra_misses(support, baseline_fn) / support))
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Plain primitives, for saving and comparing."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> FNTolerance:
-        """The tolerance that ``to_dict`` wrote."""
-        return cls(**state)
 
 
 @dataclass(frozen=True)
@@ -190,7 +117,7 @@ def judge_class(evidence: Evidence, tolerance: FNTolerance, level: float | None)
 
     ``level`` in (0, 0.5]. ValueError outside it, or for a factor with a level. Sources: see ``statistics``.
     """
-    _check_level("level", level)
+    check_level("level", level)
     tolerance.check_confidence(None if level is None else 1 - level)
     if evidence.support == 0:
         reason = "the guard data hold no positives of this class, so nothing can be said"
@@ -202,7 +129,7 @@ def _point(e: Evidence, tolerance: FNTolerance) -> ClassVerdict:
     allowed = tolerance.extra_misses(e.support, e.baseline_missed)
     floor = tolerance.recall_floor
     extra = e.newly_missed - e.newly_found
-    below_floor = floor is not None and Fraction(e.support - e.fn) < _fraction(floor) * e.support
+    below_floor = floor is not None and Fraction(e.support - e.fn) < fraction(floor) * e.support
     reason = f"{_counts(e)}; {extra:+d} misses in all, +{float(allowed):.4g} allowed"
     if floor is not None:
         reason += f"; recall {e.recall:.4g} is {'below' if below_floor else 'not below'} the floor {floor:g}"
@@ -269,7 +196,7 @@ def judgeable(tolerance: FNTolerance, support: int, baseline_fn: int, level: flo
 
     ``level`` in (0, 0.5] or None (point rule); ValueError outside it, or for a factor with a level.
     """
-    _check_level("level", level)
+    check_level("level", level)
     tolerance.check_confidence(None if level is None else 1 - level)
     if support == 0:
         return "the guard data hold no positives of this class, so no candidate can be accepted"
@@ -292,91 +219,8 @@ def judgeable(tolerance: FNTolerance, support: int, baseline_fn: int, level: flo
     return None
 
 
-@dataclass(frozen=True)
-class ErrorBudget:
-    """Error spent over the tests of one run, so that P(any harmful candidate is accepted) <= ``alpha``.
-
-    ``retries == 0``, the fixed sequence: every test at alpha, stop at the first refusal. A false acceptance
-    needs the *first* harmful candidate to be accepted; which candidate that is does not depend on the guard
-    data, since up to it all were accepted, and that one test errs with probability <= alpha. (Maurer, Hothorn
-    & Lehmacher 1995.)
-
-    ``retries = R > 0``, strict: call the tests between two refusals a segment. Candidates depend on the guard
-    data only through earlier outcomes, and these are known from the positions of the refusals, so the r
-    refusals before a segment fix its candidates: it is a fixed sequence, wrong with probability <= its level.
-    There is one segment with r = 0, at alpha / 2, and there are at most C(M, r) with r refusals among M =
-    ``max_tests``, at (alpha / 2) / (R C(M, r)) each. The sum over all is at most alpha / 2 + R (alpha / 2) /
-    R = alpha, whatever the dependence.
-
-    ``alpha`` in (0, 0.5], or None for the point rule, which makes no such promise; ``max_tests`` >= 1 must be
-    fixed before the first test. ValueError otherwise. Immutable: ``spend`` returns the state after a test.
-    """
-
-    alpha: float | None
-    retries: int
-    max_tests: int
-    tests: int = 0
-    refusals: int = 0
-
-    def __post_init__(self) -> None:
-        _check_level("alpha", self.alpha)
-        for name, least in (("retries", 0), ("max_tests", 1), ("tests", 0), ("refusals", 0)):
-            value = getattr(self, name)
-            if not _is_number(value, Integral) or value < least:
-                raise ValueError(f"ErrorBudget: {name} must be a whole number >= {least}, got {value!r}")
-        if not self.refusals <= self.tests <= self.max_tests or self.refusals > self.retries + 1:
-            raise ValueError(f"ErrorBudget: tests and refusals must have been reachable, got {self}")
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether no further test is allowed."""
-        return self.tests >= self.max_tests or self.refusals > self.retries
-
-    def level(self) -> float | None:
-        """Level of the next test, None for the point rule; RuntimeError if no further test is allowed."""
-        if self.exhausted:
-            raise RuntimeError(
-                f"no test is left: {self.tests} of max_tests={self.max_tests} done, "
-                f"{self.refusals} refusals with retries={self.retries}"
-            )
-        if self.alpha is None or self.retries == 0:
-            return self.alpha
-        if self.refusals == 0:
-            return self.alpha / 2
-        return self.alpha / 2 / (self.retries * math.comb(self.max_tests, self.refusals))
-
-    def spend(self, accepted: bool) -> ErrorBudget:
-        """The budget after one more test; RuntimeError if none is allowed."""
-        self.level()
-        return dataclasses.replace(self, tests=self.tests + 1, refusals=self.refusals + (not accepted))
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Plain primitives, for saving: a resumed run must not win its retries back."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> ErrorBudget:
-        """The budget that ``to_dict`` wrote."""
-        return cls(**state)
-
-
-def _is_number(value: object, kind: type) -> bool:
-    # A bool is an integer to Python, but True is nobody's number of misses.
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _fraction(value: float) -> Fraction:
-    """The fraction meant by a float: 1/20 for .05, 1/3 for .333..., so that comparing counts is exact."""
-    return Fraction(value).limit_denominator(10**9)
-
-
 def _counts(e: Evidence) -> str:
     return (
         f"{e.newly_missed} newly missed, {e.newly_found} newly found of {e.support} "
         f"(dense missed {e.baseline_missed})"
     )
-
-
-def _check_level(name: str, level: float | None) -> None:
-    if level is not None and not 0 < level <= 0.5:
-        raise ValueError(f"{name} must be in (0, 0.5] or None, got {level!r}")

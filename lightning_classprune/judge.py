@@ -9,8 +9,9 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_classprune.error_budget import ErrorBudget
 from lightning_classprune.evaluation import evaluate
-from lightning_classprune.guard import ErrorBudget, Verdict, judge, judgeable
+from lightning_classprune.guard import Verdict, judge, judgeable
 from lightning_classprune.guard_data import GuardData, Predict
 from lightning_classprune.outcomes import NaNScoresError, Outcomes, evidence
 from lightning_classprune.processes import Processes

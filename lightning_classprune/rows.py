@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_classprune.guard import ErrorBudget, Evidence, Verdict
+from lightning_classprune.error_budget import ErrorBudget
+from lightning_classprune.guard import Evidence, Verdict
 from lightning_classprune.outcomes import Outcomes, evidence
 
 Row = dict[str, Any]

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_classprune import statistics
-from lightning_classprune.guard import Evidence, FNTolerance
+from lightning_classprune.guard import Evidence
 from lightning_classprune.guard_data import (
     GuardData,
     find_validation_loaders,
@@ -20,6 +20,7 @@ from lightning_classprune.guard_data import (
 from lightning_classprune.horizon import Horizon
 from lightning_classprune.judge import Judge
 from lightning_classprune.outcomes import Outcomes, evidence
+from lightning_classprune.tolerance import FNTolerance
 
 #: Least chance of proof, by validation data, at which a trained candidate is worth its guard test. No guarantee rests
 #: on it: it weighs a test that may end the run against one more round of training. Low, for a dense network that was

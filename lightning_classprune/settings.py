@@ -11,11 +11,11 @@ from typing import Any, cast
 
 from lightning_classprune.criteria import Criterion, resolve_criterion
 from lightning_classprune.granularity import GranularityName
-from lightning_classprune.guard import FNTolerance
 from lightning_classprune.rewinding import Rewind
 from lightning_classprune.schedules import Adaptive
 from lightning_classprune.schedules import parse as parse_schedule
 from lightning_classprune.selection import Scope
+from lightning_classprune.tolerance import FNTolerance
 
 
 @dataclass(frozen=True)

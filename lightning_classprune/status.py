@@ -9,10 +9,11 @@ from statistics import fmean
 
 from rich.text import Text
 
-from lightning_classprune.guard import ErrorBudget, FNTolerance
+from lightning_classprune.error_budget import ErrorBudget
 from lightning_classprune.horizon import Horizon
 from lightning_classprune.ledger import Row, baseline
 from lightning_classprune.rounds import Plan, RoundState, after_verdict
+from lightning_classprune.tolerance import FNTolerance
 
 _COUNTED = 10_000  # rounds; beyond, nobody waits for the end
 

@@ -10,15 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lightning_classprune import statistics
-from lightning_classprune.guard import (
-    ClassVerdict,
-    ErrorBudget,
-    Evidence,
-    FNTolerance,
-    judge,
-    judge_class,
-    judgeable,
-)
+from lightning_classprune.error_budget import ErrorBudget
+from lightning_classprune.guard import ClassVerdict, Evidence, judge, judge_class, judgeable
+from lightning_classprune.tolerance import FNTolerance
 
 # --- tolerance ---
 

@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import guard_replay as gr
 
-from lightning_classprune.guard import Evidence, FNTolerance, judge_class
+from lightning_classprune.guard import Evidence, judge_class
+from lightning_classprune.tolerance import FNTolerance
 
 
 def missed(pool: int, *counts: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lightning_classprune.guard import ErrorBudget
+from lightning_classprune.error_budget import ErrorBudget
 from lightning_classprune.rounds import Plan, RoundState, after_verdict, largest_number_of_tests
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_classprune import rounds, schedules
-from lightning_classprune.guard import ErrorBudget
+from lightning_classprune.error_budget import ErrorBudget
 from lightning_classprune.rounds import (
     Plan,
     RoundState,

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_classprune.criteria import magnitude, random
-from lightning_classprune.guard import FNTolerance
 from lightning_classprune.rewinding import Rewind
 from lightning_classprune.settings import Settings
+from lightning_classprune.tolerance import FNTolerance
 
 DEFAULTS = {
     "num_classes": 2,

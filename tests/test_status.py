@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_classprune.guard import ErrorBudget, FNTolerance
+from lightning_classprune.error_budget import ErrorBudget
 from lightning_classprune.horizon import Horizon
 from lightning_classprune.rounds import Plan, RoundState, after_verdict
 from lightning_classprune.status import ClassStatus, Status, line, rounds_after, status
+from lightning_classprune.tolerance import FNTolerance
 
 PLAN = Plan(total=1000, target=875, fraction=0.5)  # 500, 750, 875: three rounds after the dense one
 START = RoundState()
