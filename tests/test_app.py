@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from app_job import config
 from helpers import assert_same
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from lightning_classprune import ClassAwarePruningCallback, LiveView, app, ledger
@@ -44,11 +44,6 @@ SHORT = [
     "callbacks.classprune.prune_fraction=0.5",
     "callbacks.classprune.max_rounds=3",
 ]
-
-
-def config(folder: Path, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", [f"run_dir={folder}", *overrides])
 
 
 def options(group: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from app_job import SHORT, config
 from torch import nn
 
 pytest.importorskip("onnxruntime")
@@ -24,20 +24,11 @@ from lightning_classprune.exporting import export
 from lightning_classprune.masks import apply_masks
 from lightning_classprune.run_folder import RunFolder
 
-JOB = [
-    "data=breast_cancer",
-    "trainer.max_epochs=5",
-    "trainer.accelerator=cpu",
-    "trainer.enable_progress_bar=false",
-    "callbacks.classprune.prune_fraction=0.5",
-    "callbacks.classprune.max_rounds=2",
-    "callbacks.classprune.confidence=null",
-]
+JOB = [*SHORT, "trainer.max_epochs=5", "callbacks.classprune.confidence=null"]
 
 
 def run_job(folder: Path, *overrides: str) -> RunFolder:
-    with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
-        app.run(compose("config", [f"run_dir={folder}", *JOB, *overrides]))
+    app.run(config(folder, *JOB, *overrides))
     return RunFolder.open(folder)
 
 

@@ -11,20 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from app_job import SHORT, config
 from lightning.pytorch import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from lightning_classprune import app, jobs
 from lightning_classprune.run_folder import RunFolder
 
 JOB = [
-    "data=breast_cancer",
-    "trainer.max_epochs=3",
-    "trainer.accelerator=cpu",
-    "trainer.enable_progress_bar=false",
-    "callbacks.classprune.prune_fraction=0.5",
-    "callbacks.classprune.max_rounds=2",
+    *SHORT,
     "protect.malignant=0.2",
     "+callbacks.bomb={_target_: test_resume_run.Bomb, folder: '${run_dir}'}",
 ]
@@ -42,16 +37,11 @@ class Bomb(Callback):
             raise RuntimeError("bomb")
 
 
-def config(folder: Path, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
-        return compose("config", [f"run_dir={folder}", *JOB, *overrides])
-
-
 def cut_off(folder: Path, epoch: int) -> RunFolder:
     folder.mkdir(exist_ok=True)
     (folder / "bomb").write_text(str(epoch))
     with pytest.raises(RuntimeError, match="bomb"):
-        app.run(config(folder))
+        app.run(config(folder, *JOB))
     return RunFolder.open(folder)
 
 
@@ -70,7 +60,7 @@ def snapshot(folder: RunFolder) -> dict[str, tuple[int, int]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A job that nothing cut off."""
     folder = tmp_path_factory.mktemp("whole")
-    app.run(config(folder))
+    app.run(config(folder, *JOB))
     return RunFolder.open(folder)
 
 
@@ -149,7 +139,7 @@ def test_what_cannot_be_resumed_is_said_in_a_line(
 @pytest.mark.slow
 def test_a_job_ends_with_its_sweep_and_goes_on_later(whole: RunFolder, tmp_path: Path) -> None:
     """Nobody holds the pipe any more, in the middle of an epoch: the job's own process ends at once."""
-    cfg = config(tmp_path, "~callbacks.bomb")
+    cfg = config(tmp_path, *JOB, "~callbacks.bomb")
     app.describe(cfg)
     folder = RunFolder(tmp_path)
     folder.begin(cfg)

@@ -8,29 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from app_job import LENIENT, config
 from lightning.pytorch import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from lightning_classprune import app, files
 from lightning_classprune.outcomes import Outcomes
 from lightning_classprune.run_folder import RunFolder
-
-JOB = [
-    "data=breast_cancer",
-    "trainer.max_epochs=3",
-    "trainer.accelerator=cpu",
-    "trainer.enable_progress_bar=false",
-    "callbacks.classprune.prune_fraction=0.5",
-    "callbacks.classprune.max_rounds=2",
-    "callbacks.classprune.confidence=null",
-    "protect.malignant=1.0",
-]
-
-
-def config(folder: Path, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
-        return compose("config", [f"run_dir={folder}", *JOB, *overrides])
 
 
 class RowsOnDisk(Callback):
@@ -49,9 +33,9 @@ class RowsOnDisk(Callback):
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("job")
-    spy = f"+callbacks.spy={{_target_: tests.test_run_folder.RowsOnDisk, folder: '{folder}'}}"
+    spy = f"+callbacks.spy={{_target_: test_run_folder.RowsOnDisk, folder: '{folder}'}}"
     RowsOnDisk.seen.clear()
-    app.run(config(folder, spy.replace("tests.", "")))
+    app.run(config(folder, *LENIENT, spy))
     return RunFolder.open(folder)
 
 
@@ -89,7 +73,7 @@ def test_guard_outcomes_are_what_the_ledger_counts(job: RunFolder) -> None:
 
 def test_a_job_that_raises_leaves_its_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="melanoma"):
-        app.run(config(tmp_path, "+protect.melanoma=0.1"))
+        app.run(config(tmp_path, *LENIENT, "+protect.melanoma=0.1"))
     status = RunFolder(tmp_path).status()
     assert status["state"] == "failed"
     assert "melanoma" in status["error"]
