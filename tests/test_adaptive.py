@@ -45,7 +45,7 @@ class Job:
         self.misses, self.epochs = misses, epochs
         self.looks: list[tuple[int, int, int]] = []  # attempt, kind, weights kept
         defaults: dict[str, Any] = {
-            "protect": {1: FNTolerance(rate=0.5, recall_floor=0.1)},
+            "protect": {1: FNTolerance(rate=0.3, recall_floor=0.1)},
             "guard_dataloader": marked(120, 3, GUARD),
             "predict": self.predict,
             "schedule": "adaptive",
