@@ -16,9 +16,9 @@ _WITHIN_REACH = 100
 def recommendation(rows: Sequence[Row]) -> str:
     """Return what was proven, what stopped the run, and how many more guard positives would likely change that.
 
-    Densities are shares of the prunable weights kept. The number of positives supposes that a candidate differs from
-    the dense network as often, and misses as many more, as the one in the row did; then it would pass four times out
-    of five. Empty where no pruned network was judged.
+    Densities are shares of the prunable weights (or channels, then said so) that are kept. The number of positives
+    supposes that a candidate differs from the dense network as often, and misses as many more, as the one in the row
+    did; then it would pass four times out of five. Empty where no pruned network was judged.
     """
     dense, final = baseline(rows), delivered(rows)
     if dense is None or final is None or len(rows) < 2:
@@ -30,7 +30,7 @@ def recommendation(rows: Sequence[Row]) -> str:
         said += _failed(nearest)
     abandoned = [row for row in rows if row["verdict"] == "abandoned" and _sparser(row, final)]
     if abandoned:
-        densities = ", ".join(_density(row) for row in abandoned)
+        densities = ", ".join(_kept(row) for row in abandoned)
         said.append(
             f"{densities} {'was' if len(abandoned) == 1 else 'were'} given up on validation data, untested"
         )
@@ -44,25 +44,29 @@ def _sparser(row: Row, final: Row) -> bool:
 
 
 def _density(row: Row) -> str:
+    return _kept(row) + (" of the channels" if row.get("units") == "channels" else " density")
+
+
+def _kept(row: Row) -> str:
     return f"{100 * (1 - row['sparsity']):.3g}%"
 
 
 def _stands(final: Row) -> str:
     if final.get("level") is None:
-        return f"{_density(final)} density was accepted by its counts, which do not exclude chance"
-    return f"{_density(final)} density is proven"
+        return f"{_density(final)} was accepted by its counts, which do not exclude chance"
+    return f"{_density(final)} is proven"
 
 
 def _failed(row: Row) -> list[str]:
     verdict = "refused" if row["verdict"] == "refused" else "not proven"
     against = {name: counts for name, counts in row["classes"].items() if _fails(counts, row.get("level"))}
     if not against:
-        return [f"{_density(row)} density was {verdict}"]
+        return [f"{_density(row)} was {verdict}"]
     counts = ", ".join(
         f"{name}: {c['newly_missed']} newly missed and {c['newly_found']} newly found of {c['support']}"
         for name, c in against.items()
     )
-    said = [f"{_density(row)} density was {verdict} ({counts})"]
+    said = [f"{_density(row)} was {verdict} ({counts})"]
     if row.get("level") is not None:
         said += [_more(name, c, row) for name, c in against.items()]
     return said
@@ -81,6 +85,11 @@ def _fails(counts: Mapping[str, Any], level: float | None) -> bool:
 def _more(name: str, counts: Mapping[str, Any], row: Row) -> str:
     """How many more positives of one class would likely prove the density of a row."""
     support, missed, found = counts["support"], counts["newly_missed"], counts["newly_found"]
+    bound = counts["upper_bound"]
+    if bound is not None and bound < counts["tolerance"]:
+        return (
+            f"the rise of {name} is within its tolerance, but the recall is not shown to be above its floor"
+        )
     left = counts["tolerance"] - max(missed - found, 0) / support
     if left <= 0:
         return (

@@ -143,3 +143,22 @@ def test_a_number_of_positives_is_named_only_where_the_counts_are_within_the_tol
     within = (missed - found) / support < 0.05
     assert ("would not prove it" in said) == (not within)
     assert ("more guard positives" in said) <= within
+
+
+def test_channels_are_said_to_be_channels() -> None:
+    rows = [
+        {**one, "units": "channels"}
+        for one in (DENSE, row("accepted", 0.5, 3, 8, 0.001), row("abandoned", 0.25))
+    ]
+    assert (
+        recommendation(rows)
+        == "50% of the channels is proven; 25% was given up on validation data, untested."
+    )
+
+
+def test_more_positives_are_not_advised_where_only_the_recall_floor_failed() -> None:
+    low = row("unproven", 0.005, 3, 8, 0.2)
+    low["classes"]["defective"]["upper_bound"] = 0.01
+    said = recommendation([DENSE, low])
+    assert "positives" not in said
+    assert said.endswith("within its tolerance, but the recall is not shown to be above its floor.")
