@@ -47,7 +47,7 @@ TO_99 = [
     "optimizer.lr=1.0e-3",
 ]
 NETWORKS = {
-    "default job": [],
+    "default network": [],
     "default network, whole channels": [
         "callbacks.classprune.granularity=channel",
         "callbacks.classprune.scope=layer",
@@ -70,7 +70,8 @@ def trained(name: str, overrides: list[str], runs: Path, epochs: int) -> RunFold
     if folder.status()["state"] != "finished":
         given = [o.replace("${epochs}", str(epochs)) for o in overrides]
         with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
-            cfg = compose("config", [f"run_dir='{folder.path}'", "trainer.enable_progress_bar=false", *given])
+            always = [f"run_dir='{folder.path}'", "trainer.enable_progress_bar=false", "search=fixed"]
+            cfg = compose("config", [*always, *given])
         app.run(cfg, resume=folder.config_file.is_file())
     return folder
 

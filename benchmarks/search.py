@@ -113,7 +113,7 @@ def quieten() -> None:
 
 
 def composed(data: str, root: str | None, loss: str | None, scheduler: str | None, seed: int) -> DictConfig:
-    overrides = [*DATA[data], "run_dir=.", f"seed={seed}", "callbacks=[classprune]"]
+    overrides = [*DATA[data], "search=fixed", "run_dir=.", f"seed={seed}", "callbacks=[classprune]"]
     overrides += [f"data.root={root}"] if data == "derma" else []
     overrides += [f"loss={loss}"] if loss else []
     overrides += [f"scheduler={scheduler}", "optimizer.lr=5e-4"] if scheduler else []

@@ -203,4 +203,10 @@ def _summarise(sweep_dir: Path) -> None:
     log.info("%s. Summary: %s", tally(jobs), sweep_dir / "summary.html")
 
 
+def half(epochs: int | None) -> int | None:
+    """Half a training of that many epochs, rounded up; None where its length is not given in epochs."""
+    return (epochs + 1) // 2 if epochs is not None and epochs > 0 else None
+
+
 OmegaConf.register_new_resolver("classprune_folder", job_folder, replace=True)
+OmegaConf.register_new_resolver("classprune_half", half, replace=True)

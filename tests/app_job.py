@@ -15,6 +15,7 @@ SHORT = [
     "trainer.max_epochs=3",
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
+    "search=fixed",
     "callbacks.classprune.prune_fraction=0.5",
     "callbacks.classprune.max_rounds=2",
 ]

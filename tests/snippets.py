@@ -49,6 +49,7 @@ KINDS = ("python", "bash", "yaml", "text", "")
 TINY = [
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
+    "search=fixed",
     "callbacks.classprune.max_rounds=1",
     "callbacks.classprune.prune_fraction=0.5",
 ]

@@ -41,6 +41,7 @@ SHORT = [
     "trainer.max_epochs=5",
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
+    "search=fixed",
     "callbacks.classprune.prune_fraction=0.5",
     "callbacks.classprune.max_rounds=3",
 ]
@@ -108,6 +109,25 @@ def test_callback_option_is_the_constructor() -> None:
     for name, value in given.items():
         default = parameters[name].default
         assert value == ("???" if default is inspect.Parameter.empty else default), name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], ("adaptive", "lr", 4)),
+        (["trainer.max_epochs=5"], ("adaptive", "lr", 3)),
+        (["trainer.max_epochs=-1", "trainer.max_steps=100"], ("adaptive", "lr", None)),
+        (["trainer.max_epochs=null"], ("adaptive", "lr", None)),
+        (["callbacks.classprune.rewind=init"], ("adaptive", "init", 4)),
+        (["search=fixed"], ("fixed", "init", None)),
+        (["hparams_search=optuna"], ("fixed", "init", None)),
+    ],
+)
+def test_the_search_of_the_job(tmp_path: Path, overrides: list[str], expected: tuple[Any, ...]) -> None:
+    if "hparams_search=optuna" in overrides:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    classprune = config(tmp_path, *overrides).callbacks.classprune
+    assert (classprune.schedule, classprune.rewind, classprune.round_epochs) == expected
 
 
 def test_a_tolerance_object_can_be_written_in_yaml(tmp_path: Path) -> None:
@@ -295,7 +315,11 @@ def test_default_job_on_solar_cells_starts_and_judges(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     rows = ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl")
-    assert [row["classes"]["defective"]["support"] for row in rows] == [205, 205]
+    assert [row["epochs"] for row in rows] == [1, 1]
+    assert rows[0]["classes"]["defective"]["support"] == 205
+    assert rows[0]["validation_passes"] > 1  # the dense network, and pruned without retraining
+    judged = [row for row in rows[1:] if row["verdict"] != "abandoned"]
+    assert [row["classes"]["defective"]["support"] for row in judged] == [205] * len(judged)
 
 
 # --- what a job says ------------------------------------------------------------------------------------------------

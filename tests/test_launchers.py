@@ -24,6 +24,7 @@ TINY = [
     "trainer.max_epochs=1",
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
+    "search=fixed",
     "callbacks.classprune.max_rounds=1",
     "protect.malignant=0.9",
 ]
