@@ -4,9 +4,11 @@ The fixed schedule takes the same share of the remaining units each round. The a
 far the last accepted network can be pruned *without* retraining, and goes beyond that by what retraining recovers.
 
 **Why the guard's error level holds.** A next candidate depends on training and validation data, on the random numbers
-of training, and on the *pattern* of verdicts (stood or did not stand), never on a p-value or a count of the guard.
-Condition on training data, validation data and random numbers; the guard data are independent of them, so its tests
-keep their levels, and every candidate is a fixed function of the pattern before it.
+of training, on how many positives the guard has (their labels, given which every test has its level), and on the
+*pattern* of verdicts (stood or did not stand), never on a p-value or on what a network makes of a guard sample.
+Condition on training data, validation data, guard labels and random numbers: the guard's samples are independent of
+the first and the last, and draws from their classes given the labels, so its tests keep their levels, and every
+candidate is a fixed function of the pattern before it.
 
 * Without retries the first refusal ends the run, so the only pattern after which there is a next test is "all were
   accepted": the candidates are one fixed sequence t_1, t_2, ... . A false acceptance needs t_j, the first harmful one,
