@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
-import search  # noqa: E402
+import search
 
 
 def test_the_cubic_by_hand_and_to_its_end() -> None:
