@@ -114,20 +114,22 @@ def test_callback_option_is_the_constructor() -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ([], ("adaptive", "lr", 4)),
-        (["trainer.max_epochs=5"], ("adaptive", "lr", 3)),
-        (["trainer.max_epochs=-1", "trainer.max_steps=100"], ("adaptive", "lr", None)),
-        (["trainer.max_epochs=null"], ("adaptive", "lr", None)),
-        (["callbacks.classprune.rewind=init"], ("adaptive", "init", 4)),
-        (["search=fixed"], ("fixed", "init", None)),
-        (["hparams_search=optuna"], ("fixed", "init", None)),
+        ([], ("adaptive", "lr", 4, 1, 5)),
+        (["trainer.max_epochs=5"], ("adaptive", "lr", 3, 1, 5)),
+        (["trainer.max_epochs=-1", "trainer.max_steps=100"], ("adaptive", "lr", None, 1, 5)),
+        (["trainer.max_epochs=null"], ("adaptive", "lr", None, 1, 5)),
+        (["callbacks.classprune.rewind=init"], ("adaptive", "init", 4, 1, 5)),
+        (["search=fixed"], ("fixed", "init", None, 0, None)),
+        (["hparams_search=optuna"], ("fixed", "init", None, 0, None)),
     ],
 )
 def test_the_search_of_the_job(tmp_path: Path, overrides: list[str], expected: tuple[Any, ...]) -> None:
     if "hparams_search=optuna" in overrides:
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     classprune = config(tmp_path, *overrides).callbacks.classprune
-    assert (classprune.schedule, classprune.rewind, classprune.round_epochs) == expected
+    found = (classprune[k] for k in ("schedule", "rewind", "round_epochs", "retries", "max_rounds"))
+    assert tuple(found) == expected
+    assert classprune.on_refusal == ("retry" if classprune.retries else "stop")
 
 
 def test_a_tolerance_object_can_be_written_in_yaml(tmp_path: Path) -> None:
