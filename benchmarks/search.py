@@ -330,7 +330,7 @@ def against_a_fifth(results: list[dict[str, Any]]) -> list[str]:
     """Seed by seed, when each adaptive arm was at the density that a fifth a round came to."""
     slow = {r["seed"]: r for r in results if r["arm"] == "fixed 20%, init"}
     lines = ["Epochs to the density that 'fixed 20%, init' delivered with the same seed:", ""]
-    for arm in ("adaptive, lr", "adaptive, init"):
+    for arm in ("adaptive, lr", "adaptive, lr, one retry"):
         for r in sorted((r for r in results if r["arm"] == arm), key=lambda r: r["seed"]):
             if (other := slow.get(r["seed"])) is None:
                 continue
