@@ -12,8 +12,6 @@ and writes one .npz; a job whose file is there is skipped.
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import time
 from pathlib import Path
@@ -25,6 +23,7 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf, open_dict
+from paper_files import write_job
 from paper_rounds import RoundScores, ScoresAfterVerdicts, ScoresEveryEpochs
 
 from lightning_classprune import ClassAwarePruningCallback
@@ -52,10 +51,7 @@ def main(cfg: DictConfig) -> None:
         | {"lightning": lightning.__version__, "numpy": np.__version__},
         "machine": machine(cfg),
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial.npz")
-    np.savez_compressed(partial, about=np.array(json.dumps(about)), **scores.arrays())
-    os.replace(partial, file)
+    write_job(file, about, scores.arrays())
     print(f"{file}: {len(scores.densities)} rounds in {about['seconds']} s")
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from paper_measures import Scored
 
+from lightning_classprune.files import replacing
+
 
 @dataclass(frozen=True)
 class Job:
@@ -49,6 +51,12 @@ def nominal(measured: np.ndarray, fraction: float, end: float = 0.0) -> np.ndarr
     allowed = np.append(steps[steps > end * (1 + 1e-9)], end or [])
     nearest = np.abs(np.log(measured)[:, None] - np.log(allowed)).argmin(1)
     return np.array([float(f"{density:.9g}") for density in allowed[nearest]])
+
+
+def write_job(file: Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a job's file, whole or not at all."""
+    with replacing(file) as part:
+        np.savez_compressed(part, about=np.array(json.dumps(about)), **arrays)
 
 
 def read_jobs(folder: Path) -> list[Job]:

@@ -134,17 +134,29 @@ def trainer(epochs: int, *callbacks: Any) -> Trainer:
     )
 
 
-def run_arm(arm: str, data: str, root: str | None, seed: int, runs: Path) -> dict[str, Any]:
-    """Train, prune and test one arm with one seed."""
-    settings = ARMS[arm]
-    cfg = composed(data, root, settings.get("_loss"), None, seed)
+def prepared(data: str, root: str | None, loss: str | None, seed: int) -> tuple[DictConfig, SplitDataModule]:
+    """The configuration with the data's facts, and the data; all is seeded."""
+    cfg = composed(data, root, loss, None, seed)
     made: SplitDataModule = instantiate(cfg.data)
     made.setup("fit")
     cfg.facts = app.facts(made, cfg.protect)
+    seed_everything(seed, workers=True, verbose=False)
+    return cfg, made
+
+
+def pruning_for(arm: str, cfg: DictConfig) -> Any:
+    """The callback of an arm."""
+    options = {k: v for k, v in ARMS[arm].items() if not k.startswith("_")}
+    return instantiate(cfg.callbacks.classprune, target_sparsity=0.99, ladder=None, **options)
+
+
+def run_arm(arm: str, data: str, root: str | None, seed: int, runs: Path) -> dict[str, Any]:
+    """Train, prune and test one arm with one seed."""
+    settings = ARMS[arm]
+    cfg, made = prepared(data, root, settings.get("_loss"), seed)
     epochs = settings.get("_epochs", EPOCHS)
     if "_epochs_of" in settings:
         epochs = json.loads(file_of(runs, data, settings["_epochs_of"], seed).read_text())["epochs"]
-    seed_everything(seed, workers=True, verbose=False)
     module, started = app.build_module(cfg), time.process_time()
     rows: list[dict[str, Any]] = []
     if "_gradual" in settings:
@@ -152,8 +164,7 @@ def run_arm(arm: str, data: str, root: str | None, seed: int, runs: Path) -> dic
         fine.facts = cfg.facts
         module, rows = gradual(module, app.build_module(fine), made, settings["_gradual"], cfg.facts)
     elif settings.get("_pruned", True):
-        options = {k: v for k, v in settings.items() if not k.startswith("_")}
-        callback = instantiate(cfg.callbacks.classprune, target_sparsity=0.99, ladder=None, **options)
+        callback = pruning_for(arm, cfg)
         trainer(epochs, callback).fit(module, datamodule=made)
         rows = callback.ledger
     else:
@@ -389,15 +400,21 @@ def scatter(axes: Any, name: str, results: list[dict[str, Any]]) -> None:
     axes.legend(fontsize=7)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def command_line(description: str | None) -> argparse.ArgumentParser:
+    """What this benchmark and that of its guard are asked."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["run", "report"])
     parser.add_argument("--data", choices=list(DATA), default="elpv")
     parser.add_argument("--root", help="folder of the archive skin_dermamnist_28.npz")
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[4, 5, 6, 7, 8])
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = command_line(__doc__)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -11,9 +11,6 @@ the truth; guard sets are redrawn from these. `report` writes benchmarks/results
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from guard_replay import exact_rule, point_rule, replay, shifted, truth
-from hydra.utils import instantiate
-from lightning.pytorch import Callback, seed_everything
-from paper_files import Job, markdown, read_jobs
+from lightning.pytorch import Callback
+from paper_files import Job, markdown, read_jobs, write_job
 from paper_rounds import ScoresAfterVerdicts
 from paper_tables import clustered, missed_of_pool
-from search import ARMS, DATA, EPOCHS, RESULTS, TOLERANCE, composed, quieten, trainer
+from search import EPOCHS, RESULTS, TOLERANCE, command_line, prepared, pruning_for, quieten, trainer
 
 from lightning_classprune import ClassAwarePruningCallback, app, files
-from lightning_classprune.data import SplitDataModule
 from lightning_classprune.guard import Verdict
 from lightning_classprune.judge import Judge
 from lightning_classprune.outcomes import Outcomes
@@ -64,22 +59,15 @@ class Unheeded(Callback):
 
 def run_seed(data: str, root: str | None, seed: int, file: Path) -> None:
     """Go through the candidates of one seed and keep what their networks decide."""
-    cfg = composed(data, root, None, None, seed)
-    made: SplitDataModule = instantiate(cfg.data)
-    made.setup("fit")
-    cfg.facts = app.facts(made, cfg.protect)
-    seed_everything(seed, workers=True, verbose=False)
-    pruning = instantiate(cfg.callbacks.classprune, target_sparsity=0.99, ladder=None, **ARMS[ARM])
+    cfg, made = prepared(data, root, None, seed)
+    pruning = pruning_for(ARM, cfg)
     scores = ScoresAfterVerdicts(pruning, made, ("guard", "test"), cfg.facts.protected[0])
     trainer(EPOCHS, scores, pruning, Unheeded(pruning)).fit(app.build_module(cfg), datamodule=made)
     judged = np.array([row["verdict"] != "abandoned" for row in pruning.ledger])
     arrays = {
         name: part if name.endswith("_target") else part[judged] for name, part in scores.arrays().items()
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial.npz")
-    np.savez_compressed(partial, about=np.array(json.dumps({"arm": ARM, "seed": seed})), **arrays)
-    os.replace(partial, file)
+    write_job(file, {"arm": ARM, "seed": seed}, arrays)
     print(f"{data} seed {seed}: densities {np.round(arrays['density'], 4).tolist()}", flush=True)
 
 
@@ -136,15 +124,7 @@ def report(runs: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("what", choices=["run", "report"])
-    parser.add_argument("--data", choices=list(DATA), default="elpv")
-    parser.add_argument("--root", help="folder of the archive skin_dermamnist_28.npz")
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[4, 5, 6, 7, 8])
-    given = parser.parse_args()
+    given = command_line(__doc__).parse_args()
     torch.set_num_threads(1)
     quieten()
     if given.what == "report":

@@ -66,12 +66,11 @@ class Judge:
         """The verdict on a candidate, the same on all ranks; it costs one test of the budget."""
         assert self.baseline is not None
         names = self.settings.class_names
-        tolerances = {names[i]: t for i, t in self.settings.protect.items()}
         try:
             if outcomes is None:
                 raise NaNScoresError("the network's scores are NaN: its training diverged")
             pairs = {names[i]: evidence(self.baseline, outcomes, i) for i in self.settings.protect}
-            verdict = judge(pairs, tolerances, self.budget.level())
+            verdict = judge(pairs, self.settings.tolerances, self.budget.level())
         except ValueError as error:
             verdict = Verdict("refused", str(error), {})
         agreed: Verdict = self.processes.first(verdict)

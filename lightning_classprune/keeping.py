@@ -113,7 +113,7 @@ def _card(settings: Settings, ledger: Rows) -> dict[str, Any]:
     rows = [{key: value for key, value in row.items() if key != "seconds"} for row in ledger]
     return {
         "class_names": list(settings.class_names),
-        "protect": {settings.class_names[i]: t.to_dict() for i, t in settings.protect.items()},
+        "protect": {name: t.to_dict() for name, t in settings.tolerances.items()},
         "confidence": settings.confidence,
         "threshold": settings.threshold,
         "verdict": rows[-1],

@@ -307,7 +307,7 @@ class PruningRun:
             steps=self.trainer.global_step,
             share=self.clock.share,
             budget=self.judge.budget,
-            tolerances={self.settings.class_names[i]: t for i, t in self.settings.protect.items()},
+            tolerances=self.settings.tolerances,
             recall=recall,
             rows=self.recorder.rows,
             seconds=0.0 if self.pending else self.clock.seconds,

@@ -219,12 +219,8 @@ class Search:
             pairs = {settings.class_names[i]: evidence(before, now, i) for i in settings.protect}
         except ValueError as error:
             raise MisconfigurationException(f"schedule='adaptive', validation data: {error}") from error
-        agreed: str | None = self.judge.processes.first(speaks(pairs, self._tolerances()))
+        agreed: str | None = self.judge.processes.first(speaks(pairs, settings.tolerances))
         return agreed
-
-    def _tolerances(self) -> dict[str, FNTolerance]:
-        settings = self.judge.settings
-        return {settings.class_names[i]: tolerance for i, tolerance in settings.protect.items()}
 
     def limit(
         self, trainer: Any, module: Any, accepted: int, looks: Sequence[int], prune: Callable[[int], None]

@@ -138,6 +138,11 @@ class Settings:
         """Error level of the guard; exact in decimals, so that 0.95 gives 0.05."""
         return None if self.confidence is None else float(1 - Fraction(str(self.confidence)))
 
+    @property
+    def tolerances(self) -> dict[str, FNTolerance]:
+        """The protected classes' tolerances by name."""
+        return {self.class_names[i]: tolerance for i, tolerance in self.protect.items()}
+
     def target(self, total: int) -> int:
         """The smallest number of pruned units whose share of `total` is at least the target."""
         return ceil(Fraction(str(self.target_sparsity)) * total)
@@ -147,7 +152,7 @@ class Settings:
         return {
             "num_classes": self.num_classes,
             "class_names": list(self.class_names),
-            "protect": {self.class_names[i]: t.to_dict() for i, t in self.protect.items()},
+            "protect": {name: t.to_dict() for name, t in self.tolerances.items()},
             "confidence": self.confidence,
             "target_sparsity": self.target_sparsity,
             "prune_fraction": self.prune_fraction,
