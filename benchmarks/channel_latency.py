@@ -17,11 +17,11 @@ from torch import nn
 from torchvision.models import resnet18
 
 from lightning_classprune import compact, export_onnx
-from lightning_classprune.channel_units import ChannelUnits
-from lightning_classprune.channels import find_channels
-from lightning_classprune.latency import interleaved
-from lightning_classprune.masks import full_masks
-from lightning_classprune.onnx_session import OnnxFile
+from lightning_classprune.export.latency import interleaved
+from lightning_classprune.export.onnx_session import OnnxFile
+from lightning_classprune.pruning.channel_units import ChannelUnits
+from lightning_classprune.pruning.channels import find_channels
+from lightning_classprune.pruning.masks import full_masks
 
 RESULT = Path(__file__).parent / "results" / "channel_latency.md"
 SHARES = (0.5, 0.25)

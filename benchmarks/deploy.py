@@ -28,14 +28,15 @@ from packed_size import limit_bytes
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from lightning_classprune import app, export_onnx, load_ticket, save_ticket
-from lightning_classprune.deployed import Deployed
-from lightning_classprune.environment import environment
-from lightning_classprune.export_checks import BATCHES, compared, in_memory
-from lightning_classprune.export_run import export_run, read_delivered
-from lightning_classprune.latency import interleaved
-from lightning_classprune.onnx_session import OnnxFile
-from lightning_classprune.run_folder import RunFolder
+from lightning_classprune import export_onnx, load_ticket, save_ticket
+from lightning_classprune.export.checks import BATCHES, compared, in_memory
+from lightning_classprune.export.deployed import Deployed
+from lightning_classprune.export.environment import environment
+from lightning_classprune.export.latency import interleaved
+from lightning_classprune.export.onnx_session import OnnxFile
+from lightning_classprune.job import app
+from lightning_classprune.job.export_run import export_run, read_delivered
+from lightning_classprune.job.run_folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 TO_99 = [

@@ -18,7 +18,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_classprune.statistics import exact_p_value
+from lightning_classprune.guard.statistics import exact_p_value
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]

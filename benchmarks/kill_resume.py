@@ -2,10 +2,10 @@
 
     python benchmarks/kill_resume.py [--each 5] [--seed 0]
 
-The job is that of tests/killed_job.py: eight judged attempts of two epochs with two refusals, dropout, OneCycle,
-shuffling and ModelCheckpoint. `--each` moments of every kind are drawn from the seed; every process dies of SIGKILL.
-Compared bit for bit: weights, masks, ledger (apart from `seconds`), error budget, name of the best file. Writes
-benchmarks/results/kill_resume.json and .md.
+The job is that of tests/support/killed_job.py: eight judged attempts of two epochs with two refusals, dropout,
+OneCycle, shuffling and ModelCheckpoint. `--each` moments of every kind are drawn from the seed; every process dies of
+SIGKILL. Compared bit for bit: weights, masks, ledger (apart from `seconds`), error budget, name of the best file.
+Writes benchmarks/results/kill_resume.json and .md.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-import killed_job  # noqa: E402
 import lightning  # noqa: E402
 import torch  # noqa: E402
-from helpers import differences, without_seconds  # noqa: E402
+
+from tests.support import killed_job  # noqa: E402
+from tests.support.helpers import differences, without_seconds  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 SERVER = multiprocessing.get_context("forkserver")

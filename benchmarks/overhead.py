@@ -29,10 +29,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
 from lightning_classprune import ClassAwarePruningCallback
-from lightning_classprune.enforcement import Enforcement
-from lightning_classprune.masks import apply_masks, full_masks
-from lightning_classprune.prunable import select_parameters
-from lightning_classprune.selection import shrink_masks
+from lightning_classprune.pruning.enforcement import Enforcement
+from lightning_classprune.pruning.masks import apply_masks, full_masks
+from lightning_classprune.pruning.parameters import select_parameters
+from lightning_classprune.pruning.selection import shrink_masks
 
 SPARSITY = 0.9
 RESULTS = Path(__file__).parent / "results"

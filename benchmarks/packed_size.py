@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
 from lightning_classprune import load_ticket, save_ticket
-from lightning_classprune.criteria import magnitude
-from lightning_classprune.masks import Masks, apply_masks, count_kept, count_weights, full_masks
-from lightning_classprune.models import paper_alexnet
-from lightning_classprune.prunable import select_parameters
-from lightning_classprune.selection import shrink_masks
+from lightning_classprune.job.models import paper_alexnet
+from lightning_classprune.pruning.criteria import magnitude
+from lightning_classprune.pruning.masks import Masks, apply_masks, count_kept, count_weights, full_masks
+from lightning_classprune.pruning.parameters import select_parameters
+from lightning_classprune.pruning.selection import shrink_masks
 
 COLUMNS = (
     "kept",

@@ -27,8 +27,8 @@ from paper_files import write_job
 from paper_rounds import RoundScores, ScoresAfterVerdicts, ScoresEveryEpochs
 
 from lightning_classprune import ClassAwarePruningCallback
-from lightning_classprune.app import build_module, conf_dir, facts, quieten
-from lightning_classprune.data import SplitDataModule
+from lightning_classprune.job.app import build_module, conf_dir, facts, quieten
+from lightning_classprune.job.data.base import SplitDataModule
 
 OmegaConf.register_new_resolver("classprune_conf", lambda: str(conf_dir()))
 OmegaConf.register_new_resolver("times", lambda a, b: a * b)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_classprune import ClassAwarePruningCallback
-from lightning_classprune.data import SplitDataModule, TensorBatches
-from lightning_classprune.evaluation import judging
+from lightning_classprune.trainer.forward import as_in_validation
+from lightning_classprune.job.data.base import SplitDataModule, TensorBatches
 from lightning_classprune.losses import ClassDependentLoss, class_balanced_weights, log_odds
 
 
@@ -161,7 +161,7 @@ class ProtectedGradients(Checkpoint):
         self.rounds = len(pruning.ledger)
         data: SplitDataModule = trainer.datamodule
         weights = [p for p in pl_module.network.parameters() if p.ndim > 1]
-        with judging(trainer, pl_module), torch.enable_grad():
+        with as_in_validation(trainer, pl_module), torch.enable_grad():
             inputs = protected_batches(data, self.protected, self.batches)
             found = mean_gradients(
                 pl_module.network, weights, (x.to(pl_module.device) for x in inputs), self.protected

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
-from lightning_classprune.data import Splits, TensorBatches
-from lightning_classprune.data_npz import NpzData
+from lightning_classprune.job.data.base import Splits, TensorBatches
+from lightning_classprune.job.data.npz import NpzData
 
 
 class ThinnedNpz(NpzData):

@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from lightning_classprune import ClassAwarePruningCallback
-from lightning_classprune.classifier import decide
-from lightning_classprune.data import SplitDataModule
-from lightning_classprune.evaluation import judging
+from lightning_classprune.trainer.forward import as_in_validation
+from lightning_classprune.job.classifier import decide
+from lightning_classprune.job.data.base import SplitDataModule
 from lightning_classprune.losses import log_odds
 
 
@@ -34,7 +34,7 @@ class RoundScores(Callback):
         self.densities.append(density(pl_module))
         # Half-precision scores tie, and a tie moves the threshold of a given false-positive rate.
         full_precision = torch.autocast(pl_module.device.type, enabled=False)
-        with judging(trainer, pl_module), full_precision:
+        with as_in_validation(trainer, pl_module), torch.no_grad(), full_precision:
             for part, loader in self.loaders.items():
                 logits, target = [], []
                 for x, y in loader:

@@ -3,12 +3,12 @@
     python benchmarks/positives_needed.py
 
 For an unchanged network (as many newly found as newly missed: half of the dense misses each way), accepted with power
-0.8 at confidence 0.95. No data, no seeds: `lightning_classprune.statistics.positives_needed` for each cell.
+0.8 at confidence 0.95. No data, no seeds: `lightning_classprune.guard.statistics.positives_needed` for each cell.
 """
 
 from __future__ import annotations
 
-from lightning_classprune.statistics import positives_needed
+from lightning_classprune.guard.statistics import positives_needed
 
 RATES = (0.01, 0.05, 0.13)
 TOLERANCES = (0.01, 0.02, 0.05, 0.10)

@@ -37,12 +37,14 @@ from omegaconf import DictConfig
 from torch import nn
 from torchmetrics.functional.classification import binary_auroc
 
-from lightning_classprune import app, files, ledger
-from lightning_classprune.classifier import decide
-from lightning_classprune.data import SplitDataModule
-from lightning_classprune.guard import judge
-from lightning_classprune.outcomes import Outcomes, evidence
-from lightning_classprune.tolerance import FNTolerance
+from lightning_classprune import files
+from lightning_classprune.guard.outcomes import Decisions, evidence
+from lightning_classprune.guard.tolerance import FNTolerance
+from lightning_classprune.guard.verdict import judge
+from lightning_classprune.job import app
+from lightning_classprune.job.classifier import decide
+from lightning_classprune.job.data.base import SplitDataModule
+from lightning_classprune.ledger.rows import delivered_row
 
 RESULTS = Path(__file__).parent / "results"
 DATA = {
@@ -214,16 +216,16 @@ def cubic_share(epoch: int, last: int, sparsity: float) -> float:
 
 
 @torch.no_grad()
-def on_guard(module: LightningModule, data: SplitDataModule, num_classes: int) -> Outcomes:
+def on_guard(module: LightningModule, data: SplitDataModule, num_classes: int) -> Decisions:
     module.eval()
     batches = [(decide(module(x)), y) for x, y in data.guard_dataloader()]
     decided, y = (torch.cat(part) for part in zip(*batches, strict=True))
-    return Outcomes(y, decided, num_classes)
+    return Decisions(y, decided, num_classes)
 
 
 def cost(rows: list[dict[str, Any]], epochs: int, seconds: float) -> dict[str, Any]:
     """Epochs and seconds up to the delivered round and in all, and the density that was reached."""
-    final = ledger.delivered(rows)
+    final = delivered_row(rows)
     if final is None:
         return {
             "epochs": epochs,

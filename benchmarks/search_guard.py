@@ -24,10 +24,11 @@ from paper_rounds import ScoresAfterVerdicts
 from paper_tables import clustered, missed_of_pool
 from search import EPOCHS, RESULTS, TOLERANCE, command_line, prepared, pruning_for, quieten, trainer
 
-from lightning_classprune import ClassAwarePruningCallback, app, files
-from lightning_classprune.guard import Verdict
-from lightning_classprune.judge import Judge
-from lightning_classprune.outcomes import Outcomes
+from lightning_classprune import ClassAwarePruningCallback, files
+from lightning_classprune.guard.judge import Judge
+from lightning_classprune.guard.outcomes import Decisions
+from lightning_classprune.guard.verdict import Verdict
+from lightning_classprune.job import app
 
 ARM = "adaptive, lr"
 GUARD_SIZES = (76, 200, 600)
@@ -37,7 +38,7 @@ DRAWS = 10_000
 class UnheededJudge(Judge):
     """Judges as ever; the run goes on as if every candidate had been accepted."""
 
-    def verdict(self, outcomes: Outcomes | None) -> Verdict:
+    def verdict(self, outcomes: Decisions | None) -> Verdict:
         budget = self.budget
         told = super().verdict(outcomes)
         self.budget, self.accepted = budget, outcomes

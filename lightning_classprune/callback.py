@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import lightning.pytorch as lightning_pytorch
-from torch import Tensor
 
-from lightning_classprune.beginning import Beginning
-from lightning_classprune.compatibility import check_trainer
-from lightning_classprune.criteria import CriterionName
-from lightning_classprune.frames import ledger_frame
-from lightning_classprune.gate import insert_gates
-from lightning_classprune.granularity import GranularityName
-from lightning_classprune.guard_data import Predict, default_predict
-from lightning_classprune.mailbox import Mailbox
-from lightning_classprune.masks import Masks, pack, unpack
-from lightning_classprune.monitor import RECALL, ValidationMonitor, recalls
-from lightning_classprune.outcomes import Outcomes
-from lightning_classprune.prunable import Prunable
-from lightning_classprune.run import PruningRun
-from lightning_classprune.schedules import ScheduleName
-from lightning_classprune.settings import Settings
-from lightning_classprune.status import Status
-from lightning_classprune.tolerance import FNTolerance
+from lightning_classprune.guard.options import Guard
+from lightning_classprune.guard.task import Outcomes
+from lightning_classprune.guard.tolerance import FNTolerance
+from lightning_classprune.guard.validation_recall import RECALL, ValidationRecall, recalls
+from lightning_classprune.ledger.frame import ledger_frame
+from lightning_classprune.ledger.rows import Row
+from lightning_classprune.pruning.masks import Masks, pack, unpack
+from lightning_classprune.pruning.options import Cut
+from lightning_classprune.rounds.options import Adaptive, Fixed, SearchName
+from lightning_classprune.rounds.run import PruningRun
+from lightning_classprune.rounds.settings import Settings, refuse_unknown
+from lightning_classprune.rounds.startup import Startup
+from lightning_classprune.rounds.status import Status
+from lightning_classprune.tickets.options import Files
+from lightning_classprune.trainer.child_results import ChildResults
+from lightning_classprune.trainer.compatibility import check_trainer
+from lightning_classprune.trainer.event_order import insert_gates
+from lightning_classprune.trainer.forward import Predict
 
 if TYPE_CHECKING:
     import pandas
@@ -60,104 +59,61 @@ class ClassAwarePruningCallback(_Callback):
         protect: Protected class (index, or name with `class_names`) -> allowed rise of its FN rate in [0, 1], or an
             `FNTolerance`.
         class_names: One name a class, for `protect`, ledger and logs; indices by default.
-        confidence: A round must be proven at this level by the exact paired test; None for the plain point rule.
         target_sparsity: Pruned share of the prunable weights to aim at, in (0, 1).
-        prune_fraction: Share of the remaining weights that one round prunes, in (0, 1).
-        criterion: `"magnitude"`, `"magnitude_increase"`, `"random"`, or a function (weight, rewind point) -> scores.
-        scope: `"global"` (one threshold over all layers) or `"layer"`.
-        granularity: What is pruned, and what sparsity, target and fraction count: `"weight"`; `"channel"`, whole
-            coupled channels, which can then leave the network (needs the extra `compact`, and
-            `example_input_array` or a map-style training data set); or `"2:4"`, one step to half of the weights.
+        search: How the next density is chosen, and its round trained: `"fixed"`, `"adaptive"`, or `Fixed(...)`,
+            `Adaptive(...)`.
+        guard: How a candidate is judged.
+        cut: What is pruned, and by which criterion.
+        files: What is kept beside the trainer's checkpoints.
         threshold: Decision threshold on raw one-logit or multi-label scores; a score at it is positive.
-        rewind: `"init"`, `"epoch:K"`, `"step:K"`, `"lr"` (accepted weights, fresh optimizer and schedule) or `"none"`.
-        on_refusal: `"stop"`, or `"retry"` with half the step from the last accepted ticket, at most `retries` times.
-        retries: Refusals that the run survives; they share the error budget.
-        max_rounds: Attempts after round 0; None for no limit.
         predict: `(pl_module, batch) -> (scores, target)`; `(pl_module(batch[0]), batch[1])` by default.
         guard_dataloader: Loader, or function that returns one; default the datamodule's `guard_dataloader()`, else
             the validation data, with a warning.
-        prunable: Patterns or a predicate; by default the weights of convolutions and linear layers.
-        baseline: `"train"`, or `"current"` to judge the weights as they come as the dense network and skip round 0.
-        schedule: `"fixed"`, or `"adaptive"`: steps are chosen by validation data, which must not be the guard's, and a
-            hopeless candidate is abandoned before a guard test; see `schedules`. `prune_fraction` is not used then.
-        round_epochs: Length of every round after round 0 (rewind `init` or `lr`), with optimizers and schedules made
-            anew for it; None for the length of round 0.
-        max_total_epochs: Epochs of all rounds together; a round that does not fit is not started.
-        rewind_file: Keep the rewind point in this file, written once, instead of in every checkpoint; checkpoints
-            then hold its SHA-256. One file a run.
-        ladder: Keep the ticket of every accepted round, packed, in this folder, from which `load_ticket` picks; None
-            keeps none. One folder a run.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
+        TypeError: There is no such argument; of those that moved the message says where.
     """
 
     def __init__(
         self,
         num_classes: int,
         protect: Mapping[int | str, float | FNTolerance],
+        *,
         class_names: Sequence[str] | None = None,
-        confidence: float | None = 0.95,
         target_sparsity: float = 0.99,
-        prune_fraction: float = 0.2,
-        criterion: CriterionName | Callable[[Tensor, Tensor], Any] = "magnitude",
-        scope: str = "global",
-        granularity: GranularityName = "weight",
+        search: SearchName | Fixed | Adaptive = "fixed",
+        guard: Guard = Guard(),
+        cut: Cut = Cut(),
+        files: Files = Files(),
         threshold: float = 0.0,
-        rewind: str = "init",
-        on_refusal: str = "stop",
-        retries: int = 0,
-        max_rounds: int | None = None,
         predict: Predict | None = None,
         guard_dataloader: Callable[[], Any] | Any = None,
-        prunable: Prunable = None,
-        baseline: str = "train",
-        rewind_file: str | None = None,
-        ladder: str | None = None,
-        schedule: ScheduleName = "fixed",
-        round_epochs: int | None = None,
-        max_total_epochs: int | None = None,
+        **unknown: NoReturn,
     ) -> None:
         super().__init__()
-        self.settings = Settings.parse(
+        refuse_unknown(unknown)
+        self.settings = Settings.read(
             num_classes=num_classes,
             protect=protect,
             class_names=class_names,
-            confidence=confidence,
             target_sparsity=target_sparsity,
-            prune_fraction=prune_fraction,
-            criterion=criterion,
-            scope=scope,
-            granularity=granularity,
+            search=search,
+            guard=guard,
+            cut=cut,
+            files=files,
             threshold=threshold,
-            rewind=rewind,
-            on_refusal=on_refusal,
-            retries=retries,
-            max_rounds=max_rounds,
-            baseline=baseline,
-            schedule=schedule,
-            round_epochs=round_epochs,
-            max_total_epochs=max_total_epochs,
+            predict=predict,
+            guard_dataloader=guard_dataloader,
         )
-        if predict is not None and not callable(predict):
-            raise ValueError(
-                f"predict={predict!r} is not callable; it must be (pl_module, batch) -> (scores, target)"
-            )
-        if ladder is not None and not isinstance(ladder, str | os.PathLike):
-            raise ValueError(f"ladder={ladder!r} is not a folder: a path, or None to keep no tickets")
-        self._predict = predict or default_predict
-        self._guard_dataloader = guard_dataloader
-        self._prunable = prunable
-        self._rewind_file = rewind_file
-        self._ladder = ladder
-        self._beginning: Beginning | None = None  # from `setup` on
+        self._startup: Startup | None = None  # from `setup` on
         self._run: PruningRun | None = None  # from `on_fit_start` on
         self._callbacks_before: list[Any] | None = None
         self._masks: Masks = {}
         self._sparsity = 0.0
-        self._ledger: list[dict[str, Any]] = []
+        self._ledger: list[Row] = []
         self._state: dict[str, Any] = {}
-        self._mailbox = Mailbox()
+        self._child_results = ChildResults()
         self._recall: dict[str, float] = {}
 
     # -- results --
@@ -175,7 +131,7 @@ class ClassAwarePruningCallback(_Callback):
         return self._run.sparsity if self._run is not None else self._sparsity
 
     @property
-    def ledger(self) -> list[dict[str, Any]]:
+    def ledger(self) -> list[Row]:
         """One row per judged round: what was tried, what was measured, the verdict and the reason."""
         self._collect()
         return self._run.recorder.rows if self._run is not None else self._ledger
@@ -187,8 +143,12 @@ class ClassAwarePruningCallback(_Callback):
         Empty if no network was judged.
         """
         self._collect()
-        saved = {"dense": self._state.get("baseline"), "delivered": self._state.get("accepted_outcomes")}
-        return {name: Outcomes.from_state_dict(one) for name, one in saved.items() if one is not None}
+        saved = {
+            "dense": self._state.get("dense_outcomes"),
+            "delivered": self._state.get("accepted_outcomes"),
+        }
+        task = self.settings.task
+        return {name: task.restored(one) for name, one in saved.items() if one is not None}
 
     @property
     def round_epoch(self) -> int:
@@ -222,40 +182,28 @@ class ClassAwarePruningCallback(_Callback):
             return
         check_trainer(trainer, self)
         self._sparsity, self._ledger, self._state = 0.0, [], {}
-        self._beginning = Beginning(
-            self.settings,
-            self._predict,
-            self._guard_dataloader,
-            self._prunable,
-            self._rewind_file,
-            self._ladder,
-            trainer,
-            self._masks,
-        )
-        self._monitor = ValidationMonitor(
-            {self.settings.class_names[i]: i for i in self.settings.protect},
-            self._predict,
-            self.settings.num_classes,
-            self.settings.threshold,
-        )
+        settings = self.settings
+        self._startup = Startup(settings, trainer, self._masks)
+        names = [one.name for one in settings.protected]
+        self._validation_recall = ValidationRecall(names, settings.task, settings.predict)
         self._callbacks_before = insert_gates(
             trainer,
             self,
             judge=lambda *_: self._present.end_of_epoch(),
             seal=lambda *_: self._present.after_epoch(),
             deliver=lambda *_: self._present.deliver(),
-            abandon=lambda *_: self._abandon(trainer),
+            interrupted=lambda *_: self._interrupted(trainer),
         )
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """The model is on its device: check it, and set the limits of the loop."""
-        assert self._beginning is not None
-        self._run = self._beginning.prepare(pl_module)
+        assert self._startup is not None
+        self._run = self._startup.prepare(pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Everything is restored: check the guard data and begin, or go on."""
-        assert self._beginning is not None
-        self._beginning.start()
+        assert self._startup is not None
+        self._startup.start()
         known = {} if self._present.pending else trainer.callback_metrics
         self._recall = recalls({name: float(value) for name, value in known.items()})
 
@@ -282,24 +230,24 @@ class ClassAwarePruningCallback(_Callback):
         if stage == "fit":
             self._close(trainer)
 
-    def _abandon(self, trainer: Any) -> None:
+    def _interrupted(self, trainer: Any) -> None:
         """An exception ends the fit: the module keeps the last accepted ticket, the trainer its own settings."""
         if self._run is not None and self._run.state.round > 0:
             self._run.restore_accepted()
         self._close(trainer)
 
     def _close(self, trainer: Any) -> None:
-        if self._beginning is None:
+        if self._startup is None:
             return
-        beginning, run = self._beginning, self._run
-        self._beginning = self._run = None
+        startup, run = self._startup, self._run
+        self._startup = self._run = None
         if run is not None:
             self._masks, self._sparsity, self._ledger = run.masks, run.sparsity, run.recorder.rows
             self._state = run.final_state
-        beginning.close()
+        startup.close()
         if trainer.is_global_zero:
             masks = {name: pack(mask) for name, mask in self._masks.items()}
-            self._mailbox.post(
+            self._child_results.post(
                 {"masks": masks, "sparsity": self._sparsity, "ledger": self._ledger, "state": self._state}
             )
         if self._callbacks_before is not None:
@@ -307,7 +255,7 @@ class ClassAwarePruningCallback(_Callback):
 
     def _collect(self) -> None:
         """Take over what a copy of this callback did in a child process."""
-        if (results := self._mailbox.collect()) is not None:
+        if (results := self._child_results.collect()) is not None:
             self._masks = {name: unpack(mask) for name, mask in results["masks"].items()}
             self._sparsity = results["sparsity"]
             self._ledger, self._state = results["ledger"], results["state"]
@@ -317,20 +265,20 @@ class ClassAwarePruningCallback(_Callback):
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start counting."""
         if self._run is not None:
-            self._monitor.reset()
+            self._validation_recall.reset()
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Count one batch."""
         if self._run is not None:
-            self._monitor.add(trainer, pl_module, batch, dataloader_idx)
+            self._validation_recall.add(trainer, pl_module, batch, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log recall, FN and support of the protected classes."""
         if self._run is None or trainer.sanity_checking:
             return
-        metrics = self._monitor.metrics(trainer)
+        metrics = self._validation_recall.metrics(trainer)
         self._recall = recalls(metrics)
         for name, value in metrics.items():
             pl_module.log(name, value, prog_bar=name.startswith(RECALL), sync_dist=trainer.world_size > 1)
@@ -344,15 +292,15 @@ class ClassAwarePruningCallback(_Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the run that wrote this; a run with other settings is refused."""
-        if self._beginning is not None:
-            self._beginning.continue_from(state_dict)
+        if self._startup is not None:
+            self._startup.continue_from(state_dict)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Note how far the checkpoint had got."""
-        if self._beginning is not None:
+        if self._startup is not None:
             epochs = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
             foreign = self.state_key not in checkpoint.get("callbacks", {})
-            self._beginning.note_checkpoint(epochs, foreign=foreign)
+            self._startup.note_checkpoint(epochs, foreign=foreign)
 
     def __getstate__(self) -> dict[str, Any]:
         self._collect()
@@ -360,11 +308,11 @@ class ClassAwarePruningCallback(_Callback):
         return {
             k: v
             for k, v in self.__dict__.items()
-            if k not in ("log", "log_dict", "_beginning", "_run", "_monitor", "_callbacks_before")
+            if k not in ("log", "log_dict", "_startup", "_run", "_validation_recall", "_callbacks_before")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _beginning=None, _run=None, _callbacks_before=None)
+        self.__dict__.update(state, _startup=None, _run=None, _callbacks_before=None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ClassAwarePruningCallback:
         twin = object.__new__(type(self))

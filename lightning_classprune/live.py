@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_classprune.callback import ClassAwarePruningCallback
-from lightning_classprune.status import line
+from lightning_classprune.rounds.status import ClassStatus, Status
 
 if TYPE_CHECKING:
     _ProgressBar = lightning_callbacks.ProgressBar
@@ -204,3 +204,63 @@ def _stream_handlers() -> Iterator[logging.StreamHandler[Any]]:
     for logger in loggers:
         if isinstance(logger, logging.Logger):
             yield from (h for h in logger.handlers if isinstance(h, logging.StreamHandler))
+
+
+def line(status: Status) -> Text:
+    """Say it in one line without control characters; what is not known yet is `-`."""
+    attempt = f".{status.attempt}" if status.attempt > 1 else ""
+    parts = [
+        Text(f"round {status.round}{attempt}", style="bold"),
+        Text(f"{status.unit} {_place(status)}"),
+        Text(f"sparsity {status.sparsity:.1%}"),
+        *(_class_text(one) for one in status.classes),
+        Text(f"budget {_budget(status)}"),
+        *(
+            []
+            if status.epochs_left is None
+            else [Text(_count(status.epochs_left, "epoch left", "epochs left"))]
+        ),
+        Text(f"{_clock(status.seconds_left)} left"),
+    ]
+    return Text(" | ").join(parts)
+
+
+def _place(status: Status) -> str:
+    if status.length is None:
+        return f"{status.done + 1}"
+    return f"{min(status.done + 1, status.length)}/{status.length}"
+
+
+def _class_text(one: ClassStatus) -> Text:
+    known = one.recall is not None and one.dense is not None and one.tolerance is not None
+    # Colour only hints: the guard's evidence decides, not the validation's recall.
+    low = known and not one.recall >= one.dense - one.tolerance  # type: ignore[operator]
+    style = ("yellow" if low else "green") if known else ""
+    text = Text(f"recall {one.name} ")
+    text.append(_number(one.recall, ".3f"), style=style)
+    text.append(f" (dense {_number(one.dense, '.3f')}, tolerance {_number(one.tolerance, '.3g')})")
+    return text
+
+
+def _budget(status: Status) -> str:
+    if not status.tests_left:
+        return "spent"
+    level = "point rule" if status.level is None else f"level {status.level:.3g}"
+    retries = f", {_count(status.retries_left, 'retry', 'retries')}" if status.retries_left else ""
+    return f"{level}, {_count(status.tests_left, 'test', 'tests')}{retries}"
+
+
+def _count(n: int, one: str, many: str) -> str:
+    return f"{n} {one if n == 1 else many}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

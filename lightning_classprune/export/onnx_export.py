@@ -1,0 +1,242 @@
+"""A network as an ONNX file that holds its pruned weights packed and runs in any stock runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_classprune.export.deployed import Deployed, Normalization
+from lightning_classprune.export.environment import installed_version
+from lightning_classprune.export.onnx_packing import pack_weights
+from lightning_classprune.export.onnx_translation import translate
+from lightning_classprune.files import replacing
+from lightning_classprune.pruning import masks as masking
+from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.trainer.eval_mode import in_eval_mode
+from lightning_classprune.trainer.names import named_parameters
+
+FORMAT = "1"
+# Of the largest score, or of 1 where all are smaller.
+_TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class OnnxReport:
+    """What was written, and how far it is from the module on the example.
+
+    Attributes:
+        bytes: Size of the file.
+        dense_bytes: Size of the same graph with dense fp32 weights.
+        max_difference: Largest absolute difference of a score, ONNX Runtime against the module.
+        tolerance: What was allowed.
+        opset: Version of the standard operators that a runtime must know.
+        samples: Number of example samples compared.
+        changed_decisions: How many of them are decided otherwise; always 0 with fp32 values.
+    """
+
+    bytes: int
+    dense_bytes: int
+    max_difference: float
+    tolerance: float
+    opset: int
+    samples: int
+    changed_decisions: int
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    example: Tensor,
+    *,
+    masks: Masks | None = None,
+    values: Literal["fp32", "fp16"] = "fp32",
+    normalization: Normalization | None = None,
+    thresholds: Mapping[int, float] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    packed: bool = True,
+) -> OnnxReport:
+    """Write `model` in eval mode to `path`, compare it with the module on `example`, and keep it only if they agree.
+
+    The graph has the input `input` `(batch, ...)`, the output `scores` and, with thresholds, the output `decision`
+    `(batch,)`. The batch is free. Scores may differ by 1e-4 (fp16 values: 1e-2) of the largest score, or of 1 where
+    all are smaller; with fp32 no decision may. An existing file is replaced whole, or left as it is after an error.
+
+    Args:
+        model: Any module, also a LightningModule, whose forward takes one tensor and returns one tensor of scores.
+            Unchanged afterwards, as are its train and eval flags.
+        path: The file.
+        example: Real inputs `(n, ...)`, n >= 1, of the kind that the file will get: raw ones with `normalization`.
+        masks: Parameter name -> bool tensor, True = kept; what is not kept counts as zero.
+        values: Type in which the weights are stored; they are computed with in fp32 either way.
+        normalization: `(mean, std)` of the input, put into the graph; uint8 input is first divided by 255.
+        thresholds: At most one protected class -> its threshold, put into the graph as in `Deployed`; `{}` for the
+            plain decision; None for scores only. A threshold that equals a sample's own margin may round to either
+            side: put it between two samples.
+        metadata: Further texts for the file, by key: class names as a JSON list under `class_names`, a verdict, ....
+        packed: False writes dense weights: the ordinary file, to compare with.
+
+    Raises:
+        ModuleNotFoundError: The packages of the extra `onnx` are missing.
+        ValueError: An example, mask, threshold, normalisation or metadata key that does not fit; an operator that
+            ONNX cannot express; a file whose outputs differ from the module's.
+    """
+    onnx = _require_onnx()
+    if values not in _TOLERANCE:
+        raise ValueError(f"values={values!r} must be 'fp32' or 'fp16'")
+    # Dynamo's wrapper shares the weights of the module that it wraps.
+    network = getattr(model, "_orig_mod", model)
+    texts = _texts(network, masks, values, normalization, thresholds, metadata)
+    deployed = Deployed(network, normalization, thresholds)
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype != torch.float32):
+            # A GPU's own rounding (TF32) would be taken for an error of the file.
+            raise ValueError(
+                f"model: {name!r} is on {tensor.device}, {tensor.dtype}; give a model in fp32 on the CPU: "
+                "model.cpu().float()"
+            )
+    with in_eval_mode(deployed), _masked(network, masks or {}), torch.no_grad():
+        expected = _expected(deployed, example)
+        proto = translate(deployed, example)
+    dense_bytes = int(proto.ByteSize())
+    if packed:
+        pack_weights(proto, half=values == "fp16")
+    onnx.helper.set_model_props(proto, texts)
+    tolerance = _TOLERANCE[values] * max(1.0, float(expected.abs().max()))
+    with replacing(path) as part:
+        part.write_bytes(proto.SerializeToString())
+        onnx.checker.check_model(part, full_check=True)
+        difference, changed = _compare(part, deployed, example, expected)
+        if not difference <= tolerance:
+            raise ValueError(
+                f"the ONNX file's scores differ from the module's by {difference:.3g}, more than {tolerance:.3g}; "
+                "nothing was written" + (": try values='fp32'" if values == "fp16" else "")
+            )
+        if changed and values == "fp32":
+            raise ValueError(
+                f"{changed} of {len(example)} example samples are decided otherwise, though scores differ by at most "
+                f"{difference:.3g}: they lie on the border; move the threshold by more than that, between two samples"
+            )
+        size = part.stat().st_size
+    opset = next(int(entry.version) for entry in proto.opset_import if not entry.domain)
+    return OnnxReport(size, dense_bytes, difference, tolerance, opset, len(example), changed)
+
+
+def _require_onnx() -> Any:
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401  (torch's exporter needs the next, the comparison this one)
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        hint = f"ONNX export needs the package {error.name}: pip install 'lightning-classprune[onnx]'"
+        raise ModuleNotFoundError(hint, name=error.name) from error
+    return onnx
+
+
+def _texts(
+    network: nn.Module,
+    masks: Masks | None,
+    values: str,
+    normalization: Normalization | None,
+    thresholds: Mapping[int, float] | None,
+    metadata: Mapping[str, str] | None,
+) -> dict[str, str]:
+    ours = {
+        "format": FORMAT,
+        "lightning_classprune": str(installed_version("lightning-classprune")),
+        "values": values,
+    }
+    if masks is not None:
+        ours["sparsity"] = str(masking.sparsity(masks))
+    if normalization is not None:
+        mean, std = (torch.as_tensor(value).tolist() for value in normalization)
+        ours["normalization"] = json.dumps({"mean": mean, "std": std})
+    if thresholds is not None:
+        ours["thresholds"] = json.dumps(thresholds)
+    for key, text in (metadata or {}).items():
+        if key in ours or not isinstance(text, str):
+            raise ValueError(
+                f"metadata[{key!r}]={text!r}: texts are allowed, under keys other than {sorted(ours)}"
+            )
+    return {**ours, **(metadata or {})}
+
+
+@contextmanager
+def _masked(network: nn.Module, masks: Masks) -> Iterator[None]:
+    """The masks on the network's weights, and then its own weights again."""
+    parameters = named_parameters(network)
+    for name, mask in masks.items():
+        if name not in parameters or parameters[name].shape != mask.shape:
+            found = f"has shape {tuple(parameters[name].shape)}" if name in parameters else "does not exist"
+            raise ValueError(f"masks[{name!r}] has shape {tuple(mask.shape)}, but that parameter {found}")
+    before = {name: parameters[name].detach().clone() for name in masks}
+    try:
+        masking.apply_masks(masks, parameters)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in before.items():
+                parameters[name].copy_(weight)
+
+
+def _chunks(example: Tensor) -> Iterator[Tensor]:
+    # A single sample too: a batch that is not free shows as soon as its size changes.
+    yield example[:1]
+    yield from torch.split(example[1:], _CHUNK) if len(example) > 1 else ()
+
+
+def _expected(deployed: Deployed, example: Tensor) -> Tensor:
+    """The module's scores of all samples."""
+    if not isinstance(example, Tensor) or not example.numel() or example.ndim < 2:
+        found = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
+        raise ValueError(f"example: a tensor of at least one input, (n, ...), is needed, got {found}")
+    scores = []
+    for chunk in _chunks(example):
+        try:
+            output = deployed(chunk)
+        except (RuntimeError, IndexError, TypeError) as error:
+            raise ValueError(
+                f"example of shape {tuple(example.shape)}, {example.dtype}, does not fit the model: {error}"
+            ) from error
+        score = output[0] if deployed.decides else output
+        if not isinstance(score, Tensor) or len(score) != len(chunk):
+            raise ValueError(
+                f"the model must return one tensor of scores, (n, ...), got {type(score).__name__}; "
+                "wrap it in a module whose forward does"
+            )
+        scores.append(score)
+    return torch.cat(scores)
+
+
+def _compare(file: Path, deployed: Deployed, example: Tensor, expected: Tensor) -> tuple[float, int]:
+    """Largest difference of a score, and how many samples are decided otherwise."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    scores, decisions = [], []
+    for chunk in _chunks(example):
+        try:
+            outputs = session.run(None, {"input": chunk.detach().numpy()})
+        except Exception as error:  # onnxruntime's exceptions have no common base of their own
+            raise ValueError(
+                f"ONNX Runtime cannot run the model on a batch of {len(chunk)}; does its forward fix the batch size? "
+                f"{error}"
+            ) from error
+        scores.append(outputs[0])
+        decisions.append(outputs[1] if deployed.decides else _decided(deployed, torch.from_numpy(outputs[0])))
+    difference = float(np.abs(np.concatenate(scores) - expected.numpy()).max())
+    changed = int((np.concatenate(decisions) != _decided(deployed, expected)).sum())
+    return difference, changed
+
+
+def _decided(deployed: Deployed, scores: Tensor) -> Any:
+    return deployed.decide(scores).numpy()

@@ -1,0 +1,176 @@
+"""Classes and labels: the two tasks whose cases are decided by one score a class.
+
+Scores become decisions before any metric sees them. Of the scores only those that an offset can change are kept: the
+protected classes', and the best of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_classprune.guard.outcomes import Decisions
+from lightning_classprune.guard.task import Columns, NaNScoresError
+
+
+class Classes:
+    """Every case belongs to one class: the one with the largest score, or, of one score, by a threshold.
+
+    Args:
+        names: Of all classes, two or more.
+        protected: Indices of those whose scores an offset may change.
+        threshold: On raw one-logit scores; a score at it is positive.
+    """
+
+    def __init__(self, names: Sequence[str], protected: Sequence[int], threshold: float) -> None:
+        self.names = tuple(names)
+        self._protected, self._threshold = sorted(protected), threshold
+        self._others = [i for i in range(len(self.names)) if i not in set(protected)]
+
+    def columns(self, scores: Tensor, target: Tensor, case: Any = None) -> Columns:
+        """Of scores `(n, classes)`: targets, the best class that is not protected, and the scores that compete.
+
+        Of one score `(n,)` or `(n, 1)` for two classes: targets and scores.
+        """
+        classes = len(self.names)
+        if target.ndim == 2 and target.shape[1] == 1:
+            target = target[:, 0]
+        if scores.ndim == 2 and scores.shape[1] == 1 and classes == 2:
+            scores = scores[:, 0]
+        if target.ndim != 1 or not scores.ndim or len(scores) != len(target):
+            raise ValueError(
+                f"predict returned {_shapes(scores, target, classes)}; one target a sample is needed, or multi-label "
+                "targets of the scores' shape"
+            )
+        _check_values(scores, target, classes)
+        if scores.ndim == 1 and classes == 2:
+            return target.long(), scores
+        if scores.ndim != 2 or scores.shape[1] != classes:
+            also = ", (n,) or (n, 1)" if classes == 2 else ""
+            raise ValueError(
+                f"predict returned {_shapes(scores, target, classes)}; scores must be (n, {classes}){also}"
+            )
+        if not self._others:
+            return target.long(), torch.full_like(target.long(), classes), scores
+        others = scores[:, self._others]
+        best = others.argmax(1)
+        competing = torch.cat((scores[:, self._protected], others.gather(1, best.unsqueeze(1))), dim=1)
+        return target.long(), torch.tensor(self._others, device=best.device)[best], competing
+
+    def outcomes(self, columns: Columns, offsets: Mapping[str, float]) -> Decisions:
+        """Of several classes with the same score, the first is decided."""
+        classes = len(self.names)
+        if not columns:
+            empty = torch.zeros(0, dtype=torch.int64)
+            return Decisions(empty, empty, classes, self.names)
+        if len(columns) == 2:
+            target, score = columns
+            shifted = score + offsets.get(self.names[1], 0.0) - offsets.get(self.names[0], 0.0)
+            return Decisions(target, (shifted >= self._threshold).long(), classes, self.names)
+        target, best, competing = columns
+        biases = [offsets.get(self.names[i], 0.0) for i in self._protected]
+        biases += [0.0] * (competing.shape[1] - len(biases))
+        shifted = competing + torch.tensor(biases, dtype=competing.dtype) if any(biases) else competing
+        owners = torch.tensor(self._protected).expand(len(target), -1)
+        owners = torch.cat((owners, best.unsqueeze(1)), dim=1)[:, : competing.shape[1]]
+        winning = shifted == shifted.max(1, keepdim=True).values
+        return Decisions(target, owners.masked_fill(~winning, classes).min(1).values, classes, self.names)
+
+    def restored(self, state: Mapping[str, Any]) -> Decisions:
+        """See `Decisions.from_state_dict`."""
+        return Decisions.from_state_dict(state)
+
+
+class Labels:
+    """Every case has any number of labels, each decided by its own score and a threshold.
+
+    Args:
+        names: Of all labels, two or more.
+        protected: Indices of those whose scores an offset may change.
+        threshold: On raw scores; a score at it is positive.
+    """
+
+    def __init__(self, names: Sequence[str], protected: Sequence[int], threshold: float) -> None:
+        self.names = tuple(names)
+        self._protected, self._threshold = sorted(protected), threshold
+
+    def fits(self, scores: Tensor, target: Tensor) -> bool:
+        """Whether shapes are those of a multi-label task: scores and targets both `(n, labels)`."""
+        return scores.ndim == 2 and scores.shape == target.shape and scores.shape[1] == len(self.names)
+
+    def columns(self, scores: Tensor, target: Tensor, case: Any = None) -> Columns:
+        """Targets, decisions without offsets, and the scores of the protected labels."""
+        _check_values(scores, target, 2)
+        return target.long(), (scores >= self._threshold).long(), scores[:, self._protected]
+
+    def outcomes(self, columns: Columns, offsets: Mapping[str, float]) -> Decisions:
+        """The decisions of every label."""
+        target, predicted, scores = columns
+        predicted = predicted.clone()
+        for column, index in enumerate(self._protected):
+            bias = offsets.get(self.names[index], 0.0)
+            predicted[:, index] = (scores[:, column] + bias >= self._threshold).long()
+        return Decisions(target, predicted, len(self.names), self.names)
+
+    def restored(self, state: Mapping[str, Any]) -> Decisions:
+        """See `Decisions.from_state_dict`."""
+        return Decisions.from_state_dict(state)
+
+
+class ClassesOrLabels:
+    """The task of a network of which only scores and targets tell whether it has classes or labels.
+
+    Args:
+        names: Of all classes or labels, two or more.
+        protected: Indices of the protected ones.
+        threshold: On raw one-logit and multi-label scores; a score at it is positive.
+    """
+
+    def __init__(self, names: Sequence[str], protected: Sequence[int], threshold: float) -> None:
+        self.names = tuple(names)
+        self._classes = Classes(names, protected, threshold)
+        self._labels = Labels(names, protected, threshold)
+
+    def columns(self, scores: Any, target: Any, case: Any = None) -> Columns:
+        """Those of the task that the shapes tell.
+
+        Raises:
+            ValueError: Shapes, class counts, targets or scores that make no sense together; names `predict`.
+        """
+        if not (isinstance(scores, Tensor) and isinstance(target, Tensor)):
+            raise ValueError(
+                "predict must return two tensors (scores, target), got "
+                f"{type(scores).__name__} and {type(target).__name__}"
+            )
+        if not scores.is_floating_point():
+            raise ValueError(
+                f"predict returned scores of dtype {scores.dtype}; real scores are needed, not decisions"
+            )
+        task = self._labels if self._labels.fits(scores, target) else self._classes
+        return task.columns(scores, target, case)
+
+    def outcomes(self, columns: Columns, offsets: Mapping[str, float]) -> Decisions:
+        """Those of the task whose columns these are."""
+        labels = bool(columns) and columns[0].ndim == 2
+        return (self._labels if labels else self._classes).outcomes(columns, offsets)
+
+    def restored(self, state: Mapping[str, Any]) -> Decisions:
+        """See `Decisions.from_state_dict`."""
+        return Decisions.from_state_dict(state)
+
+
+def _shapes(scores: Tensor, target: Tensor, classes: int) -> str:
+    return f"scores {tuple(scores.shape)}, target {tuple(target.shape)} for num_classes={classes}"
+
+
+def _check_values(scores: Tensor, target: Tensor, num_classes: int) -> None:
+    if not torch.isfinite(scores).all() and torch.isnan(scores).any():
+        raise NaNScoresError("predict returned NaN scores; nothing can be decided from them")
+    if len(target) and (target.min() < 0 or target.max() >= num_classes or (target != target.long()).any()):
+        raise ValueError(
+            f"predict returned targets from {target.min()} to {target.max()}; "
+            f"whole numbers from 0 to {num_classes - 1} are allowed"
+        )

@@ -1,0 +1,87 @@
+"""Tasks: what it means that a case was found; one file for each kind of task implements them.
+
+A task turns what `predict` returns for a batch into columns, one row a case, and the columns of a whole pass into
+outcomes. What is judged, searched and shown knows outcomes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from lightning_classprune.guard.evidence import Evidence
+
+#: Of a batch, or of a pass: tensors on the CPU of one length, a row a case; none where there was no batch.
+Columns = tuple[Tensor, ...]
+
+
+class Outcomes(Protocol):
+    """What a network decided about cases, always the same ones in the same order."""
+
+    def __len__(self) -> int:
+        """Number of cases."""
+        ...
+
+    def same_cases(self, other: Any) -> bool:
+        """Whether another network's outcomes are of the same cases, so that they can be paired."""
+        ...
+
+    def pairs(self, dense: Any, name: str) -> tuple[Evidence, Evidence]:
+        """Paired counts of one class against the dense network's outcomes: its misses, and its false alarms.
+
+        Args:
+            dense: Outcomes of the same cases. The network's own give its plain counts.
+            name: The class.
+        """
+        ...
+
+    def mistakes(self, dense: Any) -> Evidence:
+        """Paired counts of wrong decisions of whatever class."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors and primitives."""
+        ...
+
+
+class Task(Protocol):
+    """A kind of task.
+
+    Attributes:
+        names: What may be protected.
+    """
+
+    names: tuple[str, ...]
+
+    def columns(self, scores: Any, target: Any, case: Any = None) -> Columns:
+        """What a batch says, a row a case.
+
+        Args:
+            scores: What `predict` returned first.
+            target: What it returned second.
+            case: The independent unit that each row belongs to; None where a row is a unit of its own.
+
+        Raises:
+            ValueError: They make no sense together; names `predict`.
+            NaNScoresError: Scores are NaN.
+        """
+        ...
+
+    def outcomes(self, columns: Columns, offsets: Mapping[str, float]) -> Outcomes:
+        """The decisions.
+
+        Args:
+            columns: Of a whole pass.
+            offsets: Bias to add to a class' score before the decision, by name; none for those not named.
+        """
+        ...
+
+    def restored(self, state: Mapping[str, Any]) -> Outcomes:
+        """The outcomes whose `state_dict` this is."""
+        ...
+
+
+class NaNScoresError(ValueError):
+    """Scores are not numbers: a network that has diverged."""

@@ -1,0 +1,117 @@
+"""Validation recall: recall of the protected classes at every validation, with the support that it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import nan
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor
+from torch.utils.data.distributed import DistributedSampler
+
+from lightning_classprune.guard.task import NaNScoresError, Task
+from lightning_classprune.trainer.forward import Predict, scores_and_target
+from lightning_classprune.trainer.randomness import untouched_randomness
+
+RECALL = "classprune/recall/"  # + class name
+
+
+def recalls(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Recall by class, from all that is logged."""
+    return {name.removeprefix(RECALL): value for name, value in metrics.items() if name.startswith(RECALL)}
+
+
+class ValidationRecall:
+    """Counts over the validation batches of one pass.
+
+    Args:
+        names: The protected classes.
+        task: What a decision is.
+        predict: `(pl_module, batch) -> (scores, target)`.
+    """
+
+    def __init__(self, names: Sequence[str], task: Task, predict: Predict) -> None:
+        self._names = names
+        self._task = task
+        self._predict = predict
+        self._blind = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a pass."""
+        self._counts = torch.zeros(len(self._names), 2, dtype=torch.int64)  # missed, support
+        self._seen: dict[int, int] = {}
+        self._diverged = False
+
+    def add(self, trainer: Any, pl_module: Any, batch: Any, dataloader_idx: int) -> None:
+        """Count one batch, which is on the device already; samples that only pad the shards are left out."""
+        if self._blind:
+            return
+        try:
+            with torch.no_grad(), untouched_randomness(), trainer.precision_plugin.forward_context():
+                returned = self._predict(pl_module, batch)
+        except Exception as error:
+            self._give_up(error)
+            return
+        try:
+            scores, target = scores_and_target(returned)
+            columns = self._task.columns(scores, target)
+        except NaNScoresError:
+            self._diverged = True  # a matter for the verdict, not for validation
+            return
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
+        real = self._real(trainer, dataloader_idx, len(columns[0]))
+        outcomes = self._task.outcomes(tuple(column.cpu()[real] for column in columns), {})
+        for count, name in zip(self._counts, self._names, strict=True):
+            misses, _ = outcomes.pairs(outcomes, name)
+            count += torch.tensor([misses.fn, misses.support])
+
+    def metrics(self, trainer: Any) -> dict[str, float]:
+        """Recall, false negatives and support by class over all ranks; no recall for a class without samples.
+
+        All NaN where scores were: what was counted then means nothing.
+        """
+        if trainer.strategy.reduce_boolean_decision(self._blind, all=False):
+            return {}
+        diverged = trainer.strategy.reduce_boolean_decision(self._diverged, all=False)
+        counts = trainer.strategy.reduce(self._counts.to(trainer.strategy.root_device), reduce_op="sum").cpu()
+        logged: dict[str, float] = {}
+        for name, (missed, support) in zip(self._names, counts.tolist(), strict=True):
+            if diverged:
+                logged |= {
+                    f"classprune/fn/{name}": nan,
+                    f"classprune/support/{name}": nan,
+                    RECALL + name: nan,
+                }
+                continue
+            logged |= {f"classprune/fn/{name}": float(missed), f"classprune/support/{name}": float(support)}
+            if support:
+                logged[RECALL + name] = (support - missed) / support
+        return logged
+
+    def _give_up(self, error: Exception) -> None:
+        # The guard's batches are what `predict` is for, and they are checked before training; these may be unlike them.
+        self._blind = True
+        rank_zero_warn(
+            f"recall is not logged: predict cannot read the validation batches ({type(error).__name__}: {error})"
+        )
+
+    def _real(self, trainer: Any, dataloader_idx: int, size: int) -> Tensor:
+        start = self._seen.get(dataloader_idx, 0)
+        self._seen[dataloader_idx] = start + size
+        sampler = getattr(_loaders(trainer)[dataloader_idx], "sampler", None)
+        if not isinstance(sampler, DistributedSampler):
+            return torch.ones(size, dtype=torch.bool)
+        # The sampler repeats samples until all shards are even; the k-th of rank r is real iff it is within the set.
+        places = torch.arange(start, start + size) * sampler.num_replicas + sampler.rank
+        size_of_set = len(sampler.dataset)  # type: ignore[arg-type]
+        return torch.lt(places, size_of_set)
+
+
+def _loaders(trainer: Any) -> list[Any]:
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    return list(loop._combined_loader.flattened)

@@ -1,0 +1,59 @@
+"""`classprune-export`: what a run delivered, as files to deploy."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from lightning_classprune.job.export_run import export_run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export a run; returns the exit status: 2 with one line on stderr for what cannot be exported."""
+    parser = argparse.ArgumentParser(
+        prog="classprune-export",
+        description="Write the network that a run delivered as files to deploy, each verified, with a card.",
+    )
+    parser.add_argument("source", help="run folder, or a checkpoint of an accepted round in it")
+    parser.add_argument("--out", help="where the files go (default: export/ in the run folder)")
+    parser.add_argument(
+        "--dense", action="store_true", help="export the dense network if nothing was accepted"
+    )
+    parser.add_argument(
+        "--values", choices=("fp32", "fp16"), default="fp32", help="type of the stored weights"
+    )
+    parser.add_argument(
+        "--max-fn-rate",
+        metavar="CLASS=RATE",
+        type=_class_and_rate,
+        help="put a decision threshold into model.onnx that keeps this rate of misses, certified at 95%%",
+    )
+    given = parser.parse_args(arguments)
+    try:
+        facts = export_run(
+            given.source,
+            given.out,
+            dense=given.dense,
+            values=given.values,
+            max_fn_rate=None if given.max_fn_rate is None else dict([given.max_fn_rate]),
+        )
+    except (ValueError, ModuleNotFoundError) as error:
+        print(f"classprune-export: {error}", file=sys.stderr)
+        return 2
+    print(facts["claim"])
+    for name, entry in facts["artefacts"].items():
+        print(f"{entry['bytes'] / 1000:10,.1f} kB  {name}")
+    print(f"The card says what each of them is and does: {facts['folder']}/card.md")
+    return 0
+
+
+def _class_and_rate(text: str) -> tuple[str, float]:
+    name, _, rate = text.rpartition("=")
+    if not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not CLASS=RATE, such as defective=0.1")
+    return name, float(rate)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

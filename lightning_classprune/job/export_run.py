@@ -1,0 +1,174 @@
+"""Exporting a run: from its folder, or from one of its checkpoints, to what `export` needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning_utilities.core.rank_zero import rank_zero_info
+from omegaconf import OmegaConf
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_classprune.export.checks import in_memory
+from lightning_classprune.export.deployed import Deployed
+from lightning_classprune.export.export import Values, export
+from lightning_classprune.guard.thresholds import certify_threshold, one_vs_rest
+from lightning_classprune.job.app import build_module
+from lightning_classprune.job.data.base import Batch, SplitDataModule
+from lightning_classprune.job.run_folder import RunFolder
+from lightning_classprune.ledger.rows import Row, delivered_row
+from lightning_classprune.pruning.masks import Masks, unpack
+
+EXAMPLES = 256
+PREFIX = "network."
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What a checkpoint holds of a judged network: the plain network, its masks and its ledger."""
+
+    network: nn.Module
+    masks: Masks
+    ledger: list[Row]
+
+
+def export_run(
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    dense: bool = False,
+    values: Values = "fp32",
+    max_fn_rate: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Export the delivered network of a run of `classprune` and return its card.
+
+    Args:
+        source: The run's folder, or a checkpoint in it that was written when a round was accepted.
+        folder: Where the files go; `export` in the run folder by default.
+        dense: Export the dense network if no pruning step was accepted.
+        values: Type of the stored weights.
+        max_fn_rate: One protected class -> the rate of misses that its decision threshold is to keep, certified at 95%
+            confidence on the validation part; the threshold goes into the ONNX files.
+
+    Raises:
+        ValueError: The run is not finished, or nothing was accepted and `dense` is false; the checkpoint is not of
+            this run, or of a round without a verdict; a class that is unknown, or has too few positives.
+    """
+    run, checkpoint = _locate(Path(source), dense)
+    config = run.config()
+    found = read_delivered(checkpoint, build_module(config), dense)
+    data: SplitDataModule = instantiate(config.data)
+    data.prepare_data()
+    data.setup("test")
+    return export(
+        found.network,
+        run.path / "export" if folder is None else folder,
+        torch.cat([x for x, _ in _raw(data, data.test_dataloader())])[:EXAMPLES],
+        masks=found.masks,
+        class_names=data.class_names,
+        ledger=found.ledger,
+        test=_raw(data, data.test_dataloader()),
+        normalization=data.normalization,
+        thresholds=_thresholds(found.network, data, max_fn_rate),
+        values=values,
+        about={
+            "data": OmegaConf.to_container(config.data),
+            "model": OmegaConf.to_container(config.model),
+            "seed": config.seed,
+            "checkpoint": checkpoint.name,
+        },
+    )
+
+
+def _locate(source: Path, dense: bool) -> tuple[RunFolder, Path]:
+    """The run and the checkpoint of it that is exported."""
+    if source.suffix == ".ckpt":
+        if not source.is_file():
+            raise ValueError(f"{source} does not exist")
+        homes = [home for home in list(source.resolve().parents)[:2] if (home / "config.yaml").is_file()]
+        if not homes:
+            raise ValueError(
+                f"{source} is not in a run folder, so nothing says which network it is of; for a checkpoint of "
+                "your own module, load it and call lightning_classprune.export(module, ...)"
+            )
+        return RunFolder.open(homes[0]), source
+    run = RunFolder.open(source)
+    status = run.status()
+    if status["state"] == "finished":
+        return run, run.accepted
+    baseline = run.path / "checkpoints" / "accepted-round=00.ckpt"
+    if dense and baseline.is_file():
+        return run, baseline
+    why = f" with {status['error']}" if status["error"] else ""
+    raise ValueError(
+        f"{source}: the run is not finished ({status['state']}{why}); go on with classprune resume={source}, or export "
+        "one of its checkpoints/accepted-round=NN.ckpt"
+    )
+
+
+def read_delivered(checkpoint: Path, module: nn.Module, dense: bool) -> Delivered:
+    """Load the judged network of a checkpoint into `module`, a `Classifier`, and return it with its masks and ledger.
+
+    Raises:
+        ValueError: It does not fit, holds no accepted step (unless `dense`), or is from the middle of a round.
+    """
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        module.load_state_dict(saved["state_dict"])
+    except (RuntimeError, KeyError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{checkpoint} cannot be loaded into the run's network: {str(error).splitlines()[0]}"
+        ) from error
+    network: Any = module.network
+    pruning: Mapping[str, Any] = next(
+        (state for key, state in saved["callbacks"].items() if key.startswith("ClassAwarePruningCallback")),
+        {},
+    )
+    rows = list(pruning.get("ledger", []))
+    last = delivered_row(rows)
+    if last is None or last["verdict"] == "baseline":
+        if not dense:
+            raise ValueError(
+                f"{checkpoint}: no pruning step was accepted, so this is the dense network; export it with dense=True "
+                "(--dense)"
+            )
+        return Delivered(network, {}, rows)
+    masks = {name.removeprefix(PREFIX): unpack(bits) for name, bits in pruning["masks"].items()}
+    if pruning["rounds"]["finished"] is None and not (pruning["pending"] and rows[-1] is last):
+        raise ValueError(
+            f"{checkpoint} is from the middle of round {pruning['rounds']['round']}, which has no verdict yet; export "
+            "the finished run, or one of checkpoints/accepted-round=NN.ckpt"
+        )
+    return Delivered(network, masks, rows)
+
+
+def _raw(data: SplitDataModule, loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """Batches as the exported files take them: before normalisation."""
+    for x, y in loader:
+        yield data.raw(x), y
+
+
+def _thresholds(
+    network: nn.Module, data: SplitDataModule, max_fn_rate: Mapping[str, float] | None
+) -> dict[int, float] | None:
+    """The threshold of the one class that has a rate to keep, certified on the validation part."""
+    if not max_fn_rate:
+        return None
+    if len(max_fn_rate) > 1 or not set(max_fn_rate) <= set(data.class_names):
+        raise ValueError(
+            f"max_fn_rate={dict(max_fn_rate)}: one class of {data.class_names} can have a threshold"
+        )
+    ((name, rate),) = max_fn_rate.items()
+    index = data.class_names.index(name)
+    read = in_memory(Deployed(network, thresholds={}))
+    pairs = [(read(x)[0], y) for x, y in data.val_dataloader()]
+    margins, target = (torch.cat(part) for part in zip(*pairs, strict=True))
+    found = certify_threshold(*one_vs_rest(margins, target, index), max_fn_rate=rate)
+    rank_zero_info(f"decision threshold of {name!r}, on the validation part: {found.reason}")
+    return {index: found.threshold}

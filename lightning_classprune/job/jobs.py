@@ -1,0 +1,206 @@
+"""Jobs that share a sweep, and jobs that go on: nothing is done twice, and none takes the others down with it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import ParallelStrategy
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_classprune.job.objective import Objective
+from lightning_classprune.job.run_folder import RunFolder
+from lightning_classprune.job.sweep import sweep_report
+from lightning_classprune.job.sweep.sweep import tally
+
+log = logging.getLogger(__name__)
+
+
+class Work(Protocol):
+    """What a job does: `app.run`."""
+
+    def __call__(self, cfg: DictConfig, *, resume: bool = False) -> Objective:
+        """Do it, or with `resume` go on in its folder."""
+
+
+def job_folder(overrides: str) -> str:
+    """Return the name of a job's folder in its sweep: the same overrides give the same folder, in any sweep order.
+
+    Keys lose their groups, and what is no good in a file name is replaced; a checksum then keeps names apart.
+    """
+    name = re.sub(r"(^|,)[^=,]*[./](?=\w+=)", r"\1", overrides)
+    name = re.sub(r"[^\w.,=+-]", "_", name)[:100]
+    if name == overrides:
+        return name or "job"
+    return f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+def resume_argument(arguments: Sequence[str]) -> RunFolder | None:
+    """Return the folder of `resume=RUN_DIR`; None if the command line has no such argument.
+
+    Raises:
+        ValueError: Something stands beside it, or it names no run folder.
+    """
+    given = [argument for argument in arguments if argument.startswith("resume=")]
+    if not given:
+        return None
+    others = [argument for argument in arguments if argument != given[0]]
+    if others:
+        raise ValueError(
+            "resume= goes on with the job's own configuration and takes nothing beside it; "
+            f"remove {' '.join(others)}"
+        )
+    return RunFolder.open(Path(given[0].removeprefix("resume=")).absolute())
+
+
+def resume(folder: RunFolder, work: Work) -> Objective:
+    """Go on with the job of `folder` from its last checkpoint, or from its start if it has none.
+
+    A finished job is left as it is. The folder may have been moved.
+    """
+    if (done := _finished(folder)) is not None:
+        print(f"{folder.path}: this job is finished, there is nothing to do. Objective: {done}")
+        return done
+    _log_as_before(folder)
+    return work(_moved(folder.config(), folder.path), resume=True)
+
+
+def in_sweep(cfg: DictConfig, work: Work, describe: Callable[[DictConfig], object]) -> Objective:
+    """Do one job of a Hydra multirun, unless it is finished already, and bring the sweep's summary up to date.
+
+    Args:
+        cfg: The job's configuration.
+        work: `app.run`.
+        describe: `app.describe`, which fills in what the data say.
+
+    Raises:
+        MisconfigurationException: Its folder holds another job.
+    """
+    hydra = HydraConfig.get()
+    cores = hydra.launcher.get("cpus_per_task")
+    if cores:  # submitit starts all local jobs at once, each with the machine's number of threads
+        torch.set_num_threads(cores)
+    folder = RunFolder(Path(cfg.run_dir))
+    known = folder.config_file.is_file()
+    if known:
+        _check_same(cfg, folder)
+        if (done := _finished(folder)) is not None:
+            log.info("%s: this job is finished, it is not done again", folder.path)
+            return done
+    try:
+        processes = _processes(cfg)
+        if processes is None:
+            return work(cfg, resume=known)
+        if not known:
+            describe(cfg)
+            folder.begin(cfg)
+        return _apart(folder, threads=max(1, torch.get_num_threads() // processes))
+    except Exception as error:
+        # Hydra goes on with the next job; of all errors it shows one, at the end.
+        log.exception("The job in %s failed", folder.path)
+        if folder.status()["state"] != "failed":
+            folder.write_status("failed", error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        _summarise(folder.path.parents[len(Path(hydra.sweep.subdir).parts) - 1])
+
+
+def _finished(folder: RunFolder) -> Objective | None:
+    status = folder.status()
+    if status["state"] != "finished":
+        return None
+    value = status["objective"]
+    return tuple(value) if isinstance(value, list) else float(value)
+
+
+def _log_as_before(folder: RunFolder) -> None:
+    """Write to the job's log file and screen as Hydra had set them up when the job began, if Hydra started it."""
+    file = folder.path / ".hydra" / "hydra.yaml"
+    if file.is_file():
+        hydra = OmegaConf.load(file).hydra
+        hydra.runtime.output_dir = str(folder.path)
+        configure_log(hydra.job_logging)
+        logging.captureWarnings(True)
+
+
+def _processes(cfg: DictConfig) -> int | None:
+    """Return how many processes Lightning would start; None if it starts none."""
+    strategy = instantiate(cfg.trainer, logger=False).strategy
+    if not isinstance(strategy, ParallelStrategy) or strategy.cluster_environment is None:
+        return None
+    return None if strategy.cluster_environment.creates_processes_externally else strategy.world_size
+
+
+def _apart(folder: RunFolder, threads: int) -> Objective:
+    """Do the job in a process of its own, from which Lightning starts the others.
+
+    Started from the sweep's own process, they would start the whole sweep again (the command line says so), the
+    process group and its variables would stay for the next job, and Lightning kills the process that started a failed
+    one. The pipe tells them when this process is gone: an orphan must not write into a folder that somebody resumes.
+    """
+    command = [sys.executable, "-m", "lightning_classprune.job.own_process", str(folder.path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    folder.write_status("running")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as process:
+        code = process.wait()
+    if (done := _finished(folder)) is not None:
+        return done
+    raise RuntimeError(folder.status()["error"] or f"its process ended with code {code}")
+
+
+def _check_same(cfg: DictConfig, folder: RunFolder) -> None:
+    stored = _moved(folder.config(), folder.path)
+    asked = copy.deepcopy(cfg)
+    asked.facts = stored.facts
+    ours, theirs = (OmegaConf.to_container(one, resolve=True) for one in (asked, stored))
+    assert isinstance(ours, dict)
+    assert isinstance(theirs, dict)
+    different = sorted(str(key) for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    if different:
+        raise MisconfigurationException(
+            f"{folder.path} holds another job, whose configuration differs in {', '.join(different)}; "
+            "choose another hydra.sweep.dir, or remove that folder"
+        )
+
+
+def _moved(cfg: DictConfig, path: Path) -> DictConfig:
+    """Return `cfg` with the folder where its job lies now in place of the one where it began."""
+
+    def replace(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: replace(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [replace(one) for one in value]
+        if isinstance(value, str) and (value == old or value.startswith(old + os.sep)):
+            return f"{path}{value.removeprefix(old)}"
+        return value
+
+    old = str(cfg.run_dir)
+    moved = OmegaConf.create(replace(OmegaConf.to_container(cfg)))
+    assert isinstance(moved, DictConfig)
+    return moved
+
+
+def _summarise(sweep_dir: Path) -> None:
+    try:
+        jobs = sweep_report.write(sweep_dir)
+    except Exception as error:  # a summary can be made again, a job cannot
+        log.warning("No summary of %s: %s: %s", sweep_dir, type(error).__name__, error)
+        return
+    log.info("%s. Summary: %s", tally(jobs), sweep_dir / "summary.html")
+
+
+OmegaConf.register_new_resolver("classprune_folder", job_folder, replace=True)

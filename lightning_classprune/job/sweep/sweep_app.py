@@ -1,0 +1,26 @@
+"""`classprune-sweep SWEEP_DIR`: writes the summary of a sweep anew."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_classprune.job.sweep import sweep_report
+from lightning_classprune.job.sweep.sweep import tally
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write summary.csv, .md, .html and .png into the folder that the command line names."""
+    parser = argparse.ArgumentParser(prog="classprune-sweep", description=main.__doc__)
+    parser.add_argument("sweep_dir", type=Path, help="such as multirun/<date>/<time>")
+    folder: Path = parser.parse_args(arguments).sweep_dir
+    try:
+        jobs = sweep_report.write(folder)
+    except ValueError as error:
+        parser.error(str(error))
+    print(f"{tally(jobs)}. Summary: {folder / 'summary.html'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Frames: the ledger as a pandas frame, for notebooks and comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lightning_classprune.ledger.rows import Row, delivered_row
+
+if TYPE_CHECKING:
+    import pandas
+
+# Nullable types: a round 3 is 3 and not 3.0, also where another row has no count.
+_TYPES = {
+    "round": "Int64",
+    "attempt": "Int64",
+    "sparsity": "Float64",
+    "density": "Float64",
+    "verdict": "string",
+    "reason": "string",
+    "class": "string",
+    "support": "Int64",
+    "fn": "Int64",
+    "recall": "Float64",
+    "newly_missed": "Int64",
+    "newly_found": "Int64",
+    "p_value": "Float64",
+    "upper_bound": "Float64",
+    "tolerance": "Float64",
+    "level": "Float64",
+    "epochs": "Int64",
+    "seconds": "Float64",
+    "seed": "Int64",
+    "delivered": "bool",
+}
+
+
+def ledger_frame(rows: Sequence[Row]) -> pandas.DataFrame:
+    """Return one row per round and protected class, in the ledger's order.
+
+    Columns: `round`, `attempt`, `sparsity` and `density` (0..1), `verdict` and `reason` of the whole round, `class`,
+    `support`, `fn`, `recall`, `newly_missed`, `newly_found`, `p_value`, `upper_bound`, `tolerance`, `level`, `epochs`,
+    `seconds`, `seed`, `delivered` (this round is the network that is handed over). What was not measured is `<NA>`; a
+    round in which no class could be counted is one row without a class.
+
+    Raises:
+        ModuleNotFoundError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'ledger_frame needs pandas: pip install "lightning-classprune[notebook]"'
+        ) from error
+    final = delivered_row(rows)
+    records: list[dict[str, Any]] = []
+    for row in rows:
+        common = dict(row) | {"density": 1 - row["sparsity"], "delivered": row is final}
+        of_classes = [{"class": name} | dict(counts) for name, counts in row["classes"].items()]
+        records += [common | of_class for of_class in of_classes or [{}]]
+    frame = pandas.DataFrame.from_records(records, columns=list(_TYPES))
+    return frame.astype(_TYPES)

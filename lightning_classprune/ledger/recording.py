@@ -1,0 +1,77 @@
+"""Recording: every attempted round becomes one row of the ledger, one message, and numbers for the loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_info
+
+from lightning_classprune.guard.judge import Judge
+from lightning_classprune.guard.task import Outcomes
+from lightning_classprune.guard.verdict import Verdict
+from lightning_classprune.ledger.logged_figure import log_figure
+from lightning_classprune.ledger.rows import Row, abandoned_row, baseline_row, round_metrics, verdict_row
+
+
+class Recorder:
+    """Writes the ledger of one run.
+
+    Args:
+        trainer: Its loggers get the numbers.
+
+    Attributes:
+        rows: The ledger so far.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self.rows: list[Row] = []
+
+    def judged(
+        self,
+        facts: Mapping[str, Any],
+        outcomes: Outcomes | None,
+        verdict: Verdict | None,
+        judge: Judge,
+        why: str,
+    ) -> None:
+        """A network was judged.
+
+        Args:
+            facts: What is known of the attempt without judging it; see `rows.baseline_row`.
+            outcomes: What it decided; None if its scores were NaN.
+            verdict: None for the dense network.
+            judge: Who judged it.
+            why: What there is to say of the dense network.
+        """
+        protected = [one.name for one in judge.protected]
+        if verdict is None:
+            row = baseline_row(facts, outcomes, protected, why)
+        else:
+            row = verdict_row(facts, outcomes, judge.dense, verdict)
+        self._add(row, judge)
+
+    def abandoned(self, facts: Mapping[str, Any], reason: str, judge: Judge) -> None:
+        """A candidate was given up without a test; arguments as for `judged`."""
+        self._add(abandoned_row(facts, reason), judge)
+
+    def _add(self, row: Row, judge: Judge) -> None:
+        self.rows.append(row)
+        rank_zero_info(
+            f"round {row['round']}: sparsity {row['sparsity']:.2%}, {row['verdict']}: {row['reason']}"
+        )
+        if judge.evaluator.processes.rank == 0:
+            # The step at which Lightning logs the end of this epoch: some loggers drop what goes back.
+            step = max(self._trainer.fit_loop.epoch_loop._batches_that_stepped - 1, 0)
+            for logger in self._trainer.loggers:
+                logger.log_metrics(round_metrics(row, judge.budget), step=step)
+            log_figure(self._trainer.loggers, self.rows, step)
+
+    def state_dict(self) -> list[Row]:
+        """Copies of the rows."""
+        return [row.copy() for row in self.rows]
+
+    def load_state_dict(self, rows: list[Row]) -> None:
+        """Take back what `state_dict` returned."""
+        self.rows = [row.copy() for row in rows]

@@ -1,0 +1,193 @@
+"""Rows: what the ledger says of a round, from its outcomes and its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from lightning_classprune.guard.error_budget import ErrorBudget
+from lightning_classprune.guard.evidence import Evidence
+from lightning_classprune.guard.task import Outcomes
+from lightning_classprune.guard.verdict import ClassVerdict, Verdict
+
+
+class ClassCounts(TypedDict):
+    """What a row says of one protected class, of the guard's samples.
+
+    Attributes:
+        support: Positives that were judged.
+        fn: Of them, missed by the network of the row.
+        recall: 1 - fn / support, in [0, 1]; None without positives.
+        newly_missed: Missed by it and found by the dense network.
+        newly_found: Found by it and missed by the dense network.
+        p_value: Of the test; None under the point rule, and of the dense network.
+        upper_bound: The largest rise of the FN rate that the data do not exclude; None as `p_value`.
+        tolerance: The allowed rise of the FN rate, in [0, 1]; None of the dense network.
+    """
+
+    support: int
+    fn: int
+    recall: float | None
+    newly_missed: int
+    newly_found: int
+    p_value: float | None
+    upper_bound: float | None
+    tolerance: float | None
+
+
+class Row(TypedDict):
+    """One attempted round, in primitives: the public result of a run.
+
+    Attributes:
+        round: Its number; 0 is dense.
+        attempt: At this round, from 1.
+        sparsity: Pruned share of the units, in [0, 1].
+        units: `"weights"` or `"channels"`.
+        verdict: `"baseline"`, `"accepted"`, `"refused"`, `"unproven"` or `"abandoned"`.
+        reason: In words.
+        classes: The protected classes by name; empty where nothing was counted.
+        level: Error level of the test; None where there was none.
+        epochs: That the round trained.
+        seconds: That it took.
+        seed: That reproduces it.
+        validation_passes: Passes over the validation data that the search made for it.
+    """
+
+    round: int
+    attempt: int
+    sparsity: float
+    units: str
+    verdict: str
+    reason: str
+    classes: dict[str, ClassCounts]
+    level: float | None
+    epochs: int
+    seconds: float
+    seed: int
+    validation_passes: int
+
+
+_LOGGED: dict[Literal["fn", "recall", "upper_bound", "newly_missed", "newly_found"], str] = {
+    "fn": "guard_fn",
+    "recall": "guard_recall",
+    "upper_bound": "guard_bound",
+    "newly_missed": "newly_missed",
+    "newly_found": "newly_found",
+}
+
+
+def baseline_row(
+    common: Mapping[str, Any], outcomes: Outcomes | None, protected: Sequence[str], reason: str
+) -> Row:
+    """The row of the dense network.
+
+    Args:
+        common: Round, attempt, sparsity, epochs, seconds, seed and passes over the validation data.
+        outcomes: What it decided; None if its scores were NaN.
+        protected: Names of the protected classes.
+        reason: What there is to say.
+    """
+    pairs = {name: outcomes.pairs(outcomes, name)[0] for name in protected} if outcomes is not None else {}
+    classes = {name: _counts(pair, None) for name, pair in pairs.items()}
+    return _row(common, "baseline", reason, classes, level=None)
+
+
+def verdict_row(
+    common: Mapping[str, Any],
+    outcomes: Outcomes | None,
+    dense: Outcomes | None,
+    verdict: Verdict,
+) -> Row:
+    """The row of a candidate; without classes where nothing could be compared."""
+    classes = {}
+    for name, judged in verdict.classes.items():
+        assert outcomes is not None
+        assert dense is not None
+        classes[name] = _counts(outcomes.pairs(dense, name)[0], judged)
+    level = next((judged.level for judged in verdict.classes.values()), None)
+    return _row(common, verdict.outcome, verdict.reason, classes, level)
+
+
+def abandoned_row(common: Mapping[str, Any], reason: str) -> Row:
+    """The row of a candidate that was given up on validation evidence: no guard test, so no classes and no level."""
+    return _row(common, "abandoned", f"{reason}; no guard test was made", {}, level=None)
+
+
+def stands(row: Row) -> bool:
+    """Whether a row is of a network that was accepted, the dense one included."""
+    return row["verdict"] in ("baseline", "accepted")
+
+
+def round_metrics(row: Row, budget: ErrorBudget) -> dict[str, float]:
+    """The numbers of a row for a logger, and what its test left of the error budget.
+
+    `classprune/level_left` is the level of the next test, 0 where none is allowed; absent under the point rule.
+    """
+    left = 0 if budget.exhausted else budget.max_tests - budget.tests
+    metrics = {
+        "classprune/round": float(row["round"]),
+        "classprune/sparsity": float(row["sparsity"]),
+        "classprune/accepted": float(stands(row)),
+        "classprune/tests_left": float(left),
+    }
+    if budget.alpha is not None:
+        metrics["classprune/level_left"] = (budget.level() or 0.0) if left else 0.0
+    for name, counts in row["classes"].items():
+        for key, label in _LOGGED.items():
+            value = counts[key]
+            if value is not None:
+                metrics[f"classprune/{label}/{name}"] = float(value)
+    return metrics
+
+
+def _counts(pair: Evidence, judged: ClassVerdict | None) -> ClassCounts:
+    return {
+        "support": pair.support,
+        "fn": pair.fn,
+        "recall": pair.recall,
+        "newly_missed": pair.newly_missed,
+        "newly_found": pair.newly_found,
+        "p_value": judged.p_value if judged else None,
+        "upper_bound": judged.upper_bound if judged else None,
+        "tolerance": judged.tolerance if judged else None,
+    }
+
+
+def _row(
+    common: Mapping[str, Any], verdict: str, reason: str, classes: dict[str, ClassCounts], level: float | None
+) -> Row:
+    return {
+        "round": common["round"],
+        "attempt": common["attempt"],
+        "sparsity": common["sparsity"],
+        "units": common["units"],
+        "verdict": verdict,
+        "reason": reason,
+        "classes": classes,
+        "level": level,
+        "epochs": common["epochs"],
+        "seconds": common["seconds"],
+        "seed": common["seed"],
+        "validation_passes": common["validation_passes"],
+    }
+
+
+def dense_row(rows: Sequence[Row]) -> Row | None:
+    """Return the row of the dense network, or None if it was never judged."""
+    return next((row for row in rows if row["verdict"] == "baseline"), None)
+
+
+def delivered_row(rows: Sequence[Row]) -> Row | None:
+    """Return the row of the network that is handed over: the last accepted one, else the dense baseline."""
+    return next((row for row in reversed(rows) if stands(row)), None)
+
+
+def units_of(rows: Sequence[Row]) -> str:
+    """Return what the rows' sparsity counts: `weights` or `channels`."""
+    return rows[0]["units"] if rows else "weights"
+
+
+def round_label(row: Row, rows: Sequence[Row]) -> str:
+    """Return the round's number, with the attempt's behind a dot where the round was tried more than once."""
+    retried = sum(other["round"] == row["round"] for other in rows) > 1
+    return f"{row['round']}.{row['attempt']}" if retried else f"{row['round']}"

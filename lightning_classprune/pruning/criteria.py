@@ -1,0 +1,149 @@
+"""Criteria: the score of every weight; the weights of smallest score are pruned first.
+
+Most are functions `(weight, rewind point) -> score` of two tensors of one shape, which return a real tensor of that
+shape, without NaN. One that has to look at the network or at training data first is a `PreparedCriterion`. Both must
+be deterministic: selection asks several times for the same scores rather than keep all in memory.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from lightning_classprune.pruning.scoring import Scoring
+from lightning_classprune.trainer.identity import identity
+
+Function: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+# Not `str`: a command line must be able to tell a name from the import path of a function.
+CriterionName = Literal["magnitude", "magnitude_increase", "random"]
+
+
+@runtime_checkable
+class PreparedCriterion(Protocol):
+    """A criterion that looks at the network and at training data before it scores.
+
+    It may also have `state_dict()`, in tensors and primitives, and `load_state_dict(state)`: checkpoints then hold its
+    state, a resumed run goes on with it, and a run whose criterion began in another state is refused.
+    """
+
+    def prepare(self, scoring: Scoring) -> None:
+        """Look; on all processes alike, after every verdict and before the masks that follow from it."""
+        ...
+
+    def score(self, name: str, weight: Tensor, rewind_point: Tensor) -> Tensor:
+        """Scores in the shape of the weight, which is a piece of it in a sharded model.
+
+        Args:
+            name: Of the parameter.
+            weight: Its present values.
+            rewind_point: Its values at the rewind point, or the weight itself where none is kept.
+        """
+        ...
+
+
+def magnitude(weight: Tensor, rewind_point: Tensor) -> Tensor:
+    """|w| (Han et al. 2015, arXiv 1506.02626)."""
+    return weight.abs()
+
+
+def magnitude_increase(weight: Tensor, rewind_point: Tensor) -> Tensor:
+    """|w| - |w_0| (Zhou et al. 2019, arXiv 1905.01067; the criterion of Entezari & Saukh 2019)."""
+    return weight.abs() - rewind_point.abs()
+
+
+def random(weight: Tensor, rewind_point: Tensor) -> Tensor:
+    """A hash of the weight's bits and its place: a control that looks at no size, the same on every process.
+
+    Hashing (the finalizer of SplitMix64, Steele et al. 2014) instead of drawing keeps the user's random state and the
+    determinism that selection needs.
+    """
+    bits = weight.double().view(torch.int64) + 0x1E3779B97F4A7C15 * torch.arange(
+        1, weight.numel() + 1, device=weight.device
+    ).view(weight.shape)
+    bits = (bits ^ ((bits >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return (bits ^ ((bits >> 31) & 0x1FFFFFFFF)).double()
+
+
+CRITERIA: dict[str, Function] = {
+    "magnitude": magnitude,
+    "magnitude_increase": magnitude_increase,
+    "random": random,
+}
+
+
+def read_criterion(criterion: str | Function | PreparedCriterion) -> Function | PreparedCriterion:
+    """The function behind a name, or the criterion itself.
+
+    Raises:
+        ValueError: Unknown name.
+    """
+    if callable(criterion) or isinstance(criterion, PreparedCriterion):
+        return criterion
+    if not isinstance(criterion, str) or criterion not in CRITERIA:
+        raise ValueError(
+            f"Cut.criterion={criterion!r} is unknown; allowed are {', '.join(map(repr, CRITERIA))}, a callable "
+            "(weight, rewind_point) -> scores, or an object with prepare(scoring) and score(name, weight, rewind_point)"
+        )
+    return CRITERIA[criterion]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A criterion as a run uses it, whichever of its forms it was given in; made before the first fit.
+
+    Attributes:
+        given: What the user gave, a name resolved.
+        initial: Its state at first; None if it has none.
+        identity: What another run's must be for one to continue the other.
+    """
+
+    given: Function | PreparedCriterion
+    initial: dict[str, Any] | None
+    identity: Any
+
+    @classmethod
+    def of(cls, criterion: str | Function | PreparedCriterion) -> Criterion:
+        """Take a criterion in its initial state."""
+        given = read_criterion(criterion)
+        state = copy.deepcopy(given.state_dict()) if hasattr(given, "state_dict") else None
+        return cls(given, state, identity(given))
+
+    @property
+    def looks_first(self) -> bool:
+        """Whether it is prepared."""
+        return isinstance(self.given, PreparedCriterion)
+
+    @property
+    def compares(self) -> bool:
+        """Whether it looks at the rewind point."""
+        return self.given is not magnitude
+
+    def prepare(self, scoring: Scoring) -> None:
+        """Let it look, if it does."""
+        if isinstance(self.given, PreparedCriterion):
+            self.given.prepare(scoring)
+
+    def score(self, name: str, weight: Tensor, rewind_point: Tensor) -> Tensor:
+        """See `PreparedCriterion.score`."""
+        if isinstance(self.given, PreparedCriterion):
+            return self.given.score(name, weight, rewind_point)
+        return self.given(weight, rewind_point)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Its state, for a checkpoint."""
+        return None if self.initial is None else copy.deepcopy(self.given.state_dict())  # type: ignore[union-attr]
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Give it a state that it had."""
+        if self.initial is not None:
+            self.given.load_state_dict(copy.deepcopy(state))  # type: ignore[union-attr]
+
+    def restart(self) -> None:
+        """Give it the state that it had at first: a run begins."""
+        self.load_state_dict(self.initial)

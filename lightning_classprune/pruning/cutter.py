@@ -1,0 +1,197 @@
+"""Cutting: what of a network is pruned, by which scores, and how it is taken from the weights and stays away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from lightning_classprune.pruning.criteria import Criterion
+from lightning_classprune.pruning.enforcement import Enforcement
+from lightning_classprune.pruning.granularities import find_units
+from lightning_classprune.pruning.masks import Masks, apply_masks, digest, full_masks
+from lightning_classprune.pruning.options import Cut
+from lightning_classprune.pruning.parameters import Prunable, select_parameters
+from lightning_classprune.pruning.scoring import Scoring
+from lightning_classprune.pruning.units import Parameters, Surroundings, Units
+from lightning_classprune.trainer.other_callbacks import of_type
+from lightning_classprune.trainer.processes import Processes
+from lightning_classprune.trainer.randomness import untouched_randomness
+from lightning_classprune.trainer.sharding import Sharding, local, reshard
+from lightning_classprune.trainer.snapshots import Tensors, restore_tensors
+
+
+class Cutter:
+    """Cuts one network; the masks are its caller's.
+
+    Args:
+        module: The network.
+        units: What is cut.
+        criterion: The scores whose smallest are cut.
+        sharding: How the parameters are spread over the processes; masks are wholes.
+    """
+
+    def __init__(self, module: nn.Module, units: Units, criterion: Criterion, sharding: Sharding) -> None:
+        self.module = module
+        self.units = units
+        self.sharding = sharding
+        self.criterion = criterion
+        self._enforcement = Enforcement()
+
+    @classmethod
+    def find(
+        cls,
+        cut: Cut,
+        criterion: Criterion,
+        trainer: Any,
+        module: nn.Module,
+        processes: Processes,
+        *,
+        frozen: bool,
+    ) -> Cutter:
+        """Look for what can be cut in a module that is set up for training; all processes call this.
+
+        Args:
+            cut: What is pruned.
+            criterion: That of the cut.
+            trainer: The running trainer.
+            module: The network.
+            processes: Of the job.
+            frozen: Parameters that do not train yet count too.
+
+        Raises:
+            MisconfigurationException: Nothing can be cut so, or the model is laid out in an unknown way.
+        """
+        parameters = find_parameters(module, cut.prunable, frozen=frozen)
+        sharding = find_sharding(trainer, module, processes)
+        units = find_units(cut.granularity, Surroundings(trainer, module, parameters, cut.scope, sharding))
+        return cls(module, units, criterion, sharding)
+
+    def sparsity(self, masks: Masks) -> float:
+        """Pruned share of the units, in [0, 1]."""
+        return self.units.pruned(masks) / self.units.total
+
+    def prepare(self, scoring: Scoring) -> None:
+        """Let the criterion look; all processes call this.
+
+        Raises:
+            Exception: Whatever it raised, on all processes.
+        """
+        error: Exception | None = None
+        try:
+            self.criterion.prepare(scoring)
+        except Exception as caught:
+            error = caught
+        self.sharding.processes.raise_together(error)
+
+    def shrink(self, masks: Masks, pruned: int, origin: Tensors | None) -> Masks:
+        """Masks that prune so many units, chosen by the weights that the module holds.
+
+        Args:
+            masks: What is pruned already.
+            pruned: Number of units.
+            origin: The tensors that weights are compared with; None for the weights themselves.
+        """
+
+        def scores(name: str) -> torch.Tensor:
+            weight = local(self.units.parameters[name])
+            point = weight if origin is None else origin[name].to(weight.device)
+            return self.criterion.score(name, weight, point)
+
+        return self.units.shrink(masks, scores, pruned)
+
+    def require_equal(self, masks: Masks) -> None:
+        """Check that all processes hold the same masks.
+
+        Raises:
+            RuntimeError: They do not, which would train different networks.
+        """
+        digests = self.sharding.processes.gather_objects(digest(masks))
+        if len(set(digests)) > 1:
+            raise RuntimeError(
+                f"masks differ between processes: {digests}; a criterion must be deterministic and equal on all ranks"
+            )
+
+    def try_on(self, tensors: Tensors, masks: Masks, pruned: int, origin: Tensors | None) -> None:
+        """Put a captured network, cut further, into the module; the generators are left as they were.
+
+        Args:
+            tensors: Of the network.
+            masks: What is pruned in it, as the other arguments for `shrink`.
+            pruned: Number of units.
+            origin: What weights are compared with.
+        """
+        restore_tensors(self.module, tensors)
+        with untouched_randomness():
+            tried = self.shrink(masks, pruned, origin)
+        self.apply(tried)
+
+    def apply(self, masks: Masks) -> None:
+        """Set the pruned weights to zero now."""
+        apply_masks(self.sharding.pieces(masks), self.units.parameters)
+
+    def hold(self, masks: Masks, optimizers: list[Any]) -> None:
+        """Keep the pruned weights at zero in all steps from now on."""
+        reshard(self.module)
+        self._enforcement.hold(self.sharding.pieces(masks), self.units.parameters, optimizers)
+
+    def release(self) -> None:
+        """Let go of all weights."""
+        self._enforcement.release()
+
+
+def find_parameters(module: nn.Module, prunable: Prunable, *, frozen: bool) -> Parameters:
+    """The parameters to prune; see `select_parameters`."""
+    try:
+        return select_parameters(module, prunable, frozen=frozen)
+    except ValueError as error:
+        raise MisconfigurationException(str(error)) from error
+
+
+def find_sharding(trainer: Any, module: nn.Module, processes: Processes) -> Sharding:
+    """How the parameters are spread over the processes."""
+    try:
+        sharding = Sharding.of(module, processes)
+    except ValueError as error:
+        raise MisconfigurationException(str(error)) from error
+    if sharding and of_type(trainer, "WeightAveraging"):
+        raise MisconfigurationException(
+            "WeightAveraging keeps an average of whole weights, which does not go with a sharded model; "
+            "use one device or strategy='ddp' with it"
+        )
+    return sharding
+
+
+def starting_masks(
+    parameters: Parameters, inherited: Masks, sharding: Sharding, processes: Processes
+) -> Masks:
+    """All weights; or the masks that a fit before delivered, where the module still is that ticket."""
+    masks = full_masks(parameters)
+    if inherited.keys() != masks.keys() or any(inherited[n].shape != m.shape for n, m in masks.items()):
+        return masks
+    inherited = {name: inherited[name].to(mask.device) for name, mask in masks.items()}
+    revived = any(
+        bool(local(parameters[name])[~mask.to(parameters[name].device)].any())
+        for name, mask in sharding.pieces(inherited).items()
+    )
+    return masks if processes.any(revived) else inherited
+
+
+def check_criterion(criterion: Criterion, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Score every tensor once.
+
+    Raises:
+        MisconfigurationException: A score has the wrong shape or kind, or is NaN.
+    """
+    for name, parameter in parameters.items():
+        probe = local(parameter)
+        scores = criterion.score(name, probe, probe)
+        made = isinstance(scores, torch.Tensor) and scores.shape == probe.shape and not scores.is_complex()
+        if not made or torch.isnan(scores).any():
+            raise MisconfigurationException(
+                f"criterion must return real scores of the weight's shape without NaN; for `{name}` "
+                f"{tuple(probe.shape)} it returned {scores!r:.100}"
+            )

@@ -1,0 +1,84 @@
+"""Enforcement: pruned weights stay exactly zero while any optimizer trains the rest.
+
+Two hooks and nothing else, so that parameters, names and state dicts stay the user's own: gradients are masked as soon
+as they are accumulated (clipping norms and line searches see the sparse network), and weights after every optimizer
+step (momentum, weight decay and averaging would revive them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.trainer.sharding import local
+
+
+class Enforcement:
+    """Holds the hooks of one fit; `hold` replaces what is held, `release` removes every trace."""
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+
+    def hold(
+        self, masks: Masks, parameters: Mapping[str, torch.nn.Parameter], optimizers: Iterable[Optimizer]
+    ) -> None:
+        """Keep the pruned weights of `parameters` at zero in all steps of `optimizers`.
+
+        A parameter that keeps all its weights gets no hook: a dense round costs nothing.
+        """
+        self.release()
+        pruned = {name: mask for name, mask in masks.items() if not mask.all()}
+        if not pruned:
+            return
+        # In the weight's own dtype and layout: a product with booleans is several times slower on a CPU.
+        factors = {
+            name: torch.empty_like(local(parameters[name])).copy_(mask) for name, mask in pruned.items()
+        }
+        for name, factor in factors.items():
+            self._handles.append(_when_accumulated(parameters[name], _mask_gradient(factor)))
+        names = {id(parameters[name]): name for name in factors}
+        for optimizer in optimizers:
+            self._handles.append(optimizer.register_step_post_hook(_mask_weights(names, factors)))
+
+    def release(self) -> None:
+        """Remove all hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+def _when_accumulated(parameter: torch.nn.Parameter, hook: Callable[[Tensor], None]) -> RemovableHandle:
+    # Torch refuses the hook on a frozen weight, but a fine-tuning callback may unfreeze it in the middle of a round.
+    frozen = not parameter.requires_grad
+    parameter.requires_grad_(True)
+    handle: RemovableHandle = parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+    parameter.requires_grad_(not frozen)
+    return handle
+
+
+def _mask_gradient(factor: Tensor) -> Callable[[Tensor], None]:
+    def hook(parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            local(parameter.grad).mul_(factor)
+
+    return hook
+
+
+def _mask_weights(names: Mapping[int, str], factors: Mapping[str, Tensor]) -> Callable[..., None]:
+    def hook(optimizer: Optimizer, *_: object) -> None:
+        held = [
+            (local(p), factors[names[id(p)]])
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if id(p) in names
+        ]
+        if held:
+            weights, masks = zip(*held, strict=True)
+            torch._foreach_mul_(weights, masks)
+
+    return hook

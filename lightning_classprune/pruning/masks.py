@@ -1,0 +1,81 @@
+"""Masks: which weights are kept. Pure functions over `dict[parameter name, bool tensor]`, True = kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_classprune.trainer.sharding import local
+
+Masks = dict[str, Tensor]
+
+
+def full_masks(parameters: Mapping[str, Tensor]) -> Masks:
+    """Masks that keep every weight, in the shape of each parameter and on its device; of a sharded one, on the CPU.
+
+    Contiguous even where the weight is channels_last, so that flat indices mean the same place everywhere.
+    """
+    return {
+        name: torch.ones(p.shape, dtype=torch.bool, device="cpu" if hasattr(p, "to_local") else p.device)
+        for name, p in parameters.items()
+    }
+
+
+def count_kept(masks: Masks) -> int:
+    """Number of kept weights."""
+    return sum(int(m.sum()) for m in masks.values())
+
+
+def count_weights(masks: Masks) -> int:
+    """Number of prunable weights, kept or not."""
+    return sum(m.numel() for m in masks.values())
+
+
+def sparsity(masks: Masks) -> float:
+    """Pruned share of the prunable weights, in [0, 1]; 0 for no masks."""
+    total = count_weights(masks)
+    return (total - count_kept(masks)) / total if total else 0.0
+
+
+def layer_counts(masks: Masks) -> list[dict[str, Any]]:
+    """Name, shape, kept and total weights of each parameter, in primitives."""
+    return [
+        {"name": name, "shape": list(m.shape), "kept": int(m.sum()), "total": m.numel()}
+        for name, m in masks.items()
+    ]
+
+
+@torch.no_grad()
+def apply_masks(masks: Masks, parameters: Mapping[str, Tensor]) -> None:
+    """Set the pruned weights to +0.0, in place; kept weights are not touched."""
+    for name, mask in masks.items():
+        weight = local(parameters[name])
+        weight.masked_fill_(~mask.to(weight.device), 0)
+
+
+def pack(mask: Tensor) -> dict[str, Any]:
+    """A mask as bits, ready for `torch.save` and `weights_only=True`: eight weights a byte."""
+    bits = np.packbits(mask.cpu().numpy().reshape(-1))
+    return {"shape": list(mask.shape), "bits": torch.from_numpy(bits)}
+
+
+def unpack(packed: Mapping[str, Any]) -> Tensor:
+    """The mask that `pack` stored."""
+    size = int(np.prod(packed["shape"], dtype=np.int64))
+    bits = np.unpackbits(packed["bits"].numpy(), count=size)
+    return torch.from_numpy(bits.astype(bool)).reshape(packed["shape"])
+
+
+def digest(masks: Masks) -> str:
+    """SHA-256 over names, shapes and bits: equal on two processes if and only if the masks are."""
+    sha = hashlib.sha256()
+    for name in sorted(masks):
+        packed = pack(masks[name])
+        sha.update(f"{name}{packed['shape']}".encode())
+        sha.update(packed["bits"].numpy().tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,115 @@
+"""Units: what one unit of pruning is. Sparsity, target and prune fraction count these units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from lightning_classprune.pruning.masks import Masks, count_kept, count_weights
+from lightning_classprune.pruning.selection import Scope, Scores, shrink_masks
+from lightning_classprune.trainer.sharding import Sharding, local
+
+Parameters = dict[str, nn.Parameter]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What units are looked for in.
+
+    Attributes:
+        trainer: The running trainer.
+        module: The network.
+        parameters: Those that may be pruned, by name.
+        scope: One threshold for all, or one sparsity in every tensor or group.
+        sharding: How the parameters are spread over the processes.
+    """
+
+    trainer: Any
+    module: nn.Module
+    parameters: Parameters
+    scope: Scope
+    sharding: Sharding
+
+
+class Units(Protocol):
+    """What can be cut from a network, and how masks lose more of it.
+
+    Attributes:
+        name: What one unit is called, in the plural.
+        parameters: What the masks cover.
+        total: Number of units.
+        most: The largest number of them that may be pruned.
+    """
+
+    name: str
+    parameters: Parameters
+    total: int
+    most: int
+
+    def pruned(self, masks: Masks) -> int:
+        """Number of units that the masks prune."""
+        ...
+
+    def zeros(self) -> int:
+        """Number of units that are zero whatever the masks."""
+        ...
+
+    def shrink(self, masks: Masks, scores: Scores, pruned: int) -> Masks:
+        """Masks that prune exactly `pruned` units: those of before, and of the others those of smallest score.
+
+        Raises:
+            ValueError: That number cannot be pruned, or a score is NaN.
+        """
+        ...
+
+
+@dataclass
+class SingleWeights:
+    """Every weight alone; each tensor keeps at least one.
+
+    Attributes:
+        parameters: The prunable weights.
+        scope: One threshold for all, or one sparsity in every tensor.
+        sharding: How they are spread over the processes.
+        total: Number of weights, over all processes.
+        most: The largest number of them that may be pruned.
+    """
+
+    parameters: Parameters
+    scope: Scope
+    sharding: Sharding
+    name: str = "weights"
+
+    def __post_init__(self) -> None:
+        self.total = sum(p.numel() for p in self.parameters.values())
+        self.most = self.total - len(self.parameters)
+
+    def pruned(self, masks: Masks) -> int:
+        """Number of pruned weights."""
+        return count_weights(masks) - count_kept(masks)
+
+    def zeros(self) -> int:
+        """Number of zero weights, over all processes."""
+        zeros = sum(int((local(p) == 0).sum()) for p in self.parameters.values())
+        return sum(self.sharding.processes.gather_objects(zeros)) if self.sharding else zeros
+
+    def shrink(self, masks: Masks, scores: Scores, pruned: int) -> Masks:
+        """See `shrink_masks`; in a sharded model every process calls this with the same masks."""
+        shrunk: Masks = {}
+        error: Exception | None = None
+        try:
+            if not self.sharding:
+                shrunk = shrink_masks(masks, scores, pruned, self.scope)
+            elif any(bool(torch.isnan(scores(name)).any()) for name in masks):
+                raise ValueError("criterion: a score is NaN; scores must be comparable")
+        except Exception as caught:
+            error = caught
+        self.sharding.processes.raise_together(error)
+        if not self.sharding:
+            return shrunk
+        device = {name: p.device for name, p in self.parameters.items()}
+        held = {name: mask.to(device[name]) for name, mask in self.sharding.pieces(masks).items()}
+        return self.sharding.wholes(shrink_masks(held, scores, pruned, self.scope, self.sharding.processes))

@@ -1,0 +1,137 @@
+"""How the next density is chosen and its round trained: the searches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar, Literal, TypeAlias
+
+from lightning_classprune.rounds.rewind import Rewind
+from lightning_classprune.rounds.schedules import AdaptiveSteps
+from lightning_classprune.trainer import arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rounds:
+    """What all searches share."""
+
+    steps: ClassVar[AdaptiveSteps | None] = None
+
+    rewind: str = "init"
+    round_epochs: int | None = None
+    on_refusal: Literal["stop", "retry"] = "stop"
+    retries: int = 0
+    max_rounds: int | None = None
+    max_total_epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        own = type(self).__name__
+        point = Rewind.parse(self.rewind, f"{own}.rewind")
+        arguments.one_of(f"{own}.on_refusal", self.on_refusal, ("stop", "retry"))
+        object.__setattr__(self, "retries", arguments.whole(f"{own}.retries", self.retries, 0))
+        if (self.on_refusal == "retry") != (self.retries > 0):
+            raise ValueError(
+                f"{own}.retries={self.retries} does not go with on_refusal={self.on_refusal!r}: 'retry' needs "
+                "retries of 1 or more, 'stop' needs 0"
+            )
+        for name in ("round_epochs", "max_rounds", "max_total_epochs"):
+            value = arguments.whole_or_none(f"{own}.{name}", getattr(self, name), 1)
+            object.__setattr__(self, name, value)
+        if self.round_epochs is not None and not point.trains_whole_schedules:
+            raise ValueError(
+                f"{own}.round_epochs={self.round_epochs!r} does not go with rewind={self.rewind!r}: only with "
+                "rewind='init' or rewind='lr' does a round train by a whole schedule"
+            )
+
+    @property
+    def point(self) -> Rewind:
+        """The rewind point."""
+        return Rewind.parse(self.rewind, "rewind")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(_Rounds):
+    """The lottery ticket's search: every round prunes the same share of what remains (Frankle & Carbin 2019).
+
+    Attributes:
+        fraction: Share of the remaining units that one round prunes, in (0, 1).
+        rewind: `"init"`, `"epoch:K"`, `"step:K"`, `"lr"` (accepted weights, fresh optimizer and schedule) or `"none"`.
+        on_refusal: `"stop"`, or `"retry"` with half the step from the last accepted ticket, at most `retries` times.
+        retries: Refusals that the run survives; they share the error budget.
+        round_epochs: Length of every round after round 0 (rewind `init` or `lr`), with optimizers and schedules made
+            anew for it; None for the length of round 0.
+        max_rounds: Attempts after round 0; None for no limit.
+        max_total_epochs: Epochs of all rounds together; a round that does not fit is not started.
+
+    Raises:
+        ValueError: An argument is out of range; the message names it.
+    """
+
+    fraction: float = 0.2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fraction", arguments.share("Fixed.fraction", self.fraction))
+        super().__post_init__()
+
+    def epochs_a_round(self, of_round_zero: int) -> int | None:
+        """Epochs of a round after round 0; None for the length of round 0."""
+        return self.round_epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive(_Rounds):
+    """Steps chosen by validation data, which must not be the guard's; a hopeless candidate costs no guard test.
+
+    See `rounds.schedules` for the steps, and for the proof that the guard's error level holds.
+
+    Attributes:
+        rewind: As `Fixed.rewind`.
+        round_epochs: As `Fixed.round_epochs`; None for half of round 0, or, with a rewind point that has a length of
+            its own, for that.
+        on_refusal: As `Fixed.on_refusal`.
+        retries: As `Fixed.retries`.
+        max_rounds: As `Fixed.max_rounds`.
+        max_total_epochs: As `Fixed.max_total_epochs`.
+
+    Raises:
+        ValueError: An argument is out of range; the message names it.
+    """
+
+    steps: ClassVar[AdaptiveSteps | None] = AdaptiveSteps()
+    fraction: ClassVar[float] = 0.5  # of a plan, which does not ask for it
+
+    rewind: str = "lr"
+    on_refusal: Literal["stop", "retry"] = "retry"
+    retries: int = 1
+    max_rounds: int | None = 5
+
+    def epochs_a_round(self, of_round_zero: int) -> int | None:
+        """Epochs of a round after round 0; None for the length of round 0.
+
+        Args:
+            of_round_zero: Its length in epochs, -1 where it has none.
+        """
+        if self.round_epochs is None and self.point.trains_whole_schedules and of_round_zero > 0:
+            return ceil(of_round_zero / 2)
+        return self.round_epochs
+
+
+Search: TypeAlias = Fixed | Adaptive
+#: Not `str`: a command line must be able to tell a name from the import path of a class.
+SearchName = Literal["fixed", "adaptive"]
+SEARCHES: dict[str, type[Search]] = {"fixed": Fixed, "adaptive": Adaptive}
+
+
+def read_search(search: str | Search) -> Search:
+    """The search behind its name, with its defaults; or the search itself.
+
+    Raises:
+        ValueError: Neither.
+    """
+    if isinstance(search, Fixed | Adaptive):
+        return search
+    if not isinstance(search, str) or search not in SEARCHES:
+        names = ", ".join(map(repr, SEARCHES))
+        kinds = ", ".join(f"{kind.__name__}(...)" for kind in SEARCHES.values())
+        raise ValueError(f"search={search!r} is unknown; allowed are {names}, or {kinds}")
+    return SEARCHES[search]()

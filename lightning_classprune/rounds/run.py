@@ -1,0 +1,385 @@
+"""A run: the transactions of one `fit` - judge, commit or roll back, begin a round, deliver - over the parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_info
+
+from lightning_classprune.guard.data import GuardData
+from lightning_classprune.guard.judge import Judge
+from lightning_classprune.ledger.recording import Recorder
+from lightning_classprune.ledger.rows import stands
+from lightning_classprune.pruning.cutter import Cutter, check_criterion
+from lightning_classprune.pruning.masks import Masks, pack, unpack
+from lightning_classprune.pruning.scoring import Scoring
+from lightning_classprune.rounds.candidate import Candidate
+from lightning_classprune.rounds.clock import RoundClock, does_not_fit
+from lightning_classprune.rounds.plan import Plan, RoundState, after_abandonment, after_verdict
+from lightning_classprune.rounds.randomness import RoundRandomness
+from lightning_classprune.rounds.resuming import (
+    STATE_VERSION,
+    check_same_parameters,
+    left_out,
+    run_settings,
+    shapes,
+    step_plateau_schedulers,
+)
+from lightning_classprune.rounds.search import Search
+from lightning_classprune.rounds.settings import Settings
+from lightning_classprune.rounds.start import RoundStart
+from lightning_classprune.rounds.status import Status, status
+from lightning_classprune.tickets.keeper import LadderKeeper
+from lightning_classprune.tickets.ticket import Ticket, pack_ticket, unpack_ticket
+from lightning_classprune.trainer.compatibility import warn_where_global_epochs_count
+from lightning_classprune.trainer.other_callbacks import OtherCallbacks
+from lightning_classprune.trainer.processes import Processes
+from lightning_classprune.trainer.sharding import Sharding, reshard
+from lightning_classprune.trainer.snapshots import (
+    Tensors,
+    capture_tensors,
+    capture_training,
+    restore_tensors,
+    restore_training,
+)
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class PruningRun:
+    """Everything that lives from `on_fit_start` to the end of one `fit`; `Startup` makes it of its parts."""
+
+    settings: Settings
+    trainer: Any
+    module: Any
+    processes: Processes
+    plan: Plan
+    cutter: Cutter
+    judge: Judge
+    round_start: RoundStart
+    clock: RoundClock
+    other_callbacks: OtherCallbacks
+    randomness: RoundRandomness
+    recorder: Recorder
+    ladder: LadderKeeper
+    masks: Masks
+
+    def __post_init__(self) -> None:
+        pruned = self.cutter.units.pruned(self.masks)
+        self.state = RoundState(accepted=pruned, candidate=pruned)
+        self.accepted: Ticket | None = None
+        self.pending = False  # a verdict was given, the next round is not set up yet
+        self.data: GuardData  # found when training starts, as is the data to search with
+        self.search: Search | None = None
+        self.final_state: dict[str, Any] = {}
+        self.candidate = Candidate(self.module, self.processes, (self.other_callbacks.averaging,))
+        self._delivered = False
+        self._earlier_ladder: str | None = None
+
+    @property
+    def sharding(self) -> Sharding:
+        """How the parameters are spread over the processes."""
+        return self.cutter.sharding
+
+    def begin_ladder(self) -> None:
+        """Bring the ladder's folder in line with the ledger, once."""
+        self.ladder.begin(self.recorder.rows, self._earlier_ladder, self.accepted, self.sharding, self.module)
+
+    def rehearse_criterion(self) -> None:
+        """Prepare and score once before training, so that no training is lost by a criterion that cannot.
+
+        Raises:
+            MisconfigurationException: Its scores make no sense.
+        """
+        criterion = self.settings.criterion
+        if not criterion.looks_first:
+            return
+        state = criterion.state_dict()
+        self.cutter.prepare(self._scoring())
+        check_criterion(criterion, self.cutter.units.parameters)
+        criterion.load_state_dict(state)
+
+    # -- the end of an epoch, of a round, of the job --
+
+    def end_of_epoch(self) -> None:
+        """Judge if the round is over: by its length, by EarlyStopping, or because the job is being stopped."""
+        if self.pending or self.state.finished is not None:
+            return
+        # What EarlyStopping decided is saved, Lightning's flag is not.
+        asked = self.trainer.should_stop or self.other_callbacks.early_stopping.stopped()
+        stopping = self.processes.any(asked and self.trainer.fit_loop._can_stop_early)
+        job_over = stopping and not self.other_callbacks.early_stopping.stopped()
+        if stopping or self.clock.is_over():
+            self.end_of_round(job_over)
+        elif self.clock.epochs >= (self.settings.search.max_total_epochs or inf):
+            self.end_of_round(job_over=True)  # of a round whose length was not known in epochs
+        elif self.search is not None and self.search.is_halfway(self.clock.horizon, self.clock.epochs):
+            with self.candidate.as_judged():
+                reason = self.search.at_half(self.trainer, self.module, dense=self.state.round == 0)
+            if reason is not None:
+                self._abandon(reason, job_over=False)
+
+    def end_of_round(self, job_over: bool) -> None:
+        """Judge what the module holds, unless validation data say that it is hopeless; begin a round, or end the job.
+
+        Args:
+            job_over: No round may follow.
+        """
+        if self.search is not None:
+            dense = self.judge.dense is None
+            positives = None if dense else self.judge.positives()
+            with self.candidate.as_judged():
+                reason = self.search.at_end(self.trainer, self.module, positives, self.judge.budget.level())
+            if reason is not None:
+                self._abandon(reason, job_over)
+                return
+        with self.candidate.as_judged():
+            limit = 1 if self.trainer.fast_dev_run else None
+            outcomes = self.judge.evaluator.outcomes(self.trainer, self.module, self.data, limit)
+            tensors = capture_tensors(self.module)
+        verdict = None
+        if self.judge.dense is None:
+            impossible = self.judge.take_dense(outcomes, rehearsal=bool(self.trainer.fast_dev_run))
+            self.state = replace(self.state, finished=impossible)
+        else:
+            verdict = self.judge.verdict(outcomes)
+        accepted = verdict is None or verdict.accepted
+        goes_on = accepted and outcomes is not None and self.state.finished is None
+        reach = self._reach(tensors) if goes_on else None
+        why = self.state.finished or "the dense network, against which every round is judged"
+        self.recorder.judged(self._facts(), outcomes, verdict, self.judge, why)
+        if accepted and outcomes is not None:
+            self._commit(tensors)
+        if self.state.finished is None:
+            self.state = after_verdict(self.plan, self.state, accepted, reach)
+        self._extend_or_end(job_over)
+
+    def _commit(self, tensors: Tensors) -> None:
+        masks = {name: mask.clone() for name, mask in self.masks.items()}
+        training, stopping = capture_training(self.trainer), self.other_callbacks.early_stopping.capture()
+        self.accepted = Ticket(masks, tensors, training, stopping)
+        self.ladder.keep(self.accepted, self.recorder.rows, self.sharding, self.module)
+
+    def _reach(self, tensors: Tensors) -> int | None:
+        """How far the network that was just accepted can be pruned without retraining; it is put back bit for bit."""
+        if self.search is None:
+            return None
+        assert self.plan.adaptive is not None
+        origin, present = self.round_start.origin, self.state.candidate
+        to_try = self.plan.adaptive.densities_to_try(self.plan.total, present, self.plan.target)
+        with self.candidate.swapped_in():
+            self.cutter.prepare(self._scoring())
+            reach = self.search.reach(
+                self.trainer,
+                self.module,
+                present,
+                to_try,
+                lambda pruned: self.cutter.try_on(tensors, self.masks, pruned, origin),
+            )
+            restore_tensors(self.module, tensors)
+        return reach
+
+    def _scoring(self) -> Scoring:
+        """What the criterion may look at after this verdict."""
+        return Scoring(
+            module=self.module,
+            parameters=self.cutter.units.parameters,
+            protected=tuple(one.index for one in self.settings.protected),
+            trainer=self.trainer,
+            predict=self.settings.predict,
+            sharding=self.sharding,
+            seed=self.state.attempts,
+        )
+
+    def _abandon(self, reason: str, job_over: bool) -> None:
+        self.recorder.abandoned(self._facts(), reason, self.judge)
+        self.state = after_abandonment(self.plan, self.state)
+        self._extend_or_end(job_over)
+
+    def _facts(self) -> dict[str, Any]:
+        """What the ledger says of an attempt whatever its verdict."""
+        return {
+            "round": self.state.round,
+            "attempt": self.state.attempt,
+            "sparsity": self.sparsity,
+            "units": self.cutter.units.name,
+            "epochs": self.clock.round_epoch,
+            "seconds": round(self.clock.seconds, 3),
+            "seed": self.randomness.seed,
+            "validation_passes": 0 if self.search is None else self.search.passes,
+        }
+
+    def _extend_or_end(self, job_over: bool) -> None:
+        """Let the next round follow, or none; what ModelCheckpoint tracks is still of the one that has ended."""
+        self.other_callbacks.checkpoints.sealed = False
+        if self.search is not None:
+            self.search.passes = 0
+        length = self.round_start.length
+        finished = self.state.finished
+        if finished is None and job_over:
+            finished = "the job was stopped"
+        if finished is None and self.round_start.missed:
+            finished = "round 0 ended before the rewind point was reached"
+        if finished is None:
+            finished = does_not_fit(
+                self.trainer, self.clock.epochs, length, self.settings.search.max_total_epochs
+            )
+        if finished is None:
+            self.pending = True
+            self.trainer.should_stop = False
+            self.clock.set_round(*length)
+            self.clock.apply()
+            return
+        self.state = replace(self.state, finished=finished)
+        self.clock.set_round(0, 0)
+        self.trainer.fit_loop.max_epochs = self.clock.epochs
+        rank_zero_info(f"pruning ends: {finished}")
+
+    def after_epoch(self) -> None:
+        """The last hook at the end of an epoch, after ModelCheckpoint's."""
+        self.seal()
+        if self.trainer.fit_loop.restarting:
+            step_plateau_schedulers(self.trainer)
+
+    def seal(self) -> None:
+        """After ModelCheckpoint has had its epoch end: make what it tracks agree with the verdict."""
+        if self.recorder.rows:
+            last = self.recorder.rows[-1]
+            self.other_callbacks.checkpoints.seal(self.trainer, last["round"], stands=stands(last))
+
+    def deliver(self) -> None:
+        """Leave the last accepted ticket in the module, bit for bit as it was judged."""
+        if self._delivered:
+            return
+        self._delivered = True
+        self.begin_ladder()  # a finished run that is resumed has not started
+        refused = self.state.round > 0 and self.accepted is not None and not stands(self.recorder.rows[-1])
+        self.restore_accepted()
+        self.seal()
+        if refused and not self.trainer.fast_dev_run:
+            assert self.accepted is not None
+            restore_training(self.trainer, self.accepted.training or self.round_start.fresh)
+            self.other_callbacks.early_stopping.restore(self.accepted.stopping)
+            self.other_callbacks.checkpoints.save_delivered(self.trainer)
+        # Taken here, where all processes are: for checkpoints written after the fit, when the module is the ticket.
+        self.final_state = self.state_dict() | {"accepted": None, "rewind_point": None}
+
+    def restore_accepted(self) -> None:
+        """Put the last accepted ticket into the module; before a first verdict there is none, and nothing changes."""
+        if self.accepted is not None:
+            restore_tensors(self.module, self.accepted.tensors)
+            self.masks = self.accepted.masks
+            # A checkpoint takes the average for the model, and this is what it is to find.
+            self.other_callbacks.averaging.restart(self.module)
+
+    # -- the start of a round --
+
+    @property
+    def sparsity(self) -> float:
+        """Pruned share of the units, in [0, 1]."""
+        return self.cutter.sparsity(self.masks)
+
+    def start_of_epoch(self) -> None:
+        """Set up the next round if a verdict is pending; give samplers the round's own epoch."""
+        self.seal()
+        seeded = self.pending
+        if self.pending:
+            self._begin_round()
+        elif self.trainer.fit_loop.is_resuming:
+            seeded = self.randomness.go_on()
+        if seeded or self.state.round:
+            self.randomness.tell_samplers(self.clock.round_epoch if self.state.round else self.clock.epochs)
+        if seeded:
+            self.randomness.renew_iterator()
+        if self.state.round == 0:
+            self.round_start.at_epoch()
+
+    def start_of_batch(self) -> None:
+        """A rewind point may be inside an epoch."""
+        if self.state.round == 0:
+            self.round_start.at_step()
+
+    def _begin_round(self) -> None:
+        assert self.accepted is not None
+        self.pending = False
+        reshard(self.module)
+        restore_tensors(self.module, self.accepted.tensors)
+        self.cutter.prepare(self._scoring())
+        self.masks = self.cutter.shrink(self.accepted.masks, self.state.candidate, self.round_start.origin)
+        self.cutter.require_equal(self.masks)
+        self.round_start.go_back(self.accepted)
+        self.processes.equalize_buffers(self.module)
+        self.cutter.apply(self.masks)
+        self.module.zero_grad()
+        self.other_callbacks.start_round(self.module)
+        self.cutter.hold(self.masks, self.trainer.optimizers)
+        warn_where_global_epochs_count(self.trainer, self.clock.horizon)
+        self.clock.restart_seconds()
+        self.randomness.start_round()
+
+    def status(self, recall: Mapping[str, float]) -> Status:
+        """Where the run stands.
+
+        Args:
+            recall: Of the protected classes in the round's last validation, by name.
+        """
+        return status(
+            plan=self.plan,
+            state=self.state,
+            horizon=self.clock.horizon,
+            epochs=self.clock.epochs,
+            steps=self.trainer.global_step,
+            share=self.clock.share,
+            budget=self.judge.budget,
+            tolerances=self.settings.tolerances,
+            recall=recall,
+            rows=self.recorder.rows,
+            seconds=0.0 if self.pending else self.clock.seconds,
+            max_total_epochs=self.settings.search.max_total_epochs,
+        )
+
+    # -- saving --
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later process needs to go on: plain dicts of tensors and primitives."""
+        with_training = self.settings.search.point.kind == "none"
+        return {
+            "version": STATE_VERSION,
+            "settings": run_settings(self.settings, self.clock.user),
+            "parameters": shapes(self.cutter.units.parameters),
+            "rounds": self.state.state_dict(),
+            **self.judge.state_dict(),
+            **self.clock.state_dict(),
+            "pending": self.pending,
+            "sealed": self.other_callbacks.checkpoints.sealed,
+            "masks": {name: pack(mask) for name, mask in self.masks.items()},
+            "ledger": self.recorder.state_dict(),
+            "criterion": self.cutter.criterion.state_dict(),
+            "search": None if self.search is None else self.search.state_dict(),
+            "accepted": pack_ticket(self.accepted, self.sharding, with_training=with_training),
+            "rewind_point": self.round_start.state_dict(),
+            "ladder": self.ladder.folder,
+            "checkpoints": self.other_callbacks.checkpoints.state_dict(),
+            "early_stopped": self.other_callbacks.early_stopping.stopped(),
+            **left_out(self.trainer, self.module, self.sharding),
+            **self.randomness.state_dict(),
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned, as far as it is no state of the trainer's."""
+        check_same_parameters(saved, shapes(self.cutter.units.parameters))
+        device = {name: mask.device for name, mask in self.masks.items()}
+        self.masks = {name: unpack(m).to(device[name]) for name, m in saved["masks"].items()}
+        self.state = RoundState.from_state_dict(saved["rounds"])
+        self.judge.load_state_dict(saved)
+        self.cutter.criterion.load_state_dict(saved["criterion"])
+        self.clock.load_state_dict(saved)
+        self.pending, self.other_callbacks.checkpoints.sealed = saved["pending"], saved["sealed"]
+        self.recorder.load_state_dict(saved["ledger"])
+        self.accepted = unpack_ticket(saved["accepted"], device, self.sharding)
+        self._earlier_ladder = saved.get("ladder")
+        self.round_start.load_state_dict(saved["rewind_point"])
+        self.other_callbacks.checkpoints.load_state_dict(saved["checkpoints"])
+        self.randomness.load_state_dict(saved)

@@ -1,0 +1,197 @@
+"""Settings: the constructor arguments of the callback, checked together and in the form that the parts use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from math import ceil, isfinite
+from typing import Any
+
+from lightning_classprune.guard.classification import ClassesOrLabels
+from lightning_classprune.guard.options import Guard
+from lightning_classprune.guard.protected import Protected, read_protected
+from lightning_classprune.guard.task import Task
+from lightning_classprune.guard.tolerance import FNTolerance
+from lightning_classprune.pruning.criteria import Criterion
+from lightning_classprune.pruning.granularities import GRANULARITIES
+from lightning_classprune.pruning.options import Cut
+from lightning_classprune.rounds.options import Fixed, Search, read_search
+from lightning_classprune.tickets.options import Files
+from lightning_classprune.trainer.arguments import is_number, share, whole
+from lightning_classprune.trainer.forward import Predict, default_predict
+from lightning_classprune.trainer.identity import identity
+
+#: Where an argument of the flat list of old is now.
+MOVED = {
+    "confidence": "guard=Guard(confidence=...)",
+    "baseline": "guard=Guard(baseline=...)",
+    "criterion": "cut=Cut(criterion=...)",
+    "scope": "cut=Cut(scope=...)",
+    "granularity": "cut=Cut(granularity=...)",
+    "prunable": "cut=Cut(prunable=...)",
+    "prune_fraction": "search=Fixed(fraction=...)",
+    "schedule": "search='fixed' or search='adaptive'",
+    "rewind": "search=Fixed(rewind=...) or search=Adaptive(rewind=...)",
+    "on_refusal": "search=Fixed(on_refusal=...) or search=Adaptive(on_refusal=...)",
+    "retries": "search=Fixed(retries=...) or search=Adaptive(retries=...)",
+    "max_rounds": "search=Fixed(max_rounds=...) or search=Adaptive(max_rounds=...)",
+    "round_epochs": "search=Fixed(round_epochs=...) or search=Adaptive(round_epochs=...)",
+    "max_total_epochs": "search=Fixed(max_total_epochs=...) or search=Adaptive(max_total_epochs=...)",
+    "ladder": "files=Files(ladder=...)",
+    "rewind_file": "files=Files(rewind_file=...)",
+}
+
+
+def refuse_unknown(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that the callback does not have, and say where those of old are.
+
+    Raises:
+        TypeError: There is one.
+    """
+    for name, value in arguments.items():
+        where = f"it is {MOVED[name]} now" if name in MOVED else "see its documentation for those that it has"
+        raise TypeError(f"ClassAwarePruningCallback has no argument {name}={value!r}; {where}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What one run is to do; see `ClassAwarePruningCallback` for the meaning of each."""
+
+    num_classes: int
+    class_names: tuple[str, ...]
+    protected: tuple[Protected, ...]
+    target_sparsity: float
+    search: Search
+    guard: Guard
+    cut: Cut
+    criterion: Criterion
+    files: Files
+    threshold: float
+    predict: Predict
+    guard_dataloader: Any
+    _saved: dict[str, Any] = field(init=False, repr=False, compare=False)
+
+    @classmethod
+    def read(
+        cls,
+        *,
+        num_classes: int,
+        protect: Mapping[int | str, float | FNTolerance],
+        class_names: Sequence[str] | None,
+        target_sparsity: float,
+        search: str | Search,
+        guard: Guard,
+        cut: Cut,
+        files: Files,
+        threshold: float,
+        predict: Predict | None,
+        guard_dataloader: Any,
+    ) -> Settings:
+        """Check every argument, and those that must go together.
+
+        Raises:
+            ValueError: Names the argument, its value, what is allowed and the fix.
+        """
+        num_classes = whole("num_classes", num_classes, 2)
+        names = _class_names(class_names, num_classes)
+        target_sparsity = share("target_sparsity", target_sparsity)
+        search = read_search(search)
+        for name, value, kind in (("guard", guard, Guard), ("cut", cut, Cut), ("files", files, Files)):
+            if not isinstance(value, kind):
+                raise ValueError(f"{name}={value!r} must be {kind.__name__}(...)")
+        if not is_number(threshold) or not isfinite(threshold):
+            raise ValueError(
+                f"threshold={threshold!r} is not a finite number; it is compared with raw scores"
+            )
+        if predict is not None and not callable(predict):
+            raise ValueError(
+                f"predict={predict!r} is not callable; it must be (pl_module, batch) -> (scores, target)"
+            )
+        _check_guard_dataloader(guard_dataloader)
+        fraction = search.fraction if isinstance(search, Fixed) else None
+        GRANULARITIES[cut.granularity].check(cut.granularity, target_sparsity, fraction, search.retries)
+        if guard.baseline == "current" and not search.point.keeps_weights:
+            raise ValueError(
+                "Guard.baseline='current' judges the weights as they come, so rewind="
+                f"{search.rewind!r} has no earlier point; use rewind='lr' or rewind='none'"
+            )
+        return cls(
+            num_classes=num_classes,
+            class_names=names,
+            protected=read_protected(protect, names, guard.confidence),
+            target_sparsity=target_sparsity,
+            search=search,
+            guard=guard,
+            cut=cut,
+            criterion=Criterion.of(cut.criterion),
+            files=files,
+            threshold=float(threshold),
+            predict=predict or default_predict,
+            guard_dataloader=guard_dataloader,
+        )
+
+    @property
+    def task(self) -> Task:
+        """What a decision is."""
+        return ClassesOrLabels(self.class_names, [one.index for one in self.protected], self.threshold)
+
+    @property
+    def tolerances(self) -> dict[str, FNTolerance]:
+        """The protected classes' tolerances by name."""
+        return {one.name: one.tolerance for one in self.protected}
+
+    def card(self) -> dict[str, Any]:
+        """What a kept network's card tells of how it was judged, in primitives."""
+        return {
+            "class_names": list(self.class_names),
+            "protect": {name: tolerance.to_dict() for name, tolerance in self.tolerances.items()},
+            "confidence": self.guard.confidence,
+            "threshold": self.threshold,
+        }
+
+    def target(self, total: int) -> int:
+        """The smallest number of pruned units whose share of `total` is at least the target."""
+        return ceil(Fraction(str(self.target_sparsity)) * total)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives that two runs must share for one to continue the other: all but where files and data are."""
+        return dict(self._saved)
+
+    def __post_init__(self) -> None:
+        # Told now: a user's object may change while it is used.
+        object.__setattr__(self, "_saved", self._told())
+
+    def _told(self) -> dict[str, Any]:
+        saved: dict[str, Any] = {
+            "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
+            "protect": [one.saved() for one in self.protected],
+            "target_sparsity": self.target_sparsity,
+            "threshold": self.threshold,
+            "predict": identity(self.predict),
+            "search": type(self.search).__name__,
+        }
+        for options in (self.search, self.guard, self.cut):
+            prefix = type(options).__name__
+            saved |= {f"{prefix}.{one.name}": identity(getattr(options, one.name)) for one in fields(options)}
+        return saved | {"Cut.criterion": self.criterion.identity}
+
+
+def _class_names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    if class_names is None:
+        return tuple(str(i) for i in range(num_classes))
+    listed = isinstance(class_names, Sequence) and not isinstance(class_names, str)
+    names = tuple(class_names) if listed and all(isinstance(name, str) for name in class_names) else ()
+    if len(set(names)) != num_classes or len(names) != num_classes:
+        raise ValueError(f"class_names={class_names!r} must be {num_classes} different names, one a class")
+    return names
+
+
+def _check_guard_dataloader(loader: Any) -> None:
+    iterable = hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
+    if loader is not None and (isinstance(loader, str) or not (callable(loader) or iterable)):
+        raise ValueError(
+            f"guard_dataloader={loader!r} is no data: a DataLoader, several, a function that returns them, or None for "
+            "the datamodule's guard_dataloader()"
+        )

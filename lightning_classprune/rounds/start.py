@@ -1,0 +1,208 @@
+"""The start of a round: which moment of round 0 is kept for it, and how weights and training state go back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import nn
+
+from lightning_classprune.rounds.clock import RoundClock
+from lightning_classprune.rounds.rewind import (
+    RewindPoint,
+    hold_schedulers,
+    load_point,
+    release_schedulers,
+    save_point,
+    write_point,
+)
+from lightning_classprune.rounds.settings import Settings
+from lightning_classprune.tickets.ticket import Ticket
+from lightning_classprune.trainer.horizon import Limits, remaining_after
+from lightning_classprune.trainer.sharding import Sharding
+from lightning_classprune.trainer.snapshots import (
+    Tensors,
+    TrainingState,
+    capture_tensors,
+    capture_training,
+    copy_state,
+    restore_tensors,
+    restore_trainable,
+    restore_training,
+)
+
+
+class RoundStart:
+    """What rounds after round 0 start from.
+
+    Args:
+        settings: To which point they go back, what else needs it, and their length.
+        trainer: Set up, with its training state that of a fresh run still.
+        module: The network.
+        clock: The round's.
+        sharding: That of the module.
+
+    Attributes:
+        fresh: Training state of a fresh run.
+        point: The rewind point, once it was passed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        trainer: Any,
+        module: nn.Module,
+        clock: RoundClock,
+        sharding: Sharding,
+    ) -> None:
+        self._rewind = settings.search.point
+        self._scored_by = settings.criterion.compares
+        self._length = settings.search.epochs_a_round(clock.user.max_epochs)
+        self._trainer = trainer
+        self._module = module
+        self._clock = clock
+        self._sharding = sharding
+        self._file = settings.files.rewind_file
+        self.fresh = capture_training(trainer)
+        self.point: RewindPoint | None = None
+        # What checkpoints hold where the point has its own file.
+        self._reference: dict[str, str] | None = None
+
+    @property
+    def origin(self) -> Tensors | None:
+        """The tensors at the rewind point, by which weights are scored; None if none is kept."""
+        return self.point.tensors if self.point is not None else None
+
+    @property
+    def missed(self) -> bool:
+        """Whether a point is needed to rewind to, and there is none."""
+        return self.point is None and not self._rewind.keeps_weights
+
+    @property
+    def length(self) -> tuple[int, int]:
+        """Epochs and steps of a round after round 0, -1 for no limit."""
+        user = self._clock.user
+        if self._length is not None:
+            return self._length, user.max_steps
+        if self._rewind.keeps_weights or self.point is None:
+            return user.max_epochs, user.max_steps
+        return self.point.length
+
+    # -- keeping the point --
+
+    def at_start(self, foreign_epochs: int | None) -> None:
+        """Round 0 begins: keep this moment if rounds rewind to it or weights are scored by it.
+
+        Args:
+            foreign_epochs: Epochs of round 0 behind a checkpoint without our state, which a round does not repeat.
+        """
+        rewind, user = self._rewind, self._clock.user
+        to_start = rewind.kind == "init" or (rewind.kind in ("epoch", "step") and rewind.at == 0)
+        scored_by = rewind.keeps_weights and self._scored_by
+        if not (to_start or scored_by):
+            return
+        epochs, steps = user.max_epochs, user.max_steps
+        if foreign_epochs is not None:
+            epochs = epochs - foreign_epochs if epochs != -1 else -1
+            steps = steps - self._trainer.global_step if steps != -1 else -1
+        self._keep((epochs, steps))
+
+    def at_epoch(self) -> None:
+        """An epoch of round 0 begins: the point may be `epoch:K`."""
+        self._keep_if("epoch", self._clock.round_epoch, self._clock.round_epoch)
+
+    def at_step(self) -> None:
+        """A batch of round 0 begins: the point may be `step:K`."""
+        self._keep_if("step", self._clock.round_step, 0)
+
+    def _keep_if(self, kind: str, here: int, epoch: int) -> None:
+        rewind, step = self._rewind, self._clock.round_step
+        if rewind.kind == kind and rewind.at == here and self.point is None:
+            whole = kind == "epoch"
+            self._keep(remaining_after(self._trainer, self._clock.user, epoch, step, whole_epochs=whole))
+
+    def _keep(self, length: tuple[int, int]) -> None:
+        self.point = RewindPoint(capture_tensors(self._module), capture_training(self._trainer), length)
+        if self._file is not None:
+            saved = save_point(self.point, self._sharding)
+            first = self._sharding.processes.rank == 0
+            self._reference = write_point(saved, self._file, write=first)
+
+    # -- going back --
+
+    def go_back(self, accepted: Ticket) -> None:
+        """Rewind weights and training state, by kind; where weights are kept, the module has the accepted ones."""
+        kind = self._rewind.kind
+        if kind == "none":
+            assert accepted.training is not None
+            release_schedulers(self._trainer)
+            restore_training(self._trainer, accepted.training)
+            hold_schedulers(self._trainer)
+            if all(group["lr"] == 0 for o in self._trainer.optimizers for group in o.param_groups):
+                rank_zero_warn(
+                    "rewind='none' holds the learning rate at its final value, which is 0: nothing will train"
+                )
+        elif kind == "lr":
+            self._restart_training(self.fresh)
+        else:
+            assert self.point is not None
+            assert self.point.training is not None
+            restore_tensors(self._module, self.point.tensors)
+            self._restart_training(self.point.training)
+
+    def _restart_training(self, state: TrainingState) -> None:
+        if self._length is None:
+            restore_training(self._trainer, state)
+        else:
+            self._rebuild(state, self._length)
+
+    def before_loading(self) -> None:
+        """A checkpoint of a later round is loaded next: its schedules were made for that round's length."""
+        if self._length is not None:
+            self._rebuild(self.fresh, self._length)
+
+    def after_loading(self) -> None:
+        """A checkpoint of a later round was loaded, from the middle of that round."""
+        if self._rewind.kind == "none":
+            hold_schedulers(self._trainer)
+
+    def _rebuild(self, state: TrainingState, epochs: int) -> None:
+        rebuild_training(self._trainer, state, self._clock.user, epochs)
+
+    # -- saving --
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The rewind point as plain dicts, or the name and SHA-256 of its file."""
+        if self.point is None:
+            return None
+        return self._reference or save_point(self.point, self._sharding)
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Take back what `state_dict` returned."""
+        self.point = load_point(state, self._sharding)
+        self._reference = dict(state) if state is not None and "file" in state else None
+
+
+def rebuild_training(trainer: Any, fresh: TrainingState, user: Limits, epochs: int) -> None:
+    """Make optimizers and schedulers anew, as a fresh Trainer(max_epochs=epochs) would.
+
+    The module's `configure_optimizers` sees the round's length in `max_epochs` and `estimated_stepping_batches`; the
+    limits of the loop are left as they were found. A schedule in fixed epochs or steps is not stretched by this.
+
+    Args:
+        trainer: The running trainer.
+        fresh: Training state at the start of round 0: what is frozen, and the precision plugin's.
+        user: The user's limits; `max_steps` stays.
+        epochs: Length of the round.
+    """
+    restore_trainable(trainer.lightning_module, fresh["trainable"])
+    present = Limits.of(trainer)
+    replace(user, max_epochs=epochs).apply(trainer)
+    try:
+        trainer.strategy.setup_optimizers(trainer)
+    finally:
+        present.apply(trainer)
+    if fresh["precision"]:
+        trainer.precision_plugin.load_state_dict(copy_state(fresh["precision"]))

@@ -1,0 +1,209 @@
+"""Startup: what happens of a run from the trainer's `setup` to the first batch.
+
+A run begins with the weights as they come, with those of another training's checkpoint, or where an earlier process
+left it. Lightning tells which in steps, and some strategies restore a checkpoint later than others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_info
+
+from lightning_classprune.guard.data import check_guard_data, find_guard_data
+from lightning_classprune.guard.error_budget import ErrorBudget
+from lightning_classprune.guard.evaluator import Evaluator
+from lightning_classprune.guard.judge import Judge
+from lightning_classprune.ledger.recording import Recorder
+from lightning_classprune.pruning.cutter import Cutter, check_criterion, starting_masks
+from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.rounds.clock import (
+    RoundClock,
+    check_length_left,
+    check_rewind_point,
+    check_total_epochs,
+)
+from lightning_classprune.rounds.plan import largest_number_of_tests, make_plan
+from lightning_classprune.rounds.randomness import RoundRandomness
+from lightning_classprune.rounds.resuming import (
+    check_same_run,
+    finish_epoch,
+    restore_left_out,
+    run_settings,
+    step_plateau_schedulers,
+)
+from lightning_classprune.rounds.rewind import release_schedulers
+from lightning_classprune.rounds.run import PruningRun
+from lightning_classprune.rounds.search import Search, find_validation_data
+from lightning_classprune.rounds.settings import Settings
+from lightning_classprune.rounds.start import RoundStart
+from lightning_classprune.tickets.keeper import LadderKeeper
+from lightning_classprune.trainer.other_callbacks import OtherCallbacks
+from lightning_classprune.trainer.processes import Processes
+
+
+class Startup:
+    """Brings one run up to its first batch; made in `setup`, while limits and callbacks are the user's still.
+
+    Args:
+        settings: The arguments, checked.
+        trainer: The trainer of the fit.
+        inherited: Masks that an earlier fit delivered.
+    """
+
+    def __init__(self, settings: Settings, trainer: Any, inherited: Masks) -> None:
+        self._settings = settings
+        self._trainer = trainer
+        self._inherited = inherited
+        self._processes = Processes(trainer.global_rank, trainer.world_size)
+        ladder = None if trainer.fast_dev_run else settings.files.ladder
+        self._ladder = LadderKeeper(ladder, settings.card(), self._processes)
+        self._clock = RoundClock(trainer)
+        self._other_callbacks = OtherCallbacks(trainer, lambda: self._clock.start)
+        self._randomness = RoundRandomness(trainer, self._processes)
+        self._run: PruningRun | None = None
+        self._resumed: Mapping[str, Any] | None = None
+        self._loaded_epochs = 0  # how far the loop was in the checkpoint that is resumed
+        self._foreign_epochs: int | None = None
+
+    # -- what a checkpoint says, before the run is prepared or after --
+
+    def note_checkpoint(self, epochs: int, *, foreign: bool) -> None:
+        """A checkpoint is loaded.
+
+        Args:
+            epochs: That its loop had processed.
+            foreign: It has no state of ours.
+        """
+        self._loaded_epochs = epochs
+        if foreign:
+            self._foreign_epochs = epochs
+            rank_zero_info("the checkpoint has no pruning state: its weights are where round 0 starts")
+            if self._run is not None:
+                self._set_horizon(self._run)
+
+    def continue_from(self, saved: dict[str, Any]) -> None:
+        """Go on from what `PruningRun.state_dict` returned, if this is the same run."""
+        check_same_run(saved, run_settings(self._settings, self._clock.user))
+        self._resumed = saved
+        if self._run is not None:
+            self._set_horizon(self._run)
+
+    # -- the events --
+
+    def prepare(self, pl_module: Any) -> PruningRun:
+        """`on_fit_start`: the strategy is set up, training state is not restored yet; check the model, set limits."""
+        settings, trainer, processes = self._settings, self._trainer, self._processes
+        self._randomness.agree()
+        frozen = self._other_callbacks.by_epoch.unfreezes
+        cutter = Cutter.find(settings.cut, settings.criterion, trainer, pl_module, processes, frozen=frozen)
+        units, sharding = cutter.units, cutter.sharding
+        round_start = RoundStart(settings, trainer, pl_module, self._clock, sharding)
+        masks = starting_masks(units.parameters, self._inherited, sharding, processes)
+        plan = make_plan(settings, masks, units)
+        budget = ErrorBudget(settings.guard.alpha, settings.search.retries, largest_number_of_tests(plan))
+        settings.criterion.restart()
+        if not settings.criterion.looks_first:
+            check_criterion(settings.criterion, units.parameters)
+        evaluator = Evaluator(settings.task, settings.predict, processes)
+        run = PruningRun(
+            settings=settings,
+            trainer=trainer,
+            module=pl_module,
+            processes=processes,
+            plan=plan,
+            cutter=cutter,
+            judge=Judge(evaluator, settings.protected, budget),
+            round_start=round_start,
+            clock=self._clock,
+            other_callbacks=self._other_callbacks,
+            randomness=self._randomness,
+            recorder=Recorder(trainer),
+            ladder=self._ladder,
+            masks=masks,
+        )
+        self._set_horizon(run)
+        self._run = run
+        return run
+
+    def _set_horizon(self, run: PruningRun) -> None:
+        """Begin, or go on where the checkpoint was written, which some strategies load only after `on_fit_start`."""
+        # Lightning takes a step limit for a reason to repeat an epoch when it resumes, so it comes back after that.
+        if self._resumed is not None:
+            run.load_state_dict(self._resumed)
+            if run.state.round > 0:
+                run.round_start.before_loading()
+            # A round that was saved at its end, before its verdict, must not look like a job with nothing to do.
+            self._clock.apply(max_steps=-1, max_epochs=-1)
+        else:
+            ahead = self._settings.guard.baseline == "current"
+            self._clock.begin_round_zero(self._foreign_epochs, ahead=ahead)
+            if self._foreign_epochs is not None and not ahead:
+                self._check_length_left(self._foreign_epochs)
+            self._clock.apply(max_steps=-1)
+        if run.state.finished is not None:
+            self._trainer.fit_loop.max_epochs = self._loaded_epochs
+
+    def _check_length_left(self, epochs: int) -> None:
+        check_length_left(self._clock.user, self._clock.horizon, epochs, self._trainer.global_step)
+
+    def start(self) -> None:
+        """`on_train_start`: loops are restored; find and check the guard data, hold masks, set the step limit."""
+        assert self._run is not None
+        run = self._run
+        run.data = find_guard_data(self._trainer, self._settings.guard_dataloader, self._processes)
+        if not self._trainer.fast_dev_run:
+            self._check_limits_and_data(run)
+        run.begin_ladder()
+        run.cutter.hold(run.masks, self._trainer.optimizers)
+        if self._resumed is not None:
+            self._go_on(run, self._resumed)
+            return
+        run.cutter.apply(run.masks)
+        if self._foreign_epochs is None or self._settings.guard.baseline == "current":
+            self._clock.count_steps_from_here()
+        self._check_length_left(self._clock.epochs)
+        self._clock.apply()
+        run.round_start.at_start(self._foreign_epochs)
+        if self._settings.guard.baseline == "current":
+            run.end_of_round(job_over=False)
+
+    def _check_limits_and_data(self, run: PruningRun) -> None:
+        settings, user = self._settings, self._clock.user
+        foreign = self._foreign_epochs if self._resumed is None else None
+        check_rewind_point(self._trainer, settings.search.point, user, foreign)
+        check_total_epochs(user, settings.search.max_total_epochs)
+        evaluator = run.judge.evaluator
+        check_guard_data(evaluator.outcomes(self._trainer, run.module, run.data, limit=1))
+        run.rehearse_criterion()
+        if settings.search.steps is not None:
+            data = find_validation_data(self._trainer, run.data, self._processes)
+            run.search = Search(evaluator, settings.protected, data)
+
+    def _go_on(self, run: PruningRun, saved: Mapping[str, Any]) -> None:
+        self._randomness.go_on()
+        if run.search is not None:
+            run.search.load_state_dict(saved["search"])
+        if run.state.round > 0 and not run.pending:
+            run.round_start.after_loading()
+        self._clock.apply()
+        restore_left_out(saved, self._trainer, run.module, self._processes)
+        if saved["early_stopped"] and not run.pending:
+            self._other_callbacks.early_stopping.mark_stopped()
+        progress = self._trainer.fit_loop.epoch_progress.current
+        if progress.ready > progress.processed and self._clock.is_over() and not run.pending:
+            finish_epoch(self._trainer)
+        if progress.ready == progress.processed:
+            # The checkpoint of an epoch's last batch skips the end of that epoch when it is resumed.
+            run.end_of_epoch()
+            if saved["inside_epoch_end"]:
+                step_plateau_schedulers(self._trainer)
+
+    def close(self) -> None:
+        """Leave the trainer as the user had it, whether the run came to its first batch or not."""
+        if self._run is not None:
+            self._run.cutter.release()
+        release_schedulers(self._trainer)
+        self._other_callbacks.by_epoch.release()
+        self._clock.release()

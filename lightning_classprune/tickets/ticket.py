@@ -1,0 +1,49 @@
+"""Tickets: networks that were judged, and how a checkpoint holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lightning_classprune.pruning.masks import Masks, pack, unpack
+from lightning_classprune.trainer.sharding import Sharding
+from lightning_classprune.trainer.snapshots import Tensors, TrainingState
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A network that was judged: its masks, all its tensors, and the state of what trained it.
+
+    `training` is None in a resumed run that cannot need it: checkpoints hold it only where fine-tuning goes on from it.
+    """
+
+    masks: Masks
+    tensors: Tensors
+    training: TrainingState | None
+    stopping: list[dict[str, Any]]
+
+
+def pack_ticket(ticket: Ticket | None, sharding: Sharding, *, with_training: bool) -> dict[str, Any] | None:
+    """A ticket as plain dicts; masks as bits."""
+    if ticket is None:
+        return None
+    return {
+        "masks": {name: pack(mask) for name, mask in ticket.masks.items()},
+        "tensors": sharding.saved(ticket.tensors),
+        "training": sharding.saved_state(ticket.training) if with_training else None,
+        "stopping": ticket.stopping,
+    }
+
+
+def unpack_ticket(
+    saved: Mapping[str, Any] | None, device: Mapping[str, torch.device], sharding: Sharding
+) -> Ticket | None:
+    """The ticket that `pack_ticket` stored."""
+    if saved is None:
+        return None
+    masks = {name: unpack(mask).to(device[name]) for name, mask in saved["masks"].items()}
+    training = sharding.loaded_state(saved["training"])
+    return Ticket(masks, sharding.pieces(saved["tensors"]), training, saved["stopping"])

@@ -1,0 +1,61 @@
+"""Forward: a batch as Lightning would show it to the network, outside of its own loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from lightning_classprune.trainer.eval_mode import in_eval_mode
+from lightning_classprune.trainer.randomness import seed_process, untouched_randomness
+from lightning_classprune.trainer.sharding import reshard
+
+#: `(pl_module, batch) -> (scores, target)`.
+Predict: TypeAlias = Callable[[Any, Any], Any]
+
+
+@contextmanager
+def as_in_validation(trainer: Any, pl_module: Any, seed: int = 0) -> Iterator[None]:
+    """Evaluation mode; everything is put back afterwards.
+
+    The random state is fixed inside, so that a data set with random transforms yields the same samples each time.
+    """
+    stage = trainer.state.stage
+    trainer.validating = True  # `on_after_batch_transfer` commonly augments only while training
+    try:
+        with in_eval_mode(pl_module), untouched_randomness():
+            seed_process(seed)
+            yield
+    finally:
+        reshard(pl_module)
+        trainer.state.stage = stage
+
+
+def predicted(trainer: Any, pl_module: Any, predict: Predict, batch: Any) -> tuple[Any, Any]:
+    """Scores and target of a batch that a loader gave.
+
+    Raises:
+        ValueError: `predict` returned something else.
+    """
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    batch = trainer.strategy.batch_to_device(batch)
+    # Samples are made outside, as Lightning makes them: half precision is for the network, not for the data set.
+    with trainer.precision_plugin.forward_context():
+        return scores_and_target(predict(pl_module, batch))
+
+
+def scores_and_target(returned: Any) -> tuple[Any, Any]:
+    """What a `predict` function returned, as the pair that it has to be.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not (isinstance(returned, tuple | list) and len(returned) == 2):
+        raise ValueError(f"predict must return (scores, target), got {type(returned).__name__}")
+    return returned[0], returned[1]
+
+
+def default_predict(pl_module: Any, batch: Any) -> tuple[Any, Any]:
+    """`(pl_module(batch[0]), batch[1])`: batches of (input, target) and a `forward` that returns scores."""
+    return pl_module(batch[0]), batch[1]

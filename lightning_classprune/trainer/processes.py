@@ -1,0 +1,69 @@
+"""The processes of a distributed job, as far as pruning must know them; one process is the same code."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Rank of this process and number of processes; collectives are no-ops for one."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def gather_objects(self, share: Any) -> list[Any]:
+        """Every rank's object, in the order of ranks, on every rank."""
+        if self.world_size == 1:
+            return [share]
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, share)
+        return gathered
+
+    def first(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        return self.gather_objects(value)[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank, on every rank."""
+        return any(self.gather_objects(bool(flag)))
+
+    def raise_together(self, error: Exception | None) -> None:
+        """Raise on all ranks if any rank has an error: a rank that raises alone leaves the others waiting for ever.
+
+        Raises:
+            Exception: The first rank's that has one.
+        """
+        errors = self.gather_objects(_portable(error) if self.world_size > 1 else error)
+        for rank, raised in enumerate(errors):
+            if raised is not None:
+                raise (error if rank == self.rank and error is not None else raised)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Every rank's tensor (equal shapes), stacked along a new first dimension."""
+        if self.world_size == 1:
+            return tensor.unsqueeze(0)
+        gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(gathered, tensor.contiguous())
+        return torch.stack(gathered)
+
+    def equalize_buffers(self, module: nn.Module) -> None:
+        """Give every rank rank 0's buffers: BatchNorm statistics differ between ranks, and verdicts with them."""
+        if self.world_size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer.data, src=0)
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    """The error itself where it survives the way to another process, else one that says the same."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__} in another process: {error}")
+    return error

@@ -1,0 +1,132 @@
+"""The card: every fact in its place, and nothing claimed that is not known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_classprune.export import card
+
+FACTS: dict[str, Any] = {
+    "format": 1,
+    "claim": "90.0% of the prunable weights are gone: class 'crack' missed 3 of 40 against 4 for the dense network.",
+    "class_names": ["ok", "crack"],
+    "parameters": 1200,
+    "prunable": 1000,
+    "kept": 100,
+    "sparsity": 0.9,
+    "layers": [
+        {"name": "0.weight", "shape": [20, 40], "kept": 100, "total": 800},
+        {"name": "2.weight", "shape": [10, 20], "kept": 0, "total": 200},
+    ],
+    "compact": {
+        "parameters": [1200, 300],
+        "macs": [5000, 1000],
+        "nonzero": [100, 90],
+        "effective_sparsity": 0.91,
+        "collapsed": ["2"],
+        "folded": 0,
+        "stays": {"0": "unknown operation"},
+        "difference": 0.0,
+        "kept": {"0": [3, 20]},
+    },
+    "verdict": {"verdict": "accepted"},
+    "ledger": [],
+    "thresholds": {},
+    "values": "fp32",
+    "about": {},
+    "environment": {
+        "versions": {"torch": "2.14.1", "scipy": None},
+        "python": "3.11.7",
+        "platform": "Linux",
+        "started": "2026-01-01T00:00:00+00:00",
+        "git": None,
+    },
+    "artefacts": {
+        "model.onnx": {
+            "file": "model.onnx",
+            "bytes": 500,
+            "sha256": "ab" * 32,
+            "max_difference": 2e-7,
+            "changed_decisions": 0,
+        },
+        "ticket.safetensors": {
+            "file": "ticket.safetensors",
+            "bytes": 400,
+            "sha256": "cd" * 32,
+            "max_difference": 0.0,
+            "changed_decisions": 0,
+        },
+    },
+    "dense_bytes": {"onnx": 5000, "state_dict": 4800},
+    "latency": {"1": {"dense": 1.5, "model.onnx": 1.25}, "32": {"dense": 12.0, "model.onnx": 12.0}},
+    "test": {
+        "model.onnx": {
+            "ok": {"support": 60, "fn": 2, "fp": 1, "recall": 58 / 60},
+            "crack": {"support": 0, "fn": 0, "fp": 2, "recall": None},
+        }
+    },
+}
+
+
+def lines(**change: Any) -> list[str]:
+    return card.markdown({**FACTS, **change}).splitlines()
+
+
+def test_the_claim_stands_first_and_every_figure_in_a_table() -> None:
+    text = lines()
+    assert text[2] == FACTS["claim"]
+    assert "| prunable weights | 1,000, kept 100 (10.00%) |" in text
+    assert "| decision | the largest score |" in text
+    assert "| `model.onnx` | 0.5 | 10.0x | 2.0e-07 | 0 | `abababababababab…` |" in text
+    assert "| `ticket.safetensors` | 0.4 | 12.0x | 0.0e+00 | 0 | `cdcdcdcdcdcdcdcd…` |" in text
+    assert "| batch | dense | model.onnx | " in text
+    assert "| 32 | 12 | 12 | " in text
+    assert "| model.onnx | ok | 2/60 | 0.9667 | 1 |" in text
+    assert "| model.onnx | crack | 0/0 | - | 2 |" in text
+    assert "| `0.weight` | 100 | 800 | 12.50% |" in text
+    assert "| `2.weight` | 0 | 200 | 0.00% **nothing is left** |" in text
+    assert "torch 2.14.1, Python 3.11.7, 2026-01-01T00:00:00+00:00." in text
+
+
+def test_tables_are_tables() -> None:
+    text = lines()
+    for number, line in enumerate(text):
+        if line.startswith("|---"):
+            columns = line.rstrip("| ").count("|")
+            assert text[number - 1].rstrip("| ").count("|") in (columns, 0)  # the first has an empty head
+            rows = text[number + 1 :]
+            body = rows[: next((i for i, row in enumerate(rows) if not row.startswith("|")), len(rows))]
+            assert body
+            assert {row.rstrip().rstrip("|").count("|") for row in body} == {columns}
+
+
+def test_what_is_not_known_is_not_told() -> None:
+    text = "\n".join(lines(test={}, latency={}, verdict=None))
+    assert "Test data" not in text
+    assert "Milliseconds" not in text
+    assert "exported without a ledger" in text
+    assert "no pruning step was accepted" in "\n".join(lines(verdict={"verdict": "baseline"}))
+
+
+def test_what_was_removed_and_what_stays_is_told() -> None:
+    text = " ".join(lines())
+    assert "300 parameters instead of 1,200 and 1,000 multiplications a sample instead of 5,000." in text
+    assert "10 kept weights have no effect: the effective sparsity is 91.00%." in text
+    assert "**`2` has collapsed**" in text
+    assert "* `0` cannot shrink: unknown operation" in lines()
+    same = {**FACTS["compact"], "parameters": [1200, 1200], "nonzero": [90, 90], "collapsed": [], "stays": {}}
+    text = " ".join(lines(compact=same))
+    assert "there is no compact network" in text
+    assert "no effect:" not in text
+
+
+def test_a_dense_network_has_nothing_pruned() -> None:
+    text = "\n".join(lines(prunable=0, kept=0, layers=[]))
+    assert "prunable" not in text.split("## Files")[0].replace(FACTS["claim"], "")
+    assert "by layer" not in text
+
+
+def test_a_threshold_and_further_facts_are_told() -> None:
+    text = "\n".join(lines(thresholds={"crack": -0.125}, about={"seed": 3}))
+    assert "crack if its margin is at least -0.125, otherwise the largest of the others" in text
+    assert '"seed": 3' in text

@@ -1,0 +1,276 @@
+"""`lightning.pytorch` and `pytorch_lightning`: one callback for both, by hand and from a LightningCLI's YAML."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+from lightning_classprune import ClassAwarePruningCallback, FNTolerance
+from lightning_classprune.pruning.criteria import CRITERIA, CriterionName
+from tests.support.jobs import (
+    QUIET,
+    Witness,
+    assert_same_state,
+    classifier_of,
+    pruning_callback,
+    train_data,
+    val_data,
+)
+
+PACKAGES = ["lightning.pytorch", "pytorch_lightning"]
+
+
+class Fitted:
+    """A job of one of the packages, with that package's own callbacks around."""
+
+    def __init__(self, package: str, folder: Path, refuse: tuple[int, ...] = ()) -> None:
+        pl = importlib.import_module(package)
+        self.witness = Witness(refuse)
+        self.pruning = pruning_callback(self.witness)
+        self.checkpoint = pl.callbacks.ModelCheckpoint(folder / package, monitor="val_loss", save_last=True)
+        self.stopping = pl.callbacks.EarlyStopping("val_loss", patience=1, min_delta=10.0)
+        self.module = classifier_of(package)()
+        kwargs = {k: v for k, v in QUIET.items() if k != "enable_checkpointing"}
+        callbacks = [self.stopping, self.checkpoint, self.pruning]
+        self.trainer = pl.Trainer(max_epochs=5, callbacks=callbacks, **kwargs)
+        pl.seed_everything(7)
+        self.trainer.fit(self.module, train_data(shuffle=True), val_data())
+        assert self.trainer.callbacks[-1] is self.checkpoint
+
+
+@pytest.mark.parametrize("refuse", [(), (2,)])
+def test_both_packages_give_the_same_ledger_and_the_same_bits(
+    refuse: tuple[int, ...], tmp_path: Path
+) -> None:
+    one, other = (Fitted(package, tmp_path, refuse) for package in PACKAGES)
+    assert [{k: v for k, v in row.items() if k != "seconds"} for row in one.pruning.ledger] == [
+        {k: v for k, v in row.items() if k != "seconds"} for row in other.pruning.ledger
+    ]
+    assert_same_state(dict(one.module.state_dict()), dict(other.module.state_dict()))
+    assert all(torch.equal(one.pruning.masks[name], mask) for name, mask in other.pruning.masks.items())
+    for job in (one, other):
+        # EarlyStopping ended every round after its second epoch, and not the job.
+        assert [row["epochs"] for row in job.pruning.ledger] == [2, 2, 2]
+        assert job.pruning.sparsity == (0.5 if refuse else 0.75)
+        accepted = 1 if refuse else 2
+        assert Path(job.checkpoint.best_model_path).name == f"accepted-round=0{accepted}.ckpt"
+        for path in (job.checkpoint.best_model_path, job.checkpoint.last_model_path):
+            saved = torch.load(path, weights_only=True)["state_dict"]
+            assert_same_state(saved, dict(job.module.state_dict()))
+        assert_same_state(job.witness.state(accepted), dict(job.module.state_dict()))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_package_accepts_the_callback(package: str) -> None:
+    pl = importlib.import_module(package)
+    assert issubclass(ClassAwarePruningCallback, pl.Callback)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_callback_may_be_passed_alone(package: str) -> None:
+    pl = importlib.import_module(package)
+    pruning = pruning_callback()
+    trainer = pl.Trainer(max_epochs=1, callbacks=pruning, **QUIET)
+    trainer.fit(classifier_of(package)(), train_data(), val_data())
+    assert pruning.sparsity == 0.75
+    assert trainer.callbacks == [pruning]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_packages_own_callbacks_are_recognized(package: str) -> None:
+    pl = importlib.import_module(package)
+    pruning = pruning_callback()
+    swa = pl.callbacks.StochasticWeightAveraging(0.01)
+    trainer = pl.Trainer(max_epochs=2, callbacks=[pruning, swa], **QUIET)
+    with pytest.raises(Exception, match="StochasticWeightAveraging"):
+        trainer.fit(classifier_of(package)(), train_data(), val_data())
+    schedule = pl.callbacks.GradientAccumulationScheduler({1: 4})
+    pruning = pruning_callback()
+    trainer = pl.Trainer(max_epochs=2, callbacks=[pruning, schedule], **QUIET)
+    trainer.fit(classifier_of(package)(), train_data(), val_data())
+    assert trainer.global_step == 3 * (4 + 1)
+    average = pl.callbacks.EMAWeightAveraging(decay=0.5)
+    witness = Witness()
+    trainer = pl.Trainer(max_epochs=1, callbacks=[pruning_callback(witness), average], **QUIET)
+    module = classifier_of(package)()
+    trainer.fit(module, train_data(), val_data())
+    assert_same_state(dict(module.state_dict()), witness.state(2))
+    assert_same_state(dict(average._average_model.module.state_dict()), witness.state(2))
+
+
+# -- LightningCLI --
+
+CLI_MODULE = """
+import importlib
+from torch.utils.data import DataLoader
+from tests.support.jobs import classifier_of, guard_data, train_data, val_data
+
+pl = importlib.import_module("{package}")
+
+
+class Model(classifier_of("{package}")):
+    def __init__(self, width: int = 24):
+        super().__init__()
+
+
+class Data(pl.LightningDataModule):
+    def train_dataloader(self):
+        return train_data()
+
+    def val_dataloader(self):
+        return val_data()
+
+    def guard_dataloader(self):
+        return guard_data()
+
+
+def score(weight, start):
+    return weight.abs() + start.abs()
+
+
+def predict(pl_module, batch):
+    return pl_module(batch[0]), batch[1]
+"""
+
+INIT_ARGS: dict[str, Any] = {
+    "num_classes": 2,
+    "class_names": ["sound", "cracked"],
+    "protect": {
+        "cracked": {"class_path": "lightning_classprune.FNTolerance", "init_args": {"rate": 0.5}},
+        "sound": 0.5,
+    },
+    "confidence": None,
+    "target_sparsity": 0.75,
+    "prune_fraction": 0.5,
+    "prunable": ["net.*", "!*.bias.nothing"],
+}
+
+
+def run_cli(package: str, init_args: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    name = f"user_code_{package.replace('.', '_')}"
+    (folder / f"{name}.py").write_text(CLI_MODULE.format(package=package))
+    monkeypatch.syspath_prepend(str(folder))
+    importlib.invalidate_caches()
+    user = importlib.import_module(name)
+    args = {k: v.replace("USER", name) if isinstance(v, str) else v for k, v in init_args.items()}
+    config = {
+        "seed_everything": 3,
+        "trainer": QUIET
+        | {
+            "max_epochs": 1,
+            "default_root_dir": str(folder),
+            "callbacks": [
+                {"class_path": "lightning_classprune.ClassAwarePruningCallback", "init_args": args},
+                {"class_path": f"{package}.callbacks.EarlyStopping", "init_args": {"monitor": "val_loss"}},
+            ],
+        },
+        "model": {"width": 24},
+    }
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(config))
+    cli_class = importlib.import_module(f"{package}.cli").LightningCLI
+    cli = cli_class(user.Model, user.Data, args=["fit", "--config", str(path)])
+    return next(c for c in cli.trainer.callbacks if isinstance(c, ClassAwarePruningCallback))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_lightning_cli_builds_the_callback_from_yaml(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init_args = {k: v for k, v in INIT_ARGS.items() if k != "prunable"}
+    pruning = run_cli(package, init_args | {"prunable": ["net.*"]}, tmp_path, monkeypatch)
+    assert pruning.sparsity == 0.75
+    assert [row["verdict"] for row in pruning.ledger] == ["baseline", "accepted", "accepted"]
+    assert pruning.settings.protect == {1: FNTolerance(rate=0.5), 0: FNTolerance(rate=0.5)}
+    assert set(pruning.ledger[1]["classes"]) == {"sound", "cracked"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_lightning_cli_takes_functions_and_indices(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init_args = {
+        "num_classes": 2,
+        "protect": {1: 0.5},
+        "confidence": None,
+        "target_sparsity": 0.5,
+        "prune_fraction": 0.5,
+        "criterion": "USER.score",
+        "predict": "USER.predict",
+        "guard_dataloader": "USER.guard_data",
+    }
+    pruning = run_cli(package, init_args, tmp_path, monkeypatch)
+    assert pruning.sparsity == 0.5
+    assert pruning.settings.criterion.__name__ == "score"
+    assert pruning._predict.__name__ == "predict"
+    assert callable(pruning._guard_dataloader)
+
+
+def parsed(**arguments: Any) -> ClassAwarePruningCallback:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ClassAwarePruningCallback, "cb")
+    config = parser.parse_object({"cb": {"num_classes": 2, "protect": {1: 0.1}} | arguments})
+    return getattr(parser, "instantiate", parser.instantiate_classes)(config).cb
+
+
+@pytest.mark.parametrize(
+    ("arguments", "setting", "value"),
+    [
+        ({"protect": {"1": 0.1}}, "protect", {1: FNTolerance(rate=0.1)}),
+        ({"protect": {0: 0, 1: 1.0}}, "protect", {0: FNTolerance(rate=0), 1: FNTolerance(rate=1)}),
+        (
+            {"protect": {1: {"count": 3, "recall_floor": 0.8}}},
+            "protect",
+            {1: FNTolerance(count=3, recall_floor=0.8)},
+        ),
+        (
+            {"protect": {1: {"factor": 1.5}}, "confidence": None},
+            "protect",
+            {1: FNTolerance(factor=1.5)},
+        ),
+        ({"class_names": ["a", "b"], "protect": {"b": 0.2}}, "class_names", ("a", "b")),
+        ({"confidence": None}, "confidence", None),
+        ({"confidence": 0.9}, "confidence", 0.9),
+        ({"scope": "layer"}, "scope", "layer"),
+        ({"threshold": 0.5}, "threshold", 0.5),
+        ({"max_rounds": 4}, "max_rounds", 4),
+        ({"on_refusal": "retry", "retries": 2}, "retries", 2),
+        ({"baseline": "current", "rewind": "lr"}, "baseline", "current"),
+    ],
+)
+def test_every_kind_of_argument_is_parsed_from_plain_values(
+    arguments: dict[str, Any], setting: str, value: Any
+) -> None:
+    assert getattr(parsed(**arguments).settings, setting) == value
+
+
+@pytest.mark.parametrize(
+    "prunable", [None, "net.*", ["net.*", "!net.3.*"], {"include": ["net.*"], "exclude": ["net.3.*"]}]
+)
+def test_every_kind_of_prunable_is_parsed(prunable: Any) -> None:
+    assert parsed(prunable=prunable)._prunable == prunable
+
+
+def test_every_constructor_argument_is_an_option_of_the_parser() -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(ClassAwarePruningCallback, "cb")
+    known = {key.removeprefix("cb.") for key in parser.get_defaults().keys(branches=True)}
+    assert set(inspect.signature(ClassAwarePruningCallback).parameters) <= known
+
+
+def test_the_criteria_that_a_command_line_offers_are_those_there_are() -> None:
+    assert set(get_args(CriterionName)) == set(CRITERIA)
+
+
+def test_a_wrong_type_is_refused_by_the_parser() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ClassAwarePruningCallback, "cb")
+    with pytest.raises(Exception, match="prune_fraction"):
+        parser.parse_object({"cb": {"num_classes": 2, "protect": {1: 0.1}, "prune_fraction": "much"}})

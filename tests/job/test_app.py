@@ -1,0 +1,355 @@
+"""The ready-made job: every config option builds, and whole jobs run end to end."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from lightning_classprune import ClassAwarePruningCallback, LiveView
+from lightning_classprune.job import app
+from lightning_classprune.job.data.small import BreastCancerData
+from lightning_classprune.ledger import text as ledger
+from lightning_classprune.ledger.recommendation import recommendation
+from lightning_classprune.ledger.rows import delivered_row
+from lightning_classprune.tickets.ladder import Ladder
+from lightning_classprune.tickets.ticket_file import read_ticket
+from tests.support import ROOT
+from tests.support.app_job import config
+from tests.support.helpers import assert_same
+
+CONF = app.conf_dir()
+FACTS = {
+    "class_names": ["no", "yes"],
+    "num_classes": 2,
+    "class_counts": [30, 10],
+    "in_channels": 1,
+    "in_features": 4096,
+    "protected": [1],
+}
+# A job of seconds: 569 tumours, five epochs a round, three rounds at most.
+SHORT = [
+    "data=breast_cancer",
+    "trainer.max_epochs=5",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+    "search=fixed",
+    "callbacks.classprune.prune_fraction=0.5",
+    "callbacks.classprune.max_rounds=3",
+]
+
+
+def options(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(folder / "accepted.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+# --- configuration --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "group", ["data", "model", "loss", "optimizer", "scheduler", "trainer", "callbacks", "objective"]
+)
+def test_every_option_of_every_group_composes(group: str, tmp_path: Path) -> None:
+    assert len(options(group)) >= 3
+    for option in options(group):
+        chosen = f"{group}=[{option}]" if group == "callbacks" else f"{group}={option}"
+        cfg = config(tmp_path, chosen)
+        assert cfg[group] is not None
+
+
+@pytest.mark.parametrize("model", options("model"))
+@pytest.mark.parametrize("loss", options("loss"))
+def test_every_model_and_loss_is_built_from_the_facts(model: str, loss: str, tmp_path: Path) -> None:
+    cfg = config(tmp_path, f"model={model}", f"loss={loss}")
+    cfg.facts = FACTS
+    module = app.build_module(cfg)
+    scores = module(torch.randn(3, 1, 64, 64))
+    assert scores.shape == (3, 2)
+    assert torch.isfinite(module.loss(scores, torch.tensor([0, 1, 1])))
+
+
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+@pytest.mark.parametrize("scheduler", options("scheduler"))
+def test_every_optimizer_goes_with_every_scheduler(optimizer: str, scheduler: str, tmp_path: Path) -> None:
+    cfg = config(
+        tmp_path,
+        "data=breast_cancer",
+        "callbacks=[]",
+        f"optimizer={optimizer}",
+        f"scheduler={scheduler}",
+        "trainer.fast_dev_run=true",
+        "trainer.accelerator=cpu",
+        "trainer.enable_progress_bar=false",
+    )
+    assert app.run(cfg) == 0.0
+
+
+def test_callback_option_is_the_constructor() -> None:
+    entry = yaml.safe_load((CONF / "plugin" / "callbacks" / "classprune.yaml").read_text())["classprune"]
+    parameters = dict(inspect.signature(ClassAwarePruningCallback).parameters)
+    given = {key: value for key, value in entry.items() if not key.startswith("_")}
+    assert set(parameters) - set(given) == {"predict", "guard_dataloader"}
+    for name, value in given.items():
+        default = parameters[name].default
+        assert value == ("???" if default is inspect.Parameter.empty else default), name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], ("adaptive", "lr", 4, 1, 5)),
+        (["trainer.max_epochs=5"], ("adaptive", "lr", 3, 1, 5)),
+        (["trainer.max_epochs=-1", "trainer.max_steps=100"], ("adaptive", "lr", None, 1, 5)),
+        (["trainer.max_epochs=null"], ("adaptive", "lr", None, 1, 5)),
+        (["callbacks.classprune.rewind=init"], ("adaptive", "init", 4, 1, 5)),
+        (["search=fixed"], ("fixed", "init", None, 0, None)),
+        (["hparams_search=optuna"], ("fixed", "init", None, 0, None)),
+    ],
+)
+def test_the_search_of_the_job(tmp_path: Path, overrides: list[str], expected: tuple[Any, ...]) -> None:
+    if "hparams_search=optuna" in overrides:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    classprune = config(tmp_path, *overrides).callbacks.classprune
+    found = (classprune[k] for k in ("schedule", "rewind", "round_epochs", "retries", "max_rounds"))
+    assert tuple(found) == expected
+    assert classprune.on_refusal == ("retry" if classprune.retries else "stop")
+
+
+def test_a_tolerance_object_can_be_written_in_yaml(tmp_path: Path) -> None:
+    tolerance = "{defective: {_target_: lightning_classprune.FNTolerance, count: 3}}"
+    cfg = config(tmp_path, f"protect={tolerance}")
+    cfg.facts = FACTS | {"class_names": ["functional", "defective"]}
+    callback = instantiate(cfg.callbacks.classprune)
+    assert callback.settings.protect[1].count == 3
+
+
+def test_facts_resolve_names_and_refuse_unknown_ones() -> None:
+    data = BreastCancerData()
+    data.setup()
+    assert app.facts(data, {"malignant": 0.1})["protected"] == [0]
+    assert app.facts(data, {1: 0.1})["protected"] == [1]
+    for wrong in ("melanoma", 2, -1):
+        with pytest.raises(ValueError, match=r"protect: .*malignant"):
+            app.facts(data, {wrong: 0.1})
+
+
+def test_what_must_be_told_is_asked_for(tmp_path: Path) -> None:
+    cfg = config(tmp_path, "data=imagefolder")
+    assert OmegaConf.is_missing(cfg, "protect")
+    assert OmegaConf.is_missing(cfg.data, "root")
+    cfg = config(tmp_path, "data=npz", "data.root=x", "data.name=y", "protect={1:0.02}")
+    assert dict(cfg.protect) == {1: 0.02}
+
+
+# --- whole jobs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def short_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """Run the short job once, with a checkpoint of every epoch."""
+    folder = tmp_path_factory.mktemp("short")
+    return folder, app.run(config(folder, *SHORT, "callbacks.model_checkpoint.save_top_k=-1"))
+
+
+def test_job_leaves_everything_in_its_folder(short_job: tuple[Path, float]) -> None:
+    folder, objective = short_job
+    names = {path.name for path in folder.iterdir()}
+    assert {"ledger.jsonl", "ledger.png", "accepted.ckpt", "test.json", "checkpoints", "metrics"} <= names
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    assert (folder / "metrics" / "version_0" / "metrics.csv").is_file()
+    rows = ledger.read_jsonl(folder / "ledger.jsonl")
+    assert rows[0]["verdict"] == "baseline"
+    assert len(rows) > 1
+    final = delivered_row(rows)
+    assert final is not None
+    assert objective == final["sparsity"]
+    accepted = [row["round"] for row in rows if row["verdict"] in ("baseline", "accepted")]
+    assert [entry["round"] for entry in Ladder(folder / "tickets").entries()] == accepted
+    ticket = read_ticket(Ladder(folder / "tickets").pick())
+    assert_same(ticket.state, dict(weights(folder)))
+    assert ticket.card["class_names"] == ["malignant", "benign"]
+    test = json.loads((folder / "test.json").read_text())
+    assert list(test["classes"]) == ["malignant", "benign"]
+    assert sum(counts["support"] for counts in test["classes"].values()) == test["samples"] > 80
+    assert test["accuracy"] > 0.8
+    assert list(test["dense"]) == ["malignant", "benign"]
+
+
+def test_dense_network_is_tested_too(short_job: tuple[Path, float], tmp_path: Path) -> None:
+    """Its counts are those of the job that never prunes."""
+    app.run(config(tmp_path, *SHORT, "~callbacks.classprune"))
+    plain = json.loads((tmp_path / "test.json").read_text())
+    pruned = json.loads((short_job[0] / "test.json").read_text())
+    assert pruned["dense"] == plain["classes"]
+    assert "dense" not in plain
+
+
+def test_accepted_checkpoint_is_the_delivered_network(short_job: tuple[Path, float]) -> None:
+    folder, objective = short_job
+    prefix = "network."
+    network = {
+        key.removeprefix(prefix): value for key, value in weights(folder).items() if key.startswith(prefix)
+    }
+    cfg = config(folder, *SHORT)
+    cfg.facts = FACTS | {"in_features": 30}
+    instantiate(cfg.model).load_state_dict(network)
+    prunable = [value for value in network.values() if value.ndim > 1]
+    zeros = sum(int((value == 0).sum()) for value in prunable) / sum(value.numel() for value in prunable)
+    assert zeros == pytest.approx(objective, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_resumed_job_equals_the_uninterrupted_one(short_job: tuple[Path, float], tmp_path: Path) -> None:
+    folder, _ = short_job
+    middle = next((folder / "checkpoints").glob("epoch=7-*.ckpt"))
+    app.run(config(tmp_path, *SHORT, f"ckpt_path='{middle}'"))
+    again = ledger.read_jsonl(tmp_path / "ledger.jsonl")
+    assert without_seconds(again) == without_seconds(ledger.read_jsonl(folder / "ledger.jsonl"))
+    ours, theirs = weights(tmp_path), weights(folder)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert (tmp_path / "test.json").read_text() == (folder / "test.json").read_text()
+    # In another folder: the tickets of the rounds before the kill came along.
+    assert Ladder(tmp_path / "tickets").entries() == Ladder(folder / "tickets").entries() != []
+
+
+@pytest.mark.slow
+def test_strict_tolerance_delivers_the_dense_network_unchanged(tmp_path: Path) -> None:
+    """Nothing may be missed more, ever: no step passes, and what is left is the run without the callback."""
+    strict, plain = tmp_path / "strict", tmp_path / "plain"
+    assert app.run(config(strict, *SHORT, "protect.malignant=0.0")) == 0.0
+    assert app.run(config(plain, *SHORT, "~callbacks.classprune")) == 0.0
+    rows = ledger.read_jsonl(strict / "ledger.jsonl")
+    assert [row["verdict"] in ("refused", "unproven") for row in rows] == [False, True]
+    ours, theirs = weights(strict), weights(plain)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert "delivered unchanged" in ledger.achievement(rows)
+    assert not (plain / "ledger.jsonl").exists()
+
+
+def command(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    return subprocess.run(
+        [sys.executable, "-m", "lightning_classprune", "hydra.run.dir=out", *overrides],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+
+@pytest.mark.slow
+def test_command_prints_the_ledger_and_the_sentence(tmp_path: Path) -> None:
+    done = command(*SHORT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "* delivered: round" in done.stdout
+    assert "Test, malignant: missed" in done.stdout
+    rows, said = ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl"), " ".join(done.stdout.split())
+    assert f"{ledger.achievement(rows)} {recommendation(rows)} Run folder: " in said
+    assert "Tip:" not in done.stderr
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.slow
+def test_killed_job_goes_on_from_its_last_checkpoint(short_job: tuple[Path, float], tmp_path: Path) -> None:
+    last = tmp_path / "out" / "checkpoints" / "last.ckpt"
+    arguments = [sys.executable, "-m", "lightning_classprune", "hydra.run.dir=out", *SHORT]
+    process = subprocess.Popen(arguments, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(CONF.parent)})
+    try:
+        while not last.is_file():
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.5)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (tmp_path / "out" / "test.json").exists()
+    done = command(*SHORT, "ckpt_path=out/checkpoints/last.ckpt", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl")
+    assert without_seconds(rows) == without_seconds(ledger.read_jsonl(short_job[0] / "ledger.jsonl"))
+    ours, theirs = weights(tmp_path / "out"), weights(short_job[0])
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.slow
+def test_command_says_what_is_missing(tmp_path: Path) -> None:
+    done = command("data=imagefolder", "protect={a: 0.1}", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "data.root" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_count_the_test_split_once(tmp_path: Path) -> None:
+    done = command(*SHORT, "trainer=ddp", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    test = json.loads((tmp_path / "out" / "test.json").read_text())
+    data = BreastCancerData()
+    data.setup()
+    y = torch.cat([y for _, y in data.test_dataloader()])
+    supports = [counts["support"] for counts in test["classes"].values()]
+    assert supports == torch.bincount(y).tolist()
+    assert done.stdout.count("* delivered") == 1
+
+
+@pytest.mark.slow
+def test_default_job_on_solar_cells_starts_and_judges(tmp_path: Path) -> None:
+    done = command(
+        "trainer.max_epochs=1", "callbacks.classprune.max_rounds=1", "trainer.accelerator=cpu", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    rows = ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl")
+    assert [row["epochs"] for row in rows] == [1, 1]
+    assert rows[0]["classes"]["defective"]["support"] == 205
+    assert rows[0]["validation_passes"] > 1  # the dense network, and pruned without retraining
+    judged = [row for row in rows[1:] if row["verdict"] != "abandoned"]
+    assert [row["classes"]["defective"]["support"] for row in judged] == [205] * len(judged)
+
+
+# --- what a job says ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_log_file_has_the_messages_and_the_warnings_and_the_screen_has_them_once(tmp_path: Path) -> None:
+    done = command(*SHORT, "protect.malignant=0.01", "trainer.enable_progress_bar=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    log = (tmp_path / "out" / "classprune.log").read_text()
+    for said in ("round 0: sparsity 0.00%, baseline", "pruning ends: ", "only a clear improvement can pass"):
+        assert log.count(said) == 1
+        assert done.stderr.count(said) == 1
+        assert said not in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr  # the live view is for terminals
+    assert list((tmp_path / "out").glob("*.log")) == [tmp_path / "out" / "classprune.log"]
+
+
+@pytest.mark.parametrize("shown", ["true", "false"])
+def test_the_live_view_goes_with_the_trainers_bar(
+    shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainers: list[Any] = []
+    monkeypatch.setattr(LiveView, "on_train_start", lambda _, trainer, __: trainers.append(trainer))
+    arguments = [*SHORT, "trainer.max_epochs=1", "callbacks.classprune.max_rounds=1"]
+    app.run(config(tmp_path, *arguments, f"trainer.enable_progress_bar={shown}"))
+    assert bool(trainers) == (shown == "true")

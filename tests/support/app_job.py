@@ -1,0 +1,29 @@
+"""Jobs of a second of the ready-made application, for tests of what they leave behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from lightning_classprune.job import app
+
+# 569 tumours, three epochs a round, two rounds of half the weights.
+SHORT = [
+    "data=breast_cancer",
+    "trainer.max_epochs=3",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+    "search=fixed",
+    "callbacks.classprune.prune_fraction=0.5",
+    "callbacks.classprune.max_rounds=2",
+]
+# Whose rounds are all accepted.
+LENIENT = [*SHORT, "callbacks.classprune.confidence=null", "protect.malignant=1.0"]
+
+
+def config(folder: Path, *overrides: str) -> DictConfig:
+    """The configuration of a job in that folder, as Hydra composes it."""
+    with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
+        return compose("config", [f"run_dir={folder}", *overrides])

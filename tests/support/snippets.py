@@ -1,0 +1,257 @@
+"""Reads a Markdown file and runs its code blocks, section by section.
+
+The blocks of a section (what stands under one heading) run in order, in one folder and one namespace, which starts
+with the names of `readme_names.py`; the module `my_project` has them too.
+
+| block | what happens |
+|---|---|
+| `python` | runs; a line that ends in `# -> value` must have that value |
+| `python` with `devices=2` | runs as a script of its own, in two processes |
+| `python`, `yaml` with `# some/file.py` as the first line | is that file |
+| `yaml` without a file name | is a part of a LightningCLI configuration: runs with the reader's module and data |
+| `bash` | each line is a command; see `run_line` |
+| `text`, or no language | is not code: it must not look like a command or an import |
+
+RUN_DIR stands for the folder of a finished job, SWEEP_DIR for the folder above it. A block of any other kind is an
+error, and so is a command that no rule knows.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from packaging.requirements import Requirement
+
+from tests.support import ROOT, SUPPORT
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest brings its equal
+    import tomli as tomllib
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+KINDS = ("python", "bash", "yaml", "text", "")
+# Job of seconds on data that need no download; what the README says comes after it and wins.
+TINY = [
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+    "search=fixed",
+    "callbacks.classprune.max_rounds=1",
+    "callbacks.classprune.prune_fraction=0.5",
+]
+CHEAP = "data=breast_cancer"
+# Given when called, so that snippets need not say it.
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "lightning_classprune" / "job" / "_hydra"])),
+    "PYTHONWARNINGS": "ignore",
+    "OMP_NUM_THREADS": "1",
+    "PL_TRAINER_ACCELERATOR": "cpu",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One code block."""
+
+    kind: str
+    code: str
+
+    @property
+    def file(self) -> str | None:
+        """The file that the block is, if its first line names one."""
+        named = re.match(r"# ([\w/]+\.(?:py|yaml))\n", self.code)
+        return named[1] if named else None
+
+
+@dataclass
+class Section:
+    """A heading and the blocks under it."""
+
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+
+
+def sections(markdown: str) -> list[Section]:
+    """The sections that have blocks.
+
+    Raises:
+        ValueError: A block is of a kind that is not run, or not closed.
+    """
+    found, kind, lines = [Section("")], None, []
+    for line in markdown.splitlines():
+        fence = re.match(r"\s*```(.*)", line)
+        if kind is None and fence:
+            kind, lines = fence[1].strip(), []
+            if kind not in KINDS:
+                raise ValueError(f"a block of kind {kind!r} is not run; known are {KINDS}")
+        elif kind is not None and fence:
+            found[-1].blocks.append(Block(kind, "".join(f"{one}\n" for one in lines)))
+            kind = None
+        elif kind is not None:
+            lines.append(line)
+        elif line.startswith("#"):
+            found.append(Section(line.strip("# ")))
+    if kind is not None:
+        raise ValueError(f"the last block of {found[-1].title!r} is not closed")
+    return [section for section in found if section.blocks]
+
+
+def run_section(section: Section, folder: Path, example: Callable[[], Path]) -> dict[str, Any]:
+    """Run the blocks of a section; returns the namespace of its Python blocks.
+
+    Args:
+        section: What to run.
+        folder: Where; it should be the working folder too.
+        example: Gives the run folder of a finished job.
+    """
+    (folder / "my_project.py").write_text("from tests.support.readme_names import *\n")
+    names = runpy.run_path(str(SUPPORT / "readme_names.py"))
+    for block in section.blocks:
+        block = filled_in(block, example)
+        if block.kind in ("text", ""):
+            assert not re.search(r"^\s*(import|from|pip|python|classprune\S*) ", block.code, re.M), block.code
+        elif block.file is not None:
+            (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.file).write_text(block.code)
+            if block.kind == "python":
+                compile(block.code, block.file, "exec")
+        elif block.kind == "python":
+            run_python(block.code, names, folder)
+        elif block.kind == "yaml":
+            run_yaml(block.code, folder)
+        else:
+            for line in commands(block.code):
+                run_line(line, folder)
+    files = [block for block in section.blocks if block.file]
+    used = any(block.kind == "bash" for block in section.blocks)
+    assert used or not files, f"{section.title}: no command uses {[block.file for block in files]}"
+    return names
+
+
+def filled_in(block: Block, example: Callable[[], Path]) -> Block:
+    """The block with real folders; the example is made only for a block that needs it."""
+    if "RUN_DIR" not in block.code and "SWEEP_DIR" not in block.code:
+        return block
+    run = example()
+    code = block.code.replace("RUN_DIR", str(run)).replace("SWEEP_DIR", str(run.parent))
+    return replace(block, code=code)
+
+
+def run_python(code: str, names: dict[str, Any], folder: Path) -> None:
+    """Run a block; in processes of its own if it asks for two."""
+    if "devices=2" in code:
+        (folder / "script.py").write_text(f"from tests.support.readme_names import *\n{code}")
+        check(sys.executable, "script.py", folder=folder)
+        return
+    lines = code.splitlines()
+    for statement in ast.parse(code).body:
+        assert statement.end_lineno is not None
+        said = re.search(r"# -> (.*)$", lines[statement.end_lineno - 1])
+        if said and isinstance(statement, ast.Expr):
+            value = eval(compile(ast.Expression(statement.value), "<README>", "eval"), names)
+            assert repr(value) == said[1], (lines[statement.lineno - 1], value)
+        else:
+            exec(compile(ast.Module([statement], []), "<README>", "exec"), names)
+
+
+def run_yaml(code: str, folder: Path) -> None:
+    """Fit what a part of a LightningCLI configuration describes, with the reader's module and data."""
+    from lightning.pytorch.cli import LightningCLI
+
+    from tests.support.readme_names import MyData, MyModule
+
+    config = yaml.safe_load(code)
+    config["trainer"].setdefault("max_epochs", 1)
+    (folder / "part.yaml").write_text(yaml.safe_dump(config))
+    LightningCLI(MyModule, MyData, args=["fit", "--config", str(folder / "part.yaml")])
+
+
+def commands(code: str) -> list[list[str]]:
+    """The commands of a block, split into words, without comments; `a && b` is two."""
+    lines = code.replace("\\\n", " ").splitlines()
+    words = [shlex.split(part, comments=True) for line in lines for part in line.split(" && ")]
+    return [w for w in words if w]
+
+
+def run_line(words: list[str], folder: Path) -> None:
+    """Run one command, or check as much of it as can be checked without the network or an hour.
+
+    * `pip install`: of this project, with extras that it has.
+    * `pytest`: the test that is running is the proof.
+    * `classprune`: its configuration is composed, for every job of a sweep; the first job on small data also runs.
+    * another command of this project: runs.
+    * `python file`: runs in the section's folder, or in the repository for a file of it.
+    """
+    name, *arguments = words
+    if words[:2] == ["pip", "install"]:
+        check_install(arguments[1:])
+    elif words == ["pytest"]:
+        pass
+    elif name == "classprune":
+        run_job(arguments, folder)
+    elif name in PROJECT["scripts"]:
+        module, function = PROJECT["scripts"][name].split(":")
+        check(sys.executable, "-c", f"import {module}; {module}.{function}()", *arguments, folder=folder)
+    elif name == "python":
+        in_repository = (ROOT / arguments[0]).is_file() and not (folder / arguments[0]).is_file()
+        check(sys.executable, *arguments, folder=ROOT if in_repository else folder)
+    else:
+        raise ValueError(f"no rule runs the command {shlex.join(words)!r}")
+
+
+def check_install(arguments: list[str]) -> None:
+    """Whatever is installed is this project, from its folder or by its name, with extras that it has."""
+    targets = [argument for argument in arguments if not argument.startswith("-")]
+    assert targets
+    for target in targets:
+        requirement = Requirement(PROJECT["name"] + target[1:] if target.startswith(".") else target)
+        assert requirement.name == PROJECT["name"], target
+        assert requirement.extras <= PROJECT["optional-dependencies"].keys(), target
+
+
+def run_job(arguments: list[str], folder: Path) -> None:
+    """Compose what `classprune` would run, and run the first job if it is a small one; a resumed one always."""
+    if arguments and arguments[0].startswith("resume="):
+        check(sys.executable, "-m", "lightning_classprune", *arguments, folder=folder)
+        return
+    overrides = [a.replace("…", "x") for a in arguments if a not in ("-m", "--multirun")]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    sweeps = len(jobs) > 1 or any(a.startswith("hparams_search=") for a in overrides)
+    assert sweeps or len(overrides) == len(arguments), f"-m without anything to sweep over: {arguments}"
+    for job in jobs:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            assert compose("config", job).callbacks
+    if CHEAP in overrides:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = compose("config", [*TINY, *jobs[0], f"run_dir={folder / 'run'}", "trainer.max_epochs=1"])
+        from lightning_classprune.job import app
+
+        app.run(cfg)
+
+
+def check(*command: str, folder: Path) -> None:
+    """Run a command that must succeed."""
+    done = subprocess.run(
+        list(command),
+        cwd=folder,
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
