@@ -118,26 +118,83 @@ def floor_p_value(misses: int, n: int, floor: float) -> float:
 
 
 def chance_of_proof(
-    newly_missed: int, newly_found: int, n: int, delta: float, alpha: float | None, positives: int
+    newly_missed: int,
+    newly_found: int,
+    n: int,
+    delta: float,
+    alpha: float | None,
+    positives: int,
+    most_found: int | None = None,
 ) -> float:
-    """Chance that ``positives`` further ones prove a rise below ``delta`` at ``alpha``, after a table of ``n``.
+    """As `chances_of_proof`, after one table."""
+    return float(chances_of_proof(newly_missed, newly_found, n, delta, alpha, positives, most_found))
 
-    The predictive probability of a normal rise under a flat prior: what the table leaves open about the rise counts
-    as well as what chance does to the further sample. ``alpha`` None: the chance that their rise is at most ``delta``.
-    An approximation to choose by, not to judge by. ``n`` and ``positives`` >= 1. ValueError for impossible counts or
-    an ``alpha`` outside (0, 0.5].
+
+def chances_of_proof(
+    newly_missed: ArrayLike,
+    newly_found: ArrayLike,
+    n: int,
+    delta: float,
+    alpha: float | None,
+    positives: int,
+    most_found: int | None = None,
+) -> Floats:
+    """Chance that ``positives`` further ones prove a rise below ``delta`` at ``alpha``, after tables of ``n``.
+
+    The predictive probability of a normal rise under a flat prior: what a table leaves open about the rise counts as
+    well as what chance does to the further sample. ``alpha`` None: the chance that their rise is at most ``delta``. An
+    approximation to choose by, not to judge by; 0 where even the best table (nothing newly missed, ``most_found``
+    newly found, where that is given) would prove nothing. ``n`` and ``positives`` >= 1. ValueError for impossible
+    counts or an ``alpha`` outside (0, 0.5].
     """
-    _check_table(newly_missed, newly_found, n)
+    missed, found = np.asarray(newly_missed, dtype=np.float64), np.asarray(newly_found, dtype=np.float64)
+    if n < 1 or positives < 1 or missed.min() < 0 or found.min() < 0 or (missed + found).max() > n:
+        raise ValueError(f"not tables of n = {n}: {newly_missed} newly missed, {newly_found} newly found")
     # One more positive, half of it missed newly and half found: a table without any difference is certain of nothing.
-    rise = (newly_missed - newly_found) / (n + 1)
-    spread = math.sqrt((newly_missed + newly_found + 1) / (n + 1) - rise**2)
-    if alpha is None:
-        critical = 0.0
-    else:
+    rise = (missed - found) / (n + 1)
+    spread = np.sqrt((missed + found + 1) / (n + 1) - rise**2)
+    critical = 0.0
+    if alpha is not None:
         _check_alpha(alpha)
         critical = -float(special.ndtri(alpha))
+        best = 0 if most_found is None else min(most_found, positives)
+        if most_found is not None and delta < 1 and exact_p_value(0, best, positives, delta) > alpha:
+            return np.zeros(np.broadcast_shapes(missed.shape, found.shape))
     room = (delta - rise) / spread - critical / math.sqrt(positives)
-    return float(special.ndtr(room / math.sqrt(1 / n + 1 / positives)))
+    chance: Floats = special.ndtr(room / math.sqrt(1 / n + 1 / positives))
+    return chance
+
+
+def chance_at_setup(n: int, discordance: float, tolerance: float, level: float) -> float:
+    """Probability that a network no worse than the dense one is accepted by ``n`` positives: the power of the guard.
+
+    It differs from the dense network in a share ``discordance`` of the positives, half each way (in [0, 1]; measured:
+    a third to all of the dense FN rate). ``n`` >= 1, ``tolerance`` in (0, 1], ``level`` in (0, 0.5]; ValueError
+    otherwise. The exact test's own power up to 1000 positives, the normal approximation of its region beyond.
+    """
+    _check_count("n", n, n)
+    _check_range("discordance", discordance, 0.0, 1.0)
+    _check_alpha(level)
+    if tolerance >= 1:
+        return 1.0
+    _check_inside("tolerance", tolerance)
+    accepted = _region(_critical_z(n, tolerance, level), n, tolerance)
+    half = np.array([discordance / 2])
+    return float(_probability(accepted, n, half, half)[0])
+
+
+def smallest_tolerance(n: int, discordance: float, level: float, power: float = 0.8) -> float:
+    """The smallest tolerance at which `chance_at_setup` reaches ``power``, to three digits; 1.0 if none below does."""
+    _check_inside("power", power)
+    if chance_at_setup(n, discordance, 0.999, level) < power:
+        return 1.0
+    low, high = 0.0, 0.999
+    while high - low > 0.001 * high:
+        middle = (low + high) / 2
+        low, high = (
+            (low, middle) if chance_at_setup(n, discordance, middle, level) >= power else (middle, high)
+        )
+    return high
 
 
 def positives_needed(fnr: float, delta: float, alpha: float = 0.05, power: float = 0.8) -> int:

@@ -109,7 +109,13 @@ def unlikely(
             continue
         allowed = tolerances[name].rise(pair.support, pair.baseline_missed)
         chance = statistics.chance_of_proof(
-            pair.newly_missed, pair.newly_found, pair.support, allowed, level, positives[name]
+            pair.newly_missed,
+            pair.newly_found,
+            pair.support,
+            allowed,
+            level,
+            positives[name],
+            round(pair.baseline_missed / pair.support * positives[name]),
         )
         if chance < CHANCE:
             return (

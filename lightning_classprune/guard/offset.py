@@ -1,0 +1,171 @@
+"""The decision offset: chosen on validation data, so that a candidate is judged where it is best.
+
+Retraining slides a network along its ROC curve; at the dense network's threshold that looks like a rise of misses or
+of false alarms. An offset moves the candidate's threshold back. It depends on training and validation data only, so
+given these the guard's test keeps its level. It is never chosen without a bound on false alarms: an offset alone
+accepts nearly every network, at any price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_classprune.guard import statistics
+from lightning_classprune.guard.evidence import Evidence
+
+#: Chance of proof from which on a lower threshold, with more false alarms, is not worth having: maximising it would
+#: use up what the tolerances allow.
+WANT = 0.9
+
+Booleans = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is decided as the threshold of one class moves, of n cases and one protected class after another.
+
+    Attributes:
+        margin: `(n,)`: a case is decided for the class at a threshold t if its margin is at least t.
+        truth: By protected class, `(n,)`: which cases belong to it.
+        dense: By protected class, `(n,)`: which the dense network decides for it.
+        claimed: By protected class, `(n,)`: which are decided for it where the margin reaches the threshold.
+        unclaimed: By protected class, `(n,)`: which are where it does not.
+    """
+
+    margin: Floats
+    truth: Mapping[str, Booleans]
+    dense: Mapping[str, Booleans]
+    claimed: Mapping[str, Booleans]
+    unclaimed: Mapping[str, Booleans]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What the guard will ask of one protected class.
+
+    Attributes:
+        rise: Allowed rise of its FN rate, in [0, 1].
+        fp_rise: Allowed rise of its false-alarm rate, in [0, 1].
+        positives: The guard's positives, of its labels alone.
+        negatives: The guard's negatives.
+    """
+
+    rise: float
+    fp_rise: float
+    positives: int
+    negatives: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A threshold for one class, and what validation data say of it.
+
+    Attributes:
+        threshold: On the margin; never at one that validation data have.
+        chance: That the guard proves the candidate harmless on both sides, for all protected classes.
+        misses: By protected class, paired counts of misses at that threshold.
+        alarms: By protected class, paired counts of false alarms.
+    """
+
+    threshold: float
+    chance: float
+    misses: dict[str, Evidence]
+    alarms: dict[str, Evidence]
+
+
+def thresholds(margin: Floats) -> Floats:
+    """All thresholds that decide differently, ascending: halfway between neighbours, and one beyond each end.
+
+    Never at a margin: only so does a network with the offset folded into its bias decide alike in float32.
+    """
+    known = np.unique(margin)
+    if not len(known):
+        return np.zeros(1)
+    between = known[:-1] + np.diff(known) / 2
+    return np.concatenate(([known[0] - 1.0], between, [known[-1] + 1.0]))
+
+
+def choose_offset(
+    sweep: Sweep, limits: Mapping[str, Limit], level: float | None, want: float = WANT
+) -> Choice:
+    """The highest threshold, with the fewest false alarms, whose chance of proof is `want`, or the best there is.
+
+    The chance is the product over the protected classes of that for misses and that for false alarms.
+
+    Args:
+        sweep: Of the validation cases.
+        limits: By protected class.
+        level: Of the guard's test; None for the point rule.
+        want: See `WANT`.
+    """
+    tried = thresholds(sweep.margin)
+    tables = {name: _tables(sweep, name, tried) for name in limits}
+    chance = np.ones(len(tried))
+    for name, limit in limits.items():
+        misses, alarms = tables[name]
+        chance *= _chance(misses, limit.rise, level, limit.positives)
+        chance *= _chance(alarms, limit.fp_rise, level, limit.negatives)
+    chosen = int(np.flatnonzero(chance >= min(want, float(chance.max())))[-1])
+    return Choice(
+        float(tried[chosen]),
+        float(chance[chosen]),
+        {name: misses.at(chosen) for name, (misses, _) in tables.items()},
+        {name: alarms.at(chosen) for name, (_, alarms) in tables.items()},
+    )
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Paired counts at every threshold: of misses, or of false alarms."""
+
+    support: int
+    dense_wrong: int
+    new: Ints
+    gone: Ints
+
+    def at(self, place: int) -> Evidence:
+        """Those at one threshold."""
+        return Evidence(self.support, self.dense_wrong, int(self.new[place]), int(self.gone[place]))
+
+
+def _tables(sweep: Sweep, name: str, tried: Floats) -> tuple[Tables, Tables]:
+    truth, dense = sweep.truth[name], sweep.dense[name]
+    claimed, unclaimed = sweep.claimed[name], sweep.unclaimed[name]
+
+    def count(cases: Booleans, decided: bool) -> Ints:
+        """At every threshold, how many of the cases are decided for the class, or are not."""
+        below = np.searchsorted(np.sort(sweep.margin[cases & (unclaimed == decided)]), tried)
+        reached = sweep.margin[cases & (claimed == decided)]
+        return below + len(reached) - np.searchsorted(np.sort(reached), tried)
+
+    misses = Tables(
+        int(truth.sum()),
+        int((truth & ~dense).sum()),
+        count(truth & dense, False),
+        count(truth & ~dense, True),
+    )
+    alarms = Tables(
+        int((~truth).sum()),
+        int((~truth & dense).sum()),
+        count(~truth & ~dense, True),
+        count(~truth & dense, False),
+    )
+    return misses, alarms
+
+
+def _chance(tables: Tables, rise: float, level: float | None, cases: int) -> Floats:
+    if not tables.support or not cases:
+        return np.zeros(len(tables.new))
+    most = round(tables.dense_wrong / tables.support * cases)
+    return statistics.chances_of_proof(tables.new, tables.gone, tables.support, rise, level, cases, most)
+
+
+def usable(protected: Sequence[str], classes: int) -> tuple[str, ...]:
+    """The classes whose offset is free, in turn: one less than there are classes that compete for a case."""
+    return tuple(protected[: max(classes - 1, 1)])
