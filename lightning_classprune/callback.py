@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import lightning.pytorch as lightning_pytorch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_classprune.guard.options import Guard
 from lightning_classprune.guard.task import Outcomes
@@ -112,6 +113,8 @@ class ClassAwarePruningCallback(_Callback):
         self._masks: Masks = {}
         self._sparsity = 0.0
         self._ledger: list[Row] = []
+        self._offsets = {one.name: 0.0 for one in self.settings.protected}
+        self._closing = False
         self._state: dict[str, Any] = {}
         self._child_results = ChildResults()
         self._recall: dict[str, float] = {}
@@ -135,6 +138,15 @@ class ClassAwarePruningCallback(_Callback):
         """One row per judged round: what was tried, what was measured, the verdict and the reason."""
         self._collect()
         return self._run.recorder.rows if self._run is not None else self._ledger
+
+    @property
+    def offsets(self) -> dict[str, float]:
+        """Bias to add to a class' score that the delivered module does not already contain, by protected class.
+
+        0.0 where there is none, or where the last layer's bias has taken it.
+        """
+        self._collect()
+        return self._run.offsets if self._run is not None else dict(self._offsets)
 
     @property
     def guard_outcomes(self) -> dict[str, Outcomes]:
@@ -168,6 +180,34 @@ class ClassAwarePruningCallback(_Callback):
         """
         return ledger_frame(self.ledger)
 
+    def judge(self, trainer: Any, *data: Any, **fit_arguments: Any) -> None:
+        """Close an interrupted run of `Guard(judging="end")` as it stands: the guard judges what was kept, once.
+
+        Nothing is trained. A judgement is final: the run can neither be resumed nor judged again. The command for a
+        run folder is `classprune-judge RUN`.
+
+        Args:
+            trainer: With this callback.
+            *data: What `trainer.fit` takes: the model and its data; after an interrupted fit in this process they are
+                known.
+            **fit_arguments: Further arguments of `trainer.fit`, such as `ckpt_path` in another process than the one
+                that was interrupted.
+
+        Raises:
+            MisconfigurationException: There is nothing to close, or it was judged already.
+        """
+        if self.settings.guard.judging != "end":
+            raise MisconfigurationException(
+                "judge closes a run of Guard(judging='end'); with judging='round' every round is judged as it ends"
+            )
+        if not data and not fit_arguments:
+            data, fit_arguments = _of_the_last_fit(trainer)
+        self._closing = True
+        try:
+            trainer.fit(*data, **fit_arguments)
+        finally:
+            self._closing = False
+
     # -- events of a fit --
 
     @property
@@ -181,9 +221,15 @@ class ClassAwarePruningCallback(_Callback):
         if stage != "fit":
             return
         check_trainer(trainer, self)
-        self._sparsity, self._ledger, self._state = 0.0, [], {}
+        earlier, self._sparsity, self._ledger, self._state = self._state, 0.0, [], {}
         settings = self.settings
-        self._startup = Startup(settings, trainer, self._masks)
+        self._startup = Startup(settings, trainer, self._masks, closing=self._closing)
+        if self._closing and not getattr(trainer, "ckpt_path", None):
+            if not earlier:
+                raise MisconfigurationException(
+                    "judge: this callback knows of no run; give ckpt_path=... of one"
+                )
+            self._startup.continue_from(earlier)
         names = [one.name for one in settings.protected]
         self._validation_recall = ValidationRecall(names, settings.task, settings.predict)
         self._callbacks_before = insert_gates(
@@ -219,7 +265,8 @@ class ClassAwarePruningCallback(_Callback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Other callbacks are to find the delivered network; the gate puts it in again after weight averaging."""
-        self._present.restore_accepted()
+        if not self._present.is_open:
+            self._present.restore_accepted()
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """A resumed run that was finished already skips training; it delivers here."""
@@ -232,7 +279,7 @@ class ClassAwarePruningCallback(_Callback):
 
     def _interrupted(self, trainer: Any) -> None:
         """An exception ends the fit: the module keeps the last accepted ticket, the trainer its own settings."""
-        if self._run is not None and self._run.state.round > 0:
+        if self._run is not None and self._run.state.round > 0 and not self._run.is_open:
             self._run.restore_accepted()
         self._close(trainer)
 
@@ -242,13 +289,20 @@ class ClassAwarePruningCallback(_Callback):
         startup, run = self._startup, self._run
         self._startup = self._run = None
         if run is not None:
+            run.deliver_unjudged()
             self._masks, self._sparsity, self._ledger = run.masks, run.sparsity, run.recorder.rows
-            self._state = run.final_state
+            self._offsets, self._state = run.offsets, run.final_state
         startup.close()
         if trainer.is_global_zero:
             masks = {name: pack(mask) for name, mask in self._masks.items()}
             self._child_results.post(
-                {"masks": masks, "sparsity": self._sparsity, "ledger": self._ledger, "state": self._state}
+                {
+                    "masks": masks,
+                    "sparsity": self._sparsity,
+                    "ledger": self._ledger,
+                    "offsets": self._offsets,
+                    "state": self._state,
+                }
             )
         if self._callbacks_before is not None:
             trainer.callbacks, self._callbacks_before = self._callbacks_before, None
@@ -259,6 +313,7 @@ class ClassAwarePruningCallback(_Callback):
             self._masks = {name: unpack(mask) for name, mask in results["masks"].items()}
             self._sparsity = results["sparsity"]
             self._ledger, self._state = results["ledger"], results["state"]
+            self._offsets = results["offsets"]
 
     # -- recall at every validation --
 
@@ -319,3 +374,14 @@ class ClassAwarePruningCallback(_Callback):
         memo[id(self)] = twin
         twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return twin
+
+
+def _of_the_last_fit(trainer: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The model and the data that a trainer had."""
+    if trainer.lightning_module is None:
+        raise MisconfigurationException("judge: this trainer has fitted nothing; give the model and its data")
+    if trainer.datamodule is not None:
+        return (trainer.lightning_module,), {"datamodule": trainer.datamodule}
+    loop = trainer.fit_loop
+    loaders = loop._data_source.instance, loop.epoch_loop.val_loop._data_source.instance
+    return (trainer.lightning_module, *loaders), {}

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_classprune.guard.offset import Sweep
 from lightning_classprune.guard.outcomes import Decisions
 from lightning_classprune.guard.task import Columns, NaNScoresError
 
@@ -27,7 +30,7 @@ class Classes:
 
     def __init__(self, names: Sequence[str], protected: Sequence[int], threshold: float) -> None:
         self.names = tuple(names)
-        self._protected, self._threshold = sorted(protected), threshold
+        self.protected, self._threshold = sorted(protected), threshold
         self._others = [i for i in range(len(self.names)) if i not in set(protected)]
 
     def columns(self, scores: Tensor, target: Tensor, case: Any = None) -> Columns:
@@ -57,7 +60,7 @@ class Classes:
             return target.long(), torch.full_like(target.long(), classes), scores
         others = scores[:, self._others]
         best = others.argmax(1)
-        competing = torch.cat((scores[:, self._protected], others.gather(1, best.unsqueeze(1))), dim=1)
+        competing = torch.cat((scores[:, self.protected], others.gather(1, best.unsqueeze(1))), dim=1)
         return target.long(), torch.tensor(self._others, device=best.device)[best], competing
 
     def outcomes(self, columns: Columns, offsets: Mapping[str, float]) -> Decisions:
@@ -68,16 +71,48 @@ class Classes:
             return Decisions(empty, empty, classes, self.names)
         if len(columns) == 2:
             target, score = columns
-            shifted = score + offsets.get(self.names[1], 0.0) - offsets.get(self.names[0], 0.0)
+            bias = offsets.get(self.names[1], 0.0) - offsets.get(self.names[0], 0.0)
+            shifted = score.double() + bias if bias else score
             return Decisions(target, (shifted >= self._threshold).long(), classes, self.names)
+        target, owners, shifted = self._competition(columns, offsets)
+        return Decisions(target, _first_largest(owners, shifted, classes), classes, self.names)
+
+    def sweep(self, columns: Columns, offsets: Mapping[str, float], name: str, dense: Decisions) -> Sweep:
+        """Margin: how far the class' score is above the best of the others."""
+        index = self.names.index(name)
+        if len(columns) == 2:
+            target, score = columns
+            margin = score.double() - self._threshold
+            other = 1 - index
+            shift = offsets.get(self.names[other], 0.0)
+            return _sweep(
+                self,
+                (margin if index else -margin) - shift,
+                target,
+                dense,
+                index,
+                torch.full_like(target, other),
+            )
+        target, owners, shifted = self._competition(columns, {**offsets, name: 0.0})
+        own = self.protected.index(index)
+        others = [i for i in range(shifted.shape[1]) if i != own]
+        rest = _first_largest(owners[:, others], shifted[:, others], len(self.names))
+        margin = shifted[:, own].double() - shifted[:, others].max(1).values.double()
+        return _sweep(self, margin, target, dense, index, rest)
+
+    def _competition(self, columns: Columns, offsets: Mapping[str, float]) -> Columns:
+        """Targets, and for the scores that compete the class that each is of, and its shifted value."""
         target, best, competing = columns
-        biases = [offsets.get(self.names[i], 0.0) for i in self._protected]
+        biases = [offsets.get(self.names[i], 0.0) for i in self.protected]
         biases += [0.0] * (competing.shape[1] - len(biases))
-        shifted = competing + torch.tensor(biases, dtype=competing.dtype) if any(biases) else competing
-        owners = torch.tensor(self._protected).expand(len(target), -1)
-        owners = torch.cat((owners, best.unsqueeze(1)), dim=1)[:, : competing.shape[1]]
-        winning = shifted == shifted.max(1, keepdim=True).values
-        return Decisions(target, owners.masked_fill(~winning, classes).min(1).values, classes, self.names)
+        if any(biases):
+            competing = competing.double() + torch.tensor(biases, dtype=torch.float64)
+        owners = torch.tensor(self.protected).expand(len(target), -1)
+        return target, torch.cat((owners, best.unsqueeze(1)), dim=1)[:, : competing.shape[1]], competing
+
+    def exclusive(self, columns: Columns) -> bool:
+        """They compete."""
+        return True
 
     def restored(self, state: Mapping[str, Any]) -> Decisions:
         """See `Decisions.from_state_dict`."""
@@ -111,9 +146,27 @@ class Labels:
         target, predicted, scores = columns
         predicted = predicted.clone()
         for column, index in enumerate(self._protected):
-            bias = offsets.get(self.names[index], 0.0)
-            predicted[:, index] = (scores[:, column] + bias >= self._threshold).long()
+            if bias := offsets.get(self.names[index], 0.0):
+                predicted[:, index] = (scores[:, column].double() + bias >= self._threshold).long()
         return Decisions(target, predicted, len(self.names), self.names)
+
+    def sweep(self, columns: Columns, offsets: Mapping[str, float], name: str, dense: Decisions) -> Sweep:
+        """Margin: how far the label's score is above the threshold; the other labels are decided alike."""
+        decided = self.outcomes(columns, offsets)
+        margin = columns[2][:, self._protected.index(self.names.index(name))].double() - self._threshold
+        said = {self.names[i]: _numbers(decided.found(i)[1]) for i in self._protected}
+        everywhere = np.ones(len(margin), dtype=bool)
+        return Sweep(
+            _numbers(margin),
+            {self.names[i]: _numbers(decided.found(i)[0]) for i in self._protected},
+            {self.names[i]: _numbers(dense.found(i)[1]) for i in self._protected},
+            said | {name: everywhere},
+            said | {name: ~everywhere},
+        )
+
+    def exclusive(self, columns: Columns) -> bool:
+        """They do not compete."""
+        return False
 
     def restored(self, state: Mapping[str, Any]) -> Decisions:
         """See `Decisions.from_state_dict`."""
@@ -154,8 +207,18 @@ class ClassesOrLabels:
 
     def outcomes(self, columns: Columns, offsets: Mapping[str, float]) -> Decisions:
         """Those of the task whose columns these are."""
-        labels = bool(columns) and columns[0].ndim == 2
-        return (self._labels if labels else self._classes).outcomes(columns, offsets)
+        return self._of(columns).outcomes(columns, offsets)
+
+    def sweep(self, columns: Columns, offsets: Mapping[str, float], name: str, dense: Decisions) -> Sweep:
+        """That of the task whose columns these are."""
+        return self._of(columns).sweep(columns, offsets, name, dense)
+
+    def exclusive(self, columns: Columns) -> bool:
+        """As in the task whose columns these are."""
+        return self._of(columns).exclusive(columns)
+
+    def _of(self, columns: Columns) -> Classes | Labels:
+        return self._labels if columns and columns[0].ndim == 2 else self._classes
 
     def restored(self, state: Mapping[str, Any]) -> Decisions:
         """See `Decisions.from_state_dict`."""
@@ -174,3 +237,29 @@ def _check_values(scores: Tensor, target: Tensor, num_classes: int) -> None:
             f"predict returned targets from {target.min()} to {target.max()}; "
             f"whole numbers from 0 to {num_classes - 1} are allowed"
         )
+
+
+def _first_largest(owners: Tensor, values: Tensor, classes: int) -> Tensor:
+    """By row, the smallest of the classes whose value is the largest."""
+    winning = values == values.max(1, keepdim=True).values
+    return owners.masked_fill(~winning, classes).min(1).values
+
+
+def _sweep(
+    task: Classes, margin: Tensor, target: Tensor, dense: Decisions, index: int, rest: Tensor
+) -> Sweep:
+    """A sweep over the offset of one class, where `rest` is decided of the cases that it does not claim."""
+    names = task.names
+    shown = [i for i in range(len(names)) if i in task.protected]
+    return Sweep(
+        _numbers(margin),
+        {names[i]: _numbers(target == i) for i in shown},
+        {names[i]: _numbers(dense.found(i)[1]) for i in shown},
+        {names[i]: np.full(len(margin), i == index) for i in shown},
+        {names[i]: _numbers(rest == i) & (i != index) for i in shown},
+    )
+
+
+def _numbers(tensor: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.cpu().numpy()
+    return array

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_classprune.guard.data import PADDING, GuardData, Places
-from lightning_classprune.guard.task import Columns, Outcomes, Task
+from lightning_classprune.guard.task import Columns, Task
 from lightning_classprune.trainer.forward import Predict, as_in_validation, predicted
 from lightning_classprune.trainer.processes import Processes
 
@@ -22,8 +22,8 @@ def evaluate(
     task: Task,
     processes: Processes,
     limit: int | None = None,
-) -> Outcomes:
-    """Decide every case once and return the outcomes of all ranks, the same on each.
+) -> Columns:
+    """Look at every case once and return the columns of all ranks, the same on each.
 
     Args:
         trainer: The running trainer.
@@ -54,7 +54,7 @@ def evaluate(
         except Exception as caught:
             error = error or caught
     processes.raise_together(error)
-    return task.outcomes(_merged(processes.gather_objects(share.real())), {})
+    return _merged(processes.gather_objects(share.real()))
 
 
 @dataclass(frozen=True)

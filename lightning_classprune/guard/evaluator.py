@@ -6,6 +6,7 @@ an outcome of the guard's, on which the guard's error level rests.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_classprune.guard.data import GuardData
 from lightning_classprune.guard.evaluation import evaluate
-from lightning_classprune.guard.task import NaNScoresError, Outcomes, Task
+from lightning_classprune.guard.task import Columns, NaNScoresError, Outcomes, Task
 from lightning_classprune.trainer.forward import Predict
 from lightning_classprune.trainer.processes import Processes
 
@@ -32,10 +33,8 @@ class Evaluator:
     predict: Predict
     processes: Processes
 
-    def outcomes(
-        self, trainer: Any, module: Any, data: GuardData, limit: int | None = None
-    ) -> Outcomes | None:
-        """Outcomes on the data, the same on all ranks; None if the scores are NaN after training.
+    def columns(self, trainer: Any, module: Any, data: GuardData, limit: int | None = None) -> Columns | None:
+        """The task's columns of the data, the same on all ranks; None if the scores are NaN after training.
 
         Args:
             trainer: The running trainer.
@@ -54,3 +53,15 @@ class Evaluator:
             return None
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
+
+    def outcomes(
+        self,
+        trainer: Any,
+        module: Any,
+        data: GuardData,
+        offsets: Mapping[str, float],
+        limit: int | None = None,
+    ) -> Outcomes | None:
+        """What is decided with these offsets; as `columns` otherwise."""
+        columns = self.columns(trainer, module, data, limit)
+        return None if columns is None else self.task.outcomes(columns, offsets)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_classprune.guard.dense import impossible, power_warning, remarks, unfit
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.evaluator import Evaluator
+from lightning_classprune.guard.offset import Labels
 from lightning_classprune.guard.protected import Protected
 from lightning_classprune.guard.task import NaNScoresError, Outcomes
-from lightning_classprune.guard.verdict import Verdict, power_warning, verdict_on
+from lightning_classprune.guard.verdict import Verdict, verdict_on
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Judge:
         budget: What is left of the error level.
         dense: The dense network's outcomes, once there are any.
         accepted: Those of the last network that was accepted; the dense network's at first.
+        unfit: Why the dense network is no measure for a class, by name.
     """
 
     evaluator: Evaluator
@@ -32,22 +35,27 @@ class Judge:
     budget: ErrorBudget
     dense: Outcomes | None = None
     accepted: Outcomes | None = None
+    unfit: dict[str, str] = field(default_factory=dict)
 
     def verdict(self, outcomes: Outcomes | None) -> Verdict:
         """The verdict on a candidate, the same on all ranks; it costs one test of the budget."""
+        agreed = self.verdict_at(outcomes, self.budget.level())
+        self.budget = self.budget.spend(agreed.accepted)
+        if agreed.accepted:
+            self.accepted = outcomes
+        return agreed
+
+    def verdict_at(self, outcomes: Outcomes | None, level: float | None) -> Verdict:
+        """The verdict at a level that somebody else accounts for; the same on all ranks."""
         assert self.dense is not None
         try:
             if outcomes is None:
                 raise NaNScoresError("the network's scores are NaN: its training diverged")
-            misses = {one.name: outcomes.pairs(self.dense, one.name)[0] for one in self.protected}
-            tolerances = {one.name: one.tolerance for one in self.protected}
-            verdict = verdict_on(misses, tolerances, self.budget.level())
+            pairs = {one.name: outcomes.pairs(self.dense, one.name) for one in self.protected}
+            verdict = verdict_on(pairs, self.protected, level, self.unfit)
         except ValueError as error:
             verdict = Verdict("refused", str(error), {})
         agreed: Verdict = self.evaluator.processes.first(verdict)
-        self.budget = self.budget.spend(agreed.accepted)
-        if agreed.accepted:
-            self.accepted = outcomes
         return agreed
 
     def take_dense(self, outcomes: Outcomes | None, *, rehearsal: bool) -> str | None:
@@ -62,31 +70,57 @@ class Judge:
             return "the dense network's scores are NaN: nothing can be judged"
         if rehearsal:
             return "fast_dev_run: one guard batch was judged, nothing is pruned"
-        impossible = None
         for one in self.protected:
-            misses, _ = outcomes.pairs(outcomes, one.name)
-            if not misses.support:
-                impossible = (
-                    f"the guard data has no positives of protected class {one.name!r}: nothing can be judged"
-                )
-            elif warning := power_warning(one.tolerance, misses.support, misses.fn, self.budget.level()):
+            misses, alarms = outcomes.pairs(outcomes, one.name)
+            if why := impossible(misses, alarms, one, self.budget.alpha):
+                return f"protected class {one.name!r}: {why}"
+            if no_measure := unfit(misses, alarms):
+                rank_zero_warn(f"protect[{one.name!r}]: {no_measure}{self._what_follows(one)}")
+                if one.max_fp_rise is not None:
+                    self.unfit[one.name] = no_measure
+            share = misses.fn / misses.support
+            if warning := power_warning(misses, one, self.budget.level(), (share / 2, share)):
                 rank_zero_warn(f"protect[{one.name!r}]: {warning}")
-        return impossible
+        return None
 
-    def positives(self) -> dict[str, int]:
-        """The guard's positives by class: of its labels alone, nothing that a network makes of them."""
+    @staticmethod
+    def _what_follows(one: Protected) -> str:
+        if one.max_fp_rise is None:
+            return ". False alarms are not guarded (max_fp_rise=None), so a verdict means little"
+        return (
+            ". Every candidate will be unproven; train the dense network better, or choose another threshold"
+        )
+
+    def describe_dense(self) -> str:
+        """The dense network in words: support, misses, false alarms, accuracy, and what to know of it."""
+        if self.dense is None:
+            return ""
+        told = []
+        for one in self.protected:
+            misses, alarms = self.dense.pairs(self.dense, one.name)
+            counts = f"{one.name}: {misses.fn} of {misses.support} missed, {alarms.fn} false alarms of {alarms.support}"
+            noted = [self.unfit[one.name]] if one.name in self.unfit else []
+            told.append(", ".join([counts, *noted, *(remarks(misses) if misses.support else [])]))
+        whole = self.dense.mistakes(self.dense)
+        accuracy = f"accuracy {1 - whole.fn / whole.support:.3g}" if whole.support else "no cases"
+        return "; ".join([*told, ", ".join([accuracy, *self.dense.remarks()])])
+
+    def labels(self) -> dict[str, Labels]:
+        """The guard's positives and negatives by class: of its labels alone, nothing that a network makes of them."""
         assert self.dense is not None
-        return {one.name: self.dense.pairs(self.dense, one.name)[0].support for one in self.protected}
+        pairs = {one.name: self.dense.pairs(self.dense, one.name) for one in self.protected}
+        return {name: Labels(misses.support, alarms.support) for name, (misses, alarms) in pairs.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and primitives."""
         outcomes = {"dense_outcomes": self.dense, "accepted_outcomes": self.accepted}
         saved = {name: one.state_dict() if one is not None else None for name, one in outcomes.items()}
-        return {"budget": self.budget.to_dict(), **saved}
+        return {"budget": self.budget.to_dict(), "unfit": dict(self.unfit), **saved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` returned."""
         self.budget = ErrorBudget.from_dict(state["budget"])
+        self.unfit = dict(state["unfit"])
         self.dense, self.accepted = (
             self.evaluator.task.restored(state[name]) if state[name] is not None else None
             for name in ("dense_outcomes", "accepted_outcomes")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lightning_classprune.guard import statistics
 from lightning_classprune.guard.evidence import Evidence
+from lightning_classprune.guard.protected import Protected
 
 #: Chance of proof from which on a lower threshold, with more false alarms, is not worth having: maximising it would
 #: use up what the tolerances allow.
@@ -46,18 +47,9 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Limit:
-    """What the guard will ask of one protected class.
+class Labels:
+    """How many cases of a class the guard has, and of others: of its labels alone, nothing that a network says."""
 
-    Attributes:
-        rise: Allowed rise of its FN rate, in [0, 1].
-        fp_rise: Allowed rise of its false-alarm rate, in [0, 1].
-        positives: The guard's positives, of its labels alone.
-        negatives: The guard's negatives.
-    """
-
-    rise: float
-    fp_rise: float
     positives: int
     negatives: int
 
@@ -92,7 +84,11 @@ def thresholds(margin: Floats) -> Floats:
 
 
 def choose_offset(
-    sweep: Sweep, limits: Mapping[str, Limit], level: float | None, want: float = WANT
+    sweep: Sweep,
+    protected: Sequence[Protected],
+    labels: Mapping[str, Labels],
+    level: float | None,
+    want: float = WANT,
 ) -> Choice:
     """The highest threshold, with the fewest false alarms, whose chance of proof is `want`, or the best there is.
 
@@ -100,17 +96,16 @@ def choose_offset(
 
     Args:
         sweep: Of the validation cases.
-        limits: By protected class.
+        protected: The protected classes, with their limits on both sides.
+        labels: Of the guard, by protected class.
         level: Of the guard's test; None for the point rule.
         want: See `WANT`.
     """
     tried = thresholds(sweep.margin)
-    tables = {name: _tables(sweep, name, tried) for name in limits}
+    tables = {one.name: _tables(sweep, one.name, tried) for one in protected}
     chance = np.ones(len(tried))
-    for name, limit in limits.items():
-        misses, alarms = tables[name]
-        chance *= _chance(misses, limit.rise, level, limit.positives)
-        chance *= _chance(alarms, limit.fp_rise, level, limit.negatives)
+    for one in protected:
+        chance *= chance_on_both_sides(*tables[one.name], one, labels[one.name], level)
     chosen = int(np.flatnonzero(chance >= min(want, float(chance.max())))[-1])
     return Choice(
         float(tried[chosen]),
@@ -159,13 +154,47 @@ def _tables(sweep: Sweep, name: str, tried: Floats) -> tuple[Tables, Tables]:
     return misses, alarms
 
 
-def _chance(tables: Tables, rise: float, level: float | None, cases: int) -> Floats:
-    if not tables.support or not cases:
-        return np.zeros(len(tables.new))
-    most = round(tables.dense_wrong / tables.support * cases)
-    return statistics.chances_of_proof(tables.new, tables.gone, tables.support, rise, level, cases, most)
+def chance_on_both_sides(
+    misses: Tables, alarms: Tables, limits: Protected, labels: Labels, level: float | None
+) -> Floats:
+    """Chance that the guard proves a class harmless, in misses and, where they are guarded, in false alarms.
+
+    0 where validation data or the guard have no cases to tell by.
+
+    Args:
+        misses: Counts on validation data, one or more tables.
+        alarms: The same of false alarms.
+        limits: Of the class.
+        labels: Of the guard.
+        level: Of the guard's test; None for the point rule.
+    """
+    sides = [
+        (misses, labels.positives, limits.rise_among(misses.support, misses.dense_wrong, labels.positives))
+    ]
+    if limits.max_fp_rise is not None:
+        sides.append((alarms, labels.negatives, limits.max_fp_rise))
+    chance = np.ones(len(misses.new))
+    for tables, cases, rise in sides:
+        if not tables.support or not cases:
+            return np.zeros(len(misses.new))
+        most = round(tables.dense_wrong / tables.support * cases)
+        chance = chance * statistics.chances_of_proof(
+            tables.new, tables.gone, tables.support, rise, level, cases, most
+        )
+    return chance
 
 
-def usable(protected: Sequence[str], classes: int) -> tuple[str, ...]:
-    """The classes whose offset is free, in turn: one less than there are classes that compete for a case."""
-    return tuple(protected[: max(classes - 1, 1)])
+def one_table(e: Evidence) -> Tables:
+    """Evidence as tables of one threshold."""
+    return Tables(e.support, e.baseline_missed, np.array([e.newly_missed]), np.array([e.newly_found]))
+
+
+def usable(protected: Sequence[str], classes: int, exclusive: bool) -> tuple[str, ...]:
+    """The classes whose offset is free, in turn.
+
+    Args:
+        protected: Names of the protected classes.
+        classes: Number of all classes.
+        exclusive: They compete for a case, so that one offset less says the same.
+    """
+    return tuple(protected[: classes - 1] if exclusive else protected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -18,6 +19,12 @@ class Guard:
             point rule on counts.
         baseline: `"train"`: round 0 trains the dense network; `"current"`: the weights as they come are the dense
             network, and round 0 is skipped.
+        max_fp_rise: Allowed rise of the false-alarm rate of each protected class among the other cases, in [0, 1]; or
+            by class, as in `protect`; None: false alarms are not guarded, and every sentence says so.
+        offset: `"validation"`: the candidate's decision offset is chosen on validation data, which must not be the
+            guard's, so that it is judged where it is best on its ROC curve; `"none"`: it is judged as it is.
+        judging: `"round"`: the guard judges each round, in a fixed sequence; `"end"`: validation data accept and
+            refuse during the run, and the guard judges the candidates that were kept once, with Holm's procedure.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
@@ -25,6 +32,9 @@ class Guard:
 
     confidence: float | None = 0.95
     baseline: Literal["train", "current"] = "train"
+    max_fp_rise: float | Mapping[int | str, float | None] | None = 0.10
+    offset: Literal["none", "validation"] = "none"
+    judging: Literal["round", "end"] = "round"
 
     def __post_init__(self) -> None:
         if self.confidence is not None:
@@ -35,8 +45,44 @@ class Guard:
                 )
             object.__setattr__(self, "confidence", float(self.confidence))
         arguments.one_of("Guard.baseline", self.baseline, ("train", "current"))
+        object.__setattr__(self, "max_fp_rise", _read_rise(self.max_fp_rise))
+        arguments.one_of("Guard.offset", self.offset, ("none", "validation"))
+        arguments.one_of("Guard.judging", self.judging, ("round", "end"))
+        if self.offset == "validation" and _unguarded(self.max_fp_rise):
+            raise ValueError(
+                f"Guard.offset='validation' with max_fp_rise={self.max_fp_rise!r}: an offset alone accepts nearly "
+                "every network, at any price in false alarms; give max_fp_rise for every protected class, or "
+                "offset='none'"
+            )
+        if self.judging == "end" and self.confidence is None:
+            raise ValueError(
+                "Guard.judging='end' with confidence=None: there are no p-values to judge by; give a confidence, or "
+                "judging='round'"
+            )
 
     @property
     def alpha(self) -> float | None:
         """Error level of the guard; exact in decimals, so that 0.95 gives 0.05."""
         return None if self.confidence is None else float(1 - Fraction(str(self.confidence)))
+
+
+def _read_rise(rise: object) -> object:
+    if isinstance(rise, Mapping):
+        if not rise:
+            raise ValueError("Guard.max_fp_rise={} names no class: a number, a mapping, or None")
+        return {key: _one_rise(value) for key, value in rise.items()}
+    return _one_rise(rise)
+
+
+def _one_rise(rise: object) -> float | None:
+    if rise is None:
+        return None
+    if not arguments.is_number(rise) or not 0 <= rise <= 1:  # type: ignore[operator]
+        raise ValueError(
+            f"Guard.max_fp_rise={rise!r} is out of range: a number in [0, 1], or None to leave false alarms unguarded"
+        )
+    return float(rise)  # type: ignore[arg-type]
+
+
+def _unguarded(rise: object) -> bool:
+    return rise is None or (isinstance(rise, Mapping) and None in rise.values())

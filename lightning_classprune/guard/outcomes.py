@@ -58,6 +58,10 @@ class Decisions:
         """Whether both hold the same targets in the same order."""
         return torch.equal(self.target.long(), other.target.long())
 
+    def same_decisions(self, other: Decisions) -> bool:
+        """Whether both hold the same cases and the same decisions."""
+        return self.same_cases(other) and torch.equal(self.predicted.long(), other.predicted.long())
+
     def pairs(self, dense: Decisions, name: str) -> tuple[Evidence, Evidence]:
         """Misses among the class' cases, and false alarms among the others, against the dense network.
 
@@ -75,6 +79,19 @@ class Decisions:
         self._require_same_cases(dense)
         before = dense.right()
         return paired(torch.ones_like(before), before, self.right())
+
+    def remarks(self) -> list[str]:
+        """Whether its accuracy is below that of always naming the most frequent class; of labels nothing."""
+        if self.target.ndim == 2 or not len(self):
+            return []
+        majority = int(torch.bincount(self.target.long(), minlength=self.num_classes).max())
+        right = int(self.right().sum())
+        if right >= majority:
+            return []
+        return [
+            f"its accuracy, {right / len(self):.3g}, is below that of always naming the most frequent class, "
+            f"{majority / len(self):.3g}"
+        ]
 
     def _require_same_cases(self, dense: Decisions) -> None:
         if not self.same_cases(dense):

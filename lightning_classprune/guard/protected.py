@@ -18,19 +18,40 @@ class Protected:
         index: Of the class, or of the label in a multi-label task.
         name: As in the ledger and in logs.
         tolerance: How far its false negatives may rise over the dense network's.
+        max_fp_rise: How far its false-alarm rate among the other cases may rise, in [0, 1]; None: not guarded.
     """
 
     index: int
     name: str
     tolerance: FNTolerance
+    max_fp_rise: float | None = None
+
+    def rise_among(self, cases: int, missed: int, positives: int) -> float:
+        """Allowed rise of the FN rate, in [0, 1], among `positives` cases, of which the dense network misses as
+        large a share as it missed of others.
+
+        Args:
+            cases: Others that it was tried on.
+            missed: Of them, missed.
+            positives: Where the rise will be judged: a tolerance in counts is one of these.
+        """
+        return self.tolerance.rise(max(positives, 1), round(missed / max(cases, 1) * positives))
 
     def saved(self) -> dict[str, Any]:
         """Primitives, for saving and comparing."""
-        return {"index": self.index, "name": self.name, "tolerance": self.tolerance.to_dict()}
+        return {
+            "index": self.index,
+            "name": self.name,
+            "tolerance": self.tolerance.to_dict(),
+            "max_fp_rise": self.max_fp_rise,
+        }
 
 
 def read_protected(
-    protect: Mapping[int | str, float | FNTolerance], names: Sequence[str], confidence: float | None
+    protect: Mapping[int | str, float | FNTolerance],
+    names: Sequence[str],
+    confidence: float | None,
+    max_fp_rise: float | Mapping[int | str, float | None] | None,
 ) -> tuple[Protected, ...]:
     """The protected classes that a user names, in the order given.
 
@@ -38,6 +59,7 @@ def read_protected(
         protect: Class index, or name -> tolerance.
         names: Of all classes.
         confidence: Of the guard.
+        max_fp_rise: Of all of them, or by class as in `protect`.
 
     Raises:
         ValueError: A class is unknown or given twice, or a tolerance is out of range; names the key.
@@ -46,8 +68,40 @@ def read_protected(
         raise ValueError(
             f"protect={protect!r} must map at least one class to its tolerance, for example {{1: 0.05}}"
         )
+    tolerances = by_class("protect", protect, names)
+    if not isinstance(max_fp_rise, Mapping):
+        rises: dict[int, float | None] = dict.fromkeys(tolerances, max_fp_rise)
+    else:
+        rises = by_class("Guard.max_fp_rise", max_fp_rise, names)
+        if rises.keys() != tolerances.keys():
+            raise ValueError(
+                f"Guard.max_fp_rise={max_fp_rise!r} must name the protected classes, {sorted(map(str, protect))}; None "
+                "for one whose false alarms are not guarded"
+            )
     read: dict[int, Protected] = {}
-    for key, value in protect.items():
+    for (index, value), key in zip(tolerances.items(), protect, strict=True):
+        try:
+            tolerance = FNTolerance.of(value)
+            tolerance.check_confidence(confidence)
+        except ValueError as error:
+            raise ValueError(f"protect[{key!r}]: {error}") from error
+        read[index] = Protected(index, names[index], tolerance, rises[index])
+    return tuple(read.values())
+
+
+def by_class(argument: str, given: Mapping[int | str, Any], names: Sequence[str]) -> dict[int, Any]:
+    """What a mapping says of classes, by index.
+
+    Args:
+        argument: Its name, for errors.
+        given: Class index, or name -> anything.
+        names: Of all classes.
+
+    Raises:
+        ValueError: A class is unknown or given twice.
+    """
+    read: dict[int, Any] = {}
+    for key, value in given.items():
         if isinstance(key, str):
             # YAML and command lines turn indices into strings.
             index = names.index(key) if key in names else int(key) if key.isdecimal() else -1
@@ -59,13 +113,8 @@ def read_protected(
                 if names[0] != "0"
                 else ", or names with class_names=[...]"
             )
-            raise ValueError(f"protect: unknown class {key!r}; allowed are 0 to {len(names) - 1}{named}")
+            raise ValueError(f"{argument}: unknown class {key!r}; allowed are 0 to {len(names) - 1}{named}")
         if index in read:
-            raise ValueError(f"protect: class {names[index]!r} is given twice")
-        try:
-            tolerance = FNTolerance.of(value)
-            tolerance.check_confidence(confidence)
-        except ValueError as error:
-            raise ValueError(f"protect[{key!r}]: {error}") from error
-        read[index] = Protected(index, names[index], tolerance)
-    return tuple(read.values())
+            raise ValueError(f"{argument}: class {names[index]!r} is given twice")
+        read[index] = value
+    return read

@@ -149,7 +149,7 @@ def chances_of_proof(
     """
     missed, found = np.asarray(newly_missed, dtype=np.float64), np.asarray(newly_found, dtype=np.float64)
     if n < 1 or positives < 1 or missed.min() < 0 or found.min() < 0 or (missed + found).max() > n:
-        raise ValueError(f"not tables of n = {n}: {newly_missed} newly missed, {newly_found} newly found")
+        raise ValueError(f"not tables of n = {n}: {newly_missed!r} newly missed, {newly_found!r} newly found")
     # One more positive, half of it missed newly and half found: a table without any difference is certain of nothing.
     rise = (missed - found) / (n + 1)
     spread = np.sqrt((missed + found + 1) / (n + 1) - rise**2)

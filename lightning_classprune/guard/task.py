@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from lightning_classprune.guard.evidence import Evidence
+from lightning_classprune.guard.offset import Sweep
 
 #: Of a batch, or of a pass: tensors on the CPU of one length, a row a case; none where there was no batch.
 Columns = tuple[Tensor, ...]
@@ -28,6 +29,10 @@ class Outcomes(Protocol):
         """Whether another network's outcomes are of the same cases, so that they can be paired."""
         ...
 
+    def same_decisions(self, other: Any) -> bool:
+        """Whether another network decides every case alike."""
+        ...
+
     def pairs(self, dense: Any, name: str) -> tuple[Evidence, Evidence]:
         """Paired counts of one class against the dense network's outcomes: its misses, and its false alarms.
 
@@ -39,6 +44,10 @@ class Outcomes(Protocol):
 
     def mistakes(self, dense: Any) -> Evidence:
         """Paired counts of wrong decisions of whatever class."""
+        ...
+
+    def remarks(self) -> list[str]:
+        """What a reader should know of such a network whatever class is protected."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -76,6 +85,21 @@ class Task(Protocol):
             columns: Of a whole pass.
             offsets: Bias to add to a class' score before the decision, by name; none for those not named.
         """
+        ...
+
+    def sweep(self, columns: Columns, offsets: Mapping[str, float], name: str, dense: Any) -> Sweep:
+        """What is decided as the offset of one class moves: its bias is minus the sweep's threshold.
+
+        Args:
+            columns: Of a whole pass over validation data.
+            offsets: Of the other classes.
+            name: The class.
+            dense: The dense network's outcomes on the same cases.
+        """
+        ...
+
+    def exclusive(self, columns: Columns) -> bool:
+        """Whether a case belongs to one class only, so that classes compete for it."""
         ...
 
     def restored(self, state: Mapping[str, Any]) -> Outcomes:

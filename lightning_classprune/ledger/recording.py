@@ -11,7 +11,14 @@ from lightning_classprune.guard.judge import Judge
 from lightning_classprune.guard.task import Outcomes
 from lightning_classprune.guard.verdict import Verdict
 from lightning_classprune.ledger.logged_figure import log_figure
-from lightning_classprune.ledger.rows import Row, abandoned_row, baseline_row, round_metrics, verdict_row
+from lightning_classprune.ledger.rows import (
+    Row,
+    abandoned_row,
+    baseline_row,
+    kept_row,
+    round_metrics,
+    verdict_row,
+)
 
 
 class Recorder:
@@ -35,6 +42,8 @@ class Recorder:
         verdict: Verdict | None,
         judge: Judge,
         why: str,
+        offsets: Mapping[str, float],
+        chance: Mapping[str, float],
     ) -> None:
         """A network was judged.
 
@@ -44,13 +53,41 @@ class Recorder:
             verdict: None for the dense network.
             judge: Who judged it.
             why: What there is to say of the dense network.
+            offsets: The candidate's decision offsets, by class.
+            chance: What validation data said of it, by class.
         """
         protected = [one.name for one in judge.protected]
         if verdict is None:
             row = baseline_row(facts, outcomes, protected, why)
         else:
-            row = verdict_row(facts, outcomes, judge.dense, verdict)
+            row = verdict_row(facts, outcomes, judge.dense, verdict, offsets, chance)
         self._add(row, judge)
+
+    def kept(self, facts: Mapping[str, Any], reason: str, judge: Judge) -> None:
+        """A candidate is to be judged at the end; arguments as for `judged`."""
+        self._add(kept_row(facts, reason), judge)
+
+    def judged_at_the_end(
+        self,
+        place: int,
+        outcomes: Outcomes | None,
+        verdict: Verdict,
+        judge: Judge,
+        offsets: Mapping[str, float],
+        chance: Mapping[str, float],
+    ) -> None:
+        """A candidate that was kept has its verdict; its row takes the place of the one before.
+
+        Args:
+            place: Of its row.
+            outcomes: As the others for `judged`.
+            verdict: Its verdict.
+            judge: Who judged it.
+            offsets: Its decision offsets.
+            chance: What validation data said of it.
+        """
+        self.rows[place] = verdict_row(self.rows[place], outcomes, judge.dense, verdict, offsets, chance)
+        self._tell(self.rows[place], judge)
 
     def abandoned(self, facts: Mapping[str, Any], reason: str, judge: Judge) -> None:
         """A candidate was given up without a test; arguments as for `judged`."""
@@ -58,6 +95,9 @@ class Recorder:
 
     def _add(self, row: Row, judge: Judge) -> None:
         self.rows.append(row)
+        self._tell(row, judge)
+
+    def _tell(self, row: Row, judge: Judge) -> None:
         rank_zero_info(
             f"round {row['round']}: sparsity {row['sparsity']:.2%}, {row['verdict']}: {row['reason']}"
         )

@@ -23,6 +23,16 @@ class ClassCounts(TypedDict):
         p_value: Of the test; None under the point rule, and of the dense network.
         upper_bound: The largest rise of the FN rate that the data do not exclude; None as `p_value`.
         tolerance: The allowed rise of the FN rate, in [0, 1]; None of the dense network.
+        fp: False alarms: cases of other classes that the network of the row calls this one.
+        negatives: Cases of other classes that were judged.
+        new_alarms: False alarms of it and not of the dense network.
+        gone_alarms: False alarms of the dense network and not of it.
+        fp_p_value: Of the test of false alarms; None as `p_value`, and where they are not guarded.
+        fp_upper_bound: The largest rise of the false-alarm rate that the data do not exclude; None as `fp_p_value`.
+        max_fp_rise: The allowed rise of the false-alarm rate, in [0, 1]; None where it is not guarded.
+        fp_risen: More false alarms than the dense network's are shown, guarded or not.
+        offset: Bias that was added to the class' score before the decision.
+        chance: That the guard would prove the class harmless, said by validation data before; None where unknown.
     """
 
     support: int
@@ -33,6 +43,16 @@ class ClassCounts(TypedDict):
     p_value: float | None
     upper_bound: float | None
     tolerance: float | None
+    fp: int
+    negatives: int
+    new_alarms: int
+    gone_alarms: int
+    fp_p_value: float | None
+    fp_upper_bound: float | None
+    max_fp_rise: float | None
+    fp_risen: bool
+    offset: float
+    chance: float | None
 
 
 class Row(TypedDict):
@@ -43,7 +63,8 @@ class Row(TypedDict):
         attempt: At this round, from 1.
         sparsity: Pruned share of the units, in [0, 1].
         units: `"weights"` or `"channels"`.
-        verdict: `"baseline"`, `"accepted"`, `"refused"`, `"unproven"` or `"abandoned"`.
+        verdict: `"baseline"`, `"accepted"`, `"refused"`, `"unproven"`, `"abandoned"`, or `"kept"`
+            of a candidate that is to be judged at the end.
         reason: In words.
         classes: The protected classes by name; empty where nothing was counted.
         level: Error level of the test; None where there was none.
@@ -67,12 +88,29 @@ class Row(TypedDict):
     validation_passes: int
 
 
-_LOGGED: dict[Literal["fn", "recall", "upper_bound", "newly_missed", "newly_found"], str] = {
+_Logged = Literal[
+    "fn",
+    "recall",
+    "upper_bound",
+    "newly_missed",
+    "newly_found",
+    "fp",
+    "fp_upper_bound",
+    "new_alarms",
+    "gone_alarms",
+    "offset",
+]
+_LOGGED: dict[_Logged, str] = {
     "fn": "guard_fn",
     "recall": "guard_recall",
     "upper_bound": "guard_bound",
     "newly_missed": "newly_missed",
     "newly_found": "newly_found",
+    "fp": "guard_fp",
+    "fp_upper_bound": "guard_fp_bound",
+    "new_alarms": "new_alarms",
+    "gone_alarms": "gone_alarms",
+    "offset": "offset",
 }
 
 
@@ -87,8 +125,8 @@ def baseline_row(
         protected: Names of the protected classes.
         reason: What there is to say.
     """
-    pairs = {name: outcomes.pairs(outcomes, name)[0] for name in protected} if outcomes is not None else {}
-    classes = {name: _counts(pair, None) for name, pair in pairs.items()}
+    own = {name: outcomes.pairs(outcomes, name) for name in protected} if outcomes is not None else {}
+    classes = {name: _counts(pairs, None, 0.0, None) for name, pairs in own.items()}
     return _row(common, "baseline", reason, classes, level=None)
 
 
@@ -97,15 +135,31 @@ def verdict_row(
     outcomes: Outcomes | None,
     dense: Outcomes | None,
     verdict: Verdict,
+    offsets: Mapping[str, float],
+    chance: Mapping[str, float],
 ) -> Row:
-    """The row of a candidate; without classes where nothing could be compared."""
+    """The row of a candidate; without classes where nothing could be compared.
+
+    Args:
+        common: As of `baseline_row`.
+        outcomes: What it decided.
+        dense: What the dense network decided.
+        verdict: Its verdict.
+        offsets: Its decision offsets, by class; 0 for those not named.
+        chance: What validation data said of it, by class.
+    """
     classes = {}
     for name, judged in verdict.classes.items():
         assert outcomes is not None
         assert dense is not None
-        classes[name] = _counts(outcomes.pairs(dense, name)[0], judged)
+        classes[name] = _counts(outcomes.pairs(dense, name), judged, offsets.get(name, 0.0), chance.get(name))
     level = next((judged.level for judged in verdict.classes.values()), None)
     return _row(common, verdict.outcome, verdict.reason, classes, level)
+
+
+def kept_row(common: Mapping[str, Any], reason: str) -> Row:
+    """The row of a candidate that the guard will judge at the end."""
+    return _row(common, "kept", reason, {}, level=None)
 
 
 def abandoned_row(common: Mapping[str, Any], reason: str) -> Row:
@@ -140,16 +194,29 @@ def round_metrics(row: Row, budget: ErrorBudget) -> dict[str, float]:
     return metrics
 
 
-def _counts(pair: Evidence, judged: ClassVerdict | None) -> ClassCounts:
+def _counts(
+    pairs: tuple[Evidence, Evidence], judged: ClassVerdict | None, offset: float, chance: float | None
+) -> ClassCounts:
+    misses, alarms = pairs
     return {
-        "support": pair.support,
-        "fn": pair.fn,
-        "recall": pair.recall,
-        "newly_missed": pair.newly_missed,
-        "newly_found": pair.newly_found,
+        "support": misses.support,
+        "fn": misses.fn,
+        "recall": misses.recall,
+        "newly_missed": misses.newly_missed,
+        "newly_found": misses.newly_found,
         "p_value": judged.p_value if judged else None,
         "upper_bound": judged.upper_bound if judged else None,
         "tolerance": judged.tolerance if judged else None,
+        "fp": alarms.fn,
+        "negatives": alarms.support,
+        "new_alarms": alarms.newly_missed,
+        "gone_alarms": alarms.newly_found,
+        "fp_p_value": judged.fp_p_value if judged else None,
+        "fp_upper_bound": judged.fp_upper_bound if judged else None,
+        "max_fp_rise": judged.fp_tolerance if judged else None,
+        "fp_risen": judged.fp_risen if judged else False,
+        "offset": offset,
+        "chance": chance,
     }
 
 

@@ -122,8 +122,12 @@ SearchName = Literal["fixed", "adaptive"]
 SEARCHES: dict[str, type[Search]] = {"fixed": Fixed, "adaptive": Adaptive}
 
 
-def read_search(search: str | Search) -> Search:
+def read_search(search: str | Search, *, survives_refusals: bool = True) -> Search:
     """The search behind its name, with its defaults; or the search itself.
+
+    Args:
+        search: A name, or a search.
+        survives_refusals: Whether the guard's judging allows for retries, which are a default of some.
 
     Raises:
         ValueError: Neither.
@@ -134,4 +138,4 @@ def read_search(search: str | Search) -> Search:
         names = ", ".join(map(repr, SEARCHES))
         kinds = ", ".join(f"{kind.__name__}(...)" for kind in SEARCHES.values())
         raise ValueError(f"search={search!r} is unknown; allowed are {names}, or {kinds}")
-    return SEARCHES[search]()
+    return SEARCHES[search]() if survives_refusals else SEARCHES[search](on_refusal="stop", retries=0)

@@ -21,6 +21,8 @@ from lightning_classprune.rounds.schedules import AdaptiveSteps
 from lightning_classprune.rounds.settings import Settings
 
 _COUNTED = 10_000
+#: Candidates of fixed steps that validation data may give up before the run ends; no guarantee rests on it.
+ABANDONS = 3
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,8 @@ def after_verdict(plan: Plan, state: RoundState, accepted: bool, reach: int | No
 
 def after_abandonment(plan: Plan, state: RoundState) -> RoundState:
     """As `after_verdict`, for a candidate that was given up on validation evidence, without a test."""
-    assert plan.adaptive is not None
     state = replace(state, abandoned=state.abandoned + 1)
-    if state.abandoned > plan.adaptive.abandons:
+    if state.abandoned > (plan.adaptive.abandons if plan.adaptive is not None else ABANDONS):
         return replace(state, finished=f"{state.abandoned} candidates were abandoned")
     return _smaller(plan, state)
 

@@ -8,16 +8,20 @@ from math import inf
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info
+from torch import Tensor
 
-from lightning_classprune.guard.data import GuardData
+from lightning_classprune.guard.data import GuardData, find_guard_data
 from lightning_classprune.guard.judge import Judge
+from lightning_classprune.guard.task import Outcomes
 from lightning_classprune.ledger.recording import Recorder
-from lightning_classprune.ledger.rows import stands
+from lightning_classprune.ledger.rows import Row, delivered_row, stands
 from lightning_classprune.pruning.cutter import Cutter, check_criterion
 from lightning_classprune.pruning.masks import Masks, pack, unpack
 from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.rounds.candidate import Candidate
 from lightning_classprune.rounds.clock import RoundClock, does_not_fit
+from lightning_classprune.rounds.folding import fold, folded
+from lightning_classprune.rounds.judgement import judge_once
 from lightning_classprune.rounds.plan import Plan, RoundState, after_abandonment, after_verdict
 from lightning_classprune.rounds.randomness import RoundRandomness
 from lightning_classprune.rounds.resuming import (
@@ -28,11 +32,12 @@ from lightning_classprune.rounds.resuming import (
     shapes,
     step_plateau_schedulers,
 )
-from lightning_classprune.rounds.search import Search
+from lightning_classprune.rounds.search import Look, Search
 from lightning_classprune.rounds.settings import Settings
 from lightning_classprune.rounds.start import RoundStart
 from lightning_classprune.rounds.status import Status, status
 from lightning_classprune.tickets.keeper import LadderKeeper
+from lightning_classprune.tickets.kept import KeptTickets
 from lightning_classprune.tickets.ticket import Ticket, pack_ticket, unpack_ticket
 from lightning_classprune.trainer.compatibility import warn_where_global_epochs_count
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
@@ -64,6 +69,7 @@ class PruningRun:
     randomness: RoundRandomness
     recorder: Recorder
     ladder: LadderKeeper
+    kept: KeptTickets | None
     masks: Masks
 
     def __post_init__(self) -> None:
@@ -76,6 +82,8 @@ class PruningRun:
         self.final_state: dict[str, Any] = {}
         self.candidate = Candidate(self.module, self.processes, (self.other_callbacks.averaging,))
         self._delivered = False
+        self._interrupted = False  # the job is being stopped, and the guard judges at the end only
+        self.was_judged = False  # the guard was opened for the candidates that were kept
         self._earlier_ladder: str | None = None
 
     @property
@@ -111,15 +119,36 @@ class PruningRun:
         asked = self.trainer.should_stop or self.other_callbacks.early_stopping.stopped()
         stopping = self.processes.any(asked and self.trainer.fit_loop._can_stop_early)
         job_over = stopping and not self.other_callbacks.early_stopping.stopped()
+        if job_over and self.judges_once:
+            # An interruption leaves a checkpoint and judges nothing; a round that has had its length is kept, or not.
+            self._interrupted, stopping, job_over = True, False, False
         if stopping or self.clock.is_over():
             self.end_of_round(job_over)
         elif self.clock.epochs >= (self.settings.search.max_total_epochs or inf):
             self.end_of_round(job_over=True)  # of a round whose length was not known in epochs
-        elif self.search is not None and self.search.is_halfway(self.clock.horizon, self.clock.epochs):
+        elif self._is_halfway():
+            assert self.search is not None
             with self.candidate.as_judged():
-                reason = self.search.at_half(self.trainer, self.module, dense=self.state.round == 0)
+                dense = self.state.round == 0
+                reason = self.search.at_half(self.trainer, self.module, dense=dense, level=self._next_level())
             if reason is not None:
                 self._abandon(reason, job_over=False)
+
+    @property
+    def judges_once(self) -> bool:
+        """Whether the guard judges at the end of the run only."""
+        return self.settings.guard.judging == "end"
+
+    def _is_halfway(self) -> bool:
+        if self.search is None or self.plan.adaptive is None:
+            return False
+        return self.search.is_halfway(self.clock.horizon, self.clock.epochs)
+
+    def _next_level(self) -> float | None:
+        """The error level that the candidate in training may expect to be judged at."""
+        if self.judges_once and self.kept is not None and self.judge.budget.alpha is not None:
+            return self.judge.budget.alpha / (len(self.kept.candidates) + 1)
+        return self.judge.budget.level()
 
     def end_of_round(self, job_over: bool) -> None:
         """Judge what the module holds, unless validation data say that it is hopeless; begin a round, or end the job.
@@ -127,46 +156,139 @@ class PruningRun:
         Args:
             job_over: No round may follow.
         """
+        look = Look()
         if self.search is not None:
-            dense = self.judge.dense is None
-            positives = None if dense else self.judge.positives()
             with self.candidate.as_judged():
-                reason = self.search.at_end(self.trainer, self.module, positives, self.judge.budget.level())
-            if reason is not None:
-                self._abandon(reason, job_over)
+                look = self.search.at_end(self.trainer, self.module, self._next_level())
+            if look.reason is not None:
+                self._abandon(look.reason, job_over)
                 return
+        dense = self.judge.dense is None
+        if self.judges_once and not dense:
+            self._keep(look, job_over)
+            return
         with self.candidate.as_judged():
             limit = 1 if self.trainer.fast_dev_run else None
-            outcomes = self.judge.evaluator.outcomes(self.trainer, self.module, self.data, limit)
+            outcomes = self.judge.evaluator.outcomes(
+                self.trainer, self.module, self.data, look.offsets, limit
+            )
             tensors = capture_tensors(self.module)
         verdict = None
-        if self.judge.dense is None:
+        if dense:
             impossible = self.judge.take_dense(outcomes, rehearsal=bool(self.trainer.fast_dev_run))
             self.state = replace(self.state, finished=impossible)
+            self.tell_labels()
         else:
             verdict = self.judge.verdict(outcomes)
         accepted = verdict is None or verdict.accepted
         goes_on = accepted and outcomes is not None and self.state.finished is None
         reach = self._reach(tensors) if goes_on else None
         why = self.state.finished or "the dense network, against which every round is judged"
-        self.recorder.judged(self._facts(), outcomes, verdict, self.judge, why)
+        if dense and outcomes is not None:
+            why = f"{why}: {self.judge.describe_dense()}"
+        self.recorder.judged(self._facts(), outcomes, verdict, self.judge, why, look.offsets, look.chance)
         if accepted and outcomes is not None:
-            self._commit(tensors)
+            self._commit(tensors, look, outcomes)
         if self.state.finished is None:
             self.state = after_verdict(self.plan, self.state, accepted, reach)
         self._extend_or_end(job_over)
 
-    def _commit(self, tensors: Tensors) -> None:
+    def _keep(self, look: Look, job_over: bool) -> None:
+        """A candidate that validation data accept: the guard will judge it at the end."""
+        with self.candidate.as_judged():
+            tensors = capture_tensors(self.module)
+        reach = self._reach(tensors)
+        chances = ", ".join(f"{name} {chance:.2g}" for name, chance in look.chance.items())
+        said = (
+            f"validation data give it a chance of proof ({chances})"
+            if chances
+            else "validation data say nothing of it"
+        )
+        self.recorder.kept(self._facts(), f"{said}; the guard judges it at the end", self.judge)
+        self._commit(tensors, look, None)
+        self.state = after_verdict(self.plan, self.state, True, reach)
+        self._extend_or_end(job_over)
+
+    def tell_labels(self) -> None:
+        """Let the search know how many cases the guard has, once the dense network was judged."""
+        if self.search is not None and self.judge.dense is not None:
+            self.search.labels = self.judge.labels()
+
+    def close(self) -> None:
+        """Judge the candidates that were kept, once, and leave the best of those that stand in the module.
+
+        Raises:
+            MisconfigurationException: The run was judged already, or a kept network's file is not what was kept.
+        """
+        alpha = self.judge.budget.alpha
+        if self.kept is None or alpha is None or self.judge.dense is None:
+            return  # nothing could be judged
+        if not hasattr(self, "data"):
+            self.data = find_guard_data(self.trainer, self.settings.guard_dataloader, self.processes)
+        self.kept.refuse_if_judged()
+        networks = [self.kept.load(one) for one in self.kept.candidates]
+        self.kept.mark_judged()
+        seen = []
+        for one, (state, _) in zip(self.kept.candidates, networks, strict=True):
+            self._put_in(state)
+            seen.append(self.judge.evaluator.outcomes(self.trainer, self.module, self.data, one.offsets))
+        judged = judge_once(self.judge, seen, alpha)
+        for one, said in zip(self.kept.candidates, judged, strict=True):
+            self.recorder.judged_at_the_end(
+                one.place, said.outcomes, said.verdict, self.judge, one.offsets, one.chance
+            )
+        standing = [i for i, said in enumerate(judged) if said.verdict.accepted]
+        for i in standing:
+            self._put_in(networks[i][0])
+            masks = {name: mask.to(self.masks[name].device) for name, mask in networks[i][1].items()}
+            tensors, one = capture_tensors(self.module), self.kept.candidates[i]
+            place = self._folded_into(one.offsets, judged[i].outcomes)
+            self.accepted = Ticket(masks, tensors, None, [], dict(one.offsets), place)
+            self._to_ladder(self.accepted, self.recorder.rows[: one.place + 1])
+        if standing:
+            self.judge.accepted = judged[standing[-1]].outcomes
+        else:
+            self._take_dense()
+        self.was_judged = True
+        self.kept.discard()
+
+    def _take_dense(self) -> None:
+        """The dense network is what there is to deliver."""
+        if self.kept is None or self.kept.dense is None:
+            return
+        state, masks = self.kept.load(self.kept.dense)
+        self._put_in(state)
+        masks = {name: mask.to(self.masks[name].device) for name, mask in masks.items()}
+        self.accepted = Ticket(masks, capture_tensors(self.module), None, [])
+
+    def _put_in(self, state: Mapping[str, Tensor]) -> None:
+        """Put whole tensors by the names of a state dict into the module; what has no name there stays."""
+        tensors = capture_tensors(self.module)
+        restore_tensors(
+            self.module, tensors | self.sharding.pieces({n: t for n, t in state.items() if n in tensors})
+        )
+
+    def _commit(self, tensors: Tensors, look: Look, outcomes: Outcomes | None) -> None:
         masks = {name: mask.clone() for name, mask in self.masks.items()}
         training, stopping = capture_training(self.trainer), self.other_callbacks.early_stopping.capture()
-        self.accepted = Ticket(masks, tensors, training, stopping)
-        self.ladder.keep(self.accepted, self.recorder.rows, self.sharding, self.module)
+        with self.candidate.as_judged():
+            place = self._folded_into(look.offsets, outcomes)
+        self.accepted = Ticket(masks, tensors, training, stopping, dict(look.offsets), place)
+        if self.kept is not None:
+            self.kept.keep(
+                self.accepted, len(self.recorder.rows) - 1, look.chance, self.sharding, self.module
+            )
+        if stands(self.recorder.rows[-1]):
+            self._to_ladder(self.accepted, self.recorder.rows)
+
+    def _to_ladder(self, ticket: Ticket, rows: list[Row]) -> None:
+        given = replace(ticket, tensors=self._handed_over(ticket))
+        self.ladder.keep(given, rows, self.sharding, self.module)
 
     def _reach(self, tensors: Tensors) -> int | None:
         """How far the network that was just accepted can be pruned without retraining; it is put back bit for bit."""
-        if self.search is None:
+        if self.search is None or self.plan.adaptive is None:
             return None
-        assert self.plan.adaptive is not None
         origin, present = self.round_start.origin, self.state.candidate
         to_try = self.plan.adaptive.densities_to_try(self.plan.total, present, self.plan.target)
         with self.candidate.swapped_in():
@@ -176,6 +298,7 @@ class PruningRun:
                 self.module,
                 present,
                 to_try,
+                self._next_level(),
                 lambda pruned: self.cutter.try_on(tensors, self.masks, pruned, origin),
             )
             restore_tensors(self.module, tensors)
@@ -228,11 +351,13 @@ class PruningRun:
             )
         if finished is None:
             self.pending = True
-            self.trainer.should_stop = False
+            self.trainer.should_stop = self._interrupted
             self.clock.set_round(*length)
             self.clock.apply()
             return
         self.state = replace(self.state, finished=finished)
+        if self.judges_once and not self._interrupted:
+            self.close()
         self.clock.set_round(0, 0)
         self.trainer.fit_loop.max_epochs = self.clock.epochs
         rank_zero_info(f"pruning ends: {finished}")
@@ -245,9 +370,14 @@ class PruningRun:
 
     def seal(self) -> None:
         """After ModelCheckpoint has had its epoch end: make what it tracks agree with the verdict."""
-        if self.recorder.rows:
-            last = self.recorder.rows[-1]
-            self.other_callbacks.checkpoints.seal(self.trainer, last["round"], stands=stands(last))
+        rows = self.recorder.rows
+        if not rows:
+            return
+        row = (delivered_row(rows) if self.was_judged else None) or rows[-1]
+        kept = row["verdict"] == "kept"
+        self.other_callbacks.checkpoints.seal(
+            self.trainer, row["round"], stands=kept or stands(row), label="kept" if kept else "accepted"
+        )
 
     def deliver(self) -> None:
         """Leave the last accepted ticket in the module, bit for bit as it was judged."""
@@ -255,6 +385,11 @@ class PruningRun:
             return
         self._delivered = True
         self.begin_ladder()  # a finished run that is resumed has not started
+        if self.is_open and self.state.finished is not None and not self._interrupted:
+            self.close()  # it was interrupted after its last round
+        if self.is_open:
+            self.final_state = self.state_dict() | {"accepted": None, "rewind_point": None}
+            return
         refused = self.state.round > 0 and self.accepted is not None and not stands(self.recorder.rows[-1])
         self.restore_accepted()
         self.seal()
@@ -263,16 +398,75 @@ class PruningRun:
             restore_training(self.trainer, self.accepted.training or self.round_start.fresh)
             self.other_callbacks.early_stopping.restore(self.accepted.stopping)
             self.other_callbacks.checkpoints.save_delivered(self.trainer)
+        self._tell_offsets()
         # Taken here, where all processes are: for checkpoints written after the fit, when the module is the ticket.
         self.final_state = self.state_dict() | {"accepted": None, "rewind_point": None}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the guard is still to judge what was kept."""
+        return self.judges_once and not self.was_judged and self.judge.dense is not None
+
+    def deliver_unjudged(self) -> None:
+        """The fit is over and nothing was judged: the dense network is what may be handed over.
+
+        Not before everyone has saved: a checkpoint of an interrupted round is to hold that round's weights.
+        """
+        if self.is_open:
+            self._take_dense()
+            self.restore_accepted()
 
     def restore_accepted(self) -> None:
         """Put the last accepted ticket into the module; before a first verdict there is none, and nothing changes."""
         if self.accepted is not None:
-            restore_tensors(self.module, self.accepted.tensors)
+            restore_tensors(self.module, self._handed_over(self.accepted))
             self.masks = self.accepted.masks
             # A checkpoint takes the average for the model, and this is what it is to find.
             self.other_callbacks.averaging.restart(self.module)
+
+    # -- decision offsets --
+
+    @property
+    def offsets(self) -> dict[str, float]:
+        """Bias to add to a class' score that the network which would be handed over does not contain, by class."""
+        ticket = self.accepted
+        left = {} if ticket is None or ticket.folded_into is not None else ticket.offsets
+        return {one.name: left.get(one.name, 0.0) for one in self.settings.protected}
+
+    def _handed_over(self, ticket: Ticket) -> Tensors:
+        """The tensors of a ticket, with its offsets where a bias takes them."""
+        if ticket.folded_into is None:
+            return ticket.tensors
+        return folded(ticket.tensors, ticket.folded_into, ticket.offsets, self.settings.class_names)
+
+    def _folded_into(self, offsets: Mapping[str, float], outcomes: Outcomes | None) -> str | None:
+        """The bias that takes the offsets of the network in the module, which is left without them."""
+        if not any(offsets.values()) or outcomes is None or self.search is None or self.sharding:
+            return None
+        evaluator, search = self.judge.evaluator, self.search
+        on_validation = evaluator.outcomes(self.trainer, self.module, search.data, offsets)
+
+        def same() -> bool:
+            now = evaluator.outcomes(self.trainer, self.module, self.data, {})
+            also = evaluator.outcomes(self.trainer, self.module, search.data, {})
+            return all(
+                one is not None and other is not None and one.same_decisions(other)
+                for one, other in ((outcomes, now), (on_validation, also))
+            )
+
+        tensors = capture_tensors(self.module)
+        place = fold(self.module, offsets, self.settings.class_names, same)
+        restore_tensors(self.module, tensors)
+        return place
+
+    def _tell_offsets(self) -> None:
+        left = {name: bias for name, bias in self.offsets.items() if bias}
+        if left:
+            told = ", ".join(f"{bias:+.4g} to {name}" for name, bias in left.items())
+            rank_zero_info(
+                f"decide with offsets: add {told} before the decision (callback.offsets; DecisionOffset does it); no "
+                "bias of the network takes them"
+            )
 
     # -- the start of a round --
 
@@ -356,6 +550,8 @@ class PruningRun:
             "sealed": self.other_callbacks.checkpoints.sealed,
             "masks": {name: pack(mask) for name, mask in self.masks.items()},
             "ledger": self.recorder.state_dict(),
+            "kept": None if self.kept is None else self.kept.state_dict(),
+            "was_judged": self.was_judged,
             "criterion": self.cutter.criterion.state_dict(),
             "search": None if self.search is None else self.search.state_dict(),
             "accepted": pack_ticket(self.accepted, self.sharding, with_training=with_training),
@@ -375,6 +571,11 @@ class PruningRun:
         self.state = RoundState.from_state_dict(saved["rounds"])
         self.judge.load_state_dict(saved)
         self.cutter.criterion.load_state_dict(saved["criterion"])
+        self.was_judged = saved["was_judged"]
+        if self.kept is not None:
+            self.kept.load_state_dict(saved["kept"])
+            if not self.was_judged:
+                self.kept.refuse_if_judged()
         self.clock.load_state_dict(saved)
         self.pending, self.other_callbacks.checkpoints.sealed = saved["pending"], saved["sealed"]
         self.recorder.load_state_dict(saved["ledger"])

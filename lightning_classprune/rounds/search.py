@@ -1,26 +1,28 @@
-"""Search: what validation data say of a candidate. It chooses and abandons candidates; it never judges them."""
+"""Search: what validation data say of a candidate. They choose, offset and abandon candidates, and judge none."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from math import ceil
+from dataclasses import dataclass, field
+from math import ceil, prod
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_classprune.guard import statistics
-from lightning_classprune.guard.data import (
-    GuardData,
-    find_validation_loaders,
-    shard_guard_data,
-)
+from lightning_classprune.guard.data import GuardData, find_validation_loaders, shard_guard_data
 from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.evidence import Evidence
+from lightning_classprune.guard.offset import (
+    Choice,
+    Labels,
+    chance_on_both_sides,
+    choose_offset,
+    one_table,
+    usable,
+)
 from lightning_classprune.guard.protected import Protected
-from lightning_classprune.guard.task import Outcomes
-from lightning_classprune.guard.tolerance import FNTolerance
+from lightning_classprune.guard.task import Columns, Outcomes
 from lightning_classprune.trainer.horizon import Horizon
 from lightning_classprune.trainer.processes import Processes
 
@@ -28,17 +30,22 @@ from lightning_classprune.trainer.processes import Processes
 #: on it: it weighs a test that may end the run against one more round of training. Low, for a dense network that was
 #: lucky on the validation data makes every candidate look bad there, and says nothing of the guard's.
 CHANCE = 0.1
-#: One-sided error level at which validation data must show a rise beyond the tolerance, for what holds without
-#: retraining.
+#: One-sided error level at which validation data must show a rise beyond a limit, for what holds without retraining.
 LEVEL = 0.4
 #: The same in the middle of a round, where much can still change: only what has collapsed is hopeless.
 LEVEL_AT_HALF = 0.01
-#: How far beyond the tolerance it must be there, in FN rate.
+#: How far beyond the limit it must be there, as a rate.
 MARGIN_AT_HALF = 0.1
 
 
-def find_validation_data(trainer: Any, guard: GuardData, processes: Processes) -> GuardData:
+def find_validation_data(trainer: Any, guard: GuardData, processes: Processes, what_for: str) -> GuardData:
     """This process' share of the validation data.
+
+    Args:
+        trainer: The running trainer.
+        guard: The guard data.
+        processes: The processes that share the work.
+        what_for: The argument that asks for them.
 
     Raises:
         MisconfigurationException: There is none, or it is the guard data, which would choose what it judges.
@@ -48,82 +55,42 @@ def find_validation_data(trainer: Any, guard: GuardData, processes: Processes) -
     shared = any(id(getattr(loader, "dataset", loader)) in judging for loader in loaders or ())
     if loaders is None or shared:
         what = "the two are the same" if shared else "there is no validation data"
+        mend = (
+            "the guard a split of its own (guard_dataloader=...)" if shared else "the Trainer validation data"
+        )
         raise MisconfigurationException(
-            f"search='adaptive' chooses by validation data what the guard judges by other data, but {what}; give "
-            + (
-                "the guard a split of its own (guard_dataloader=...)"
-                if shared
-                else "the Trainer validation data"
-            )
-            + ", or use search='fixed'"
+            f"{what_for} chooses by validation data what the guard judges by other data, but {what}; give {mend}, or "
+            "use search='fixed' with Guard(offset='none', judging='round')"
         )
     try:
         return shard_guard_data(loaders, "validation", processes.rank, processes.world_size)
     except ValueError as error:
-        raise MisconfigurationException(f"search='adaptive', validation data: {error}") from error
+        raise MisconfigurationException(f"{what_for}, validation data: {error}") from error
 
 
-def beyond(
-    pairs: Mapping[str, Evidence], tolerances: Mapping[str, FNTolerance], level: float, margin: float = 0.0
-) -> str | None:
-    """What speaks at a one-sided error level for a rise beyond a tolerance; None if nothing does.
+def beyond(pair: Evidence, allowed: float, level: float) -> bool:
+    """Whether paired counts speak at a one-sided error level for a rise beyond what is allowed.
 
-    Tango's lower bound of the rise, as in the guard's `refused`; a class without positives says nothing.
-
-    Args:
-        pairs: Paired counts against the dense network, by class.
-        tolerances: The same classes' tolerances.
-        level: In (0, 0.5].
-        margin: Added to the tolerances, as a rate.
+    By Tango's lower bound, quick enough for looks that only choose; no cases say nothing.
     """
-    for name, pair in pairs.items():
-        if not pair.support:
-            continue
-        allowed = tolerances[name].rise(pair.support, pair.baseline_missed) + margin
-        lower = -statistics.tango_upper(pair.newly_found, pair.newly_missed, pair.support, level)
-        if lower > allowed:
-            return (
-                f"{name}: {pair.newly_missed} newly missed, {pair.newly_found} newly found of {pair.support} "
-                f"validation positives speak for a rise of the FN rate above {allowed:.3g} (lower bound {lower:.3g} "
-                f"at level {level})"
-            )
-    return None
+    if not pair.support:
+        return False
+    return -statistics.tango_upper(pair.newly_found, pair.newly_missed, pair.support, level) > allowed
 
 
-def unlikely(
-    pairs: Mapping[str, Evidence],
-    tolerances: Mapping[str, FNTolerance],
-    positives: Mapping[str, int],
-    level: float | None,
-) -> str | None:
-    """Why a candidate is not worth a guard test, if it is not: a refusal may end the run.
+@dataclass(frozen=True)
+class Look:
+    """What validation data say of a candidate.
 
-    Args:
-        pairs: Paired validation counts against the dense network, by class; one without positives says nothing.
-        tolerances: The same classes' tolerances.
-        positives: The guard's positives of these classes. Their labels alone: nothing that a network makes of them.
-        level: Of the guard test; None for the point rule.
+    Attributes:
+        offsets: Bias to add to a class' score, by name; none for those not named.
+        chance: That the guard proves it harmless, by protected class; empty where nothing can be said.
+        reason: Why it is not worth a guard test, if it is not.
     """
-    for name, pair in pairs.items():
-        if not pair.support:
-            continue
-        allowed = tolerances[name].rise(pair.support, pair.baseline_missed)
-        chance = statistics.chance_of_proof(
-            pair.newly_missed,
-            pair.newly_found,
-            pair.support,
-            allowed,
-            level,
-            positives[name],
-            round(pair.baseline_missed / pair.support * positives[name]),
-        )
-        if chance < CHANCE:
-            return (
-                f"{name}: {pair.newly_missed} newly missed, {pair.newly_found} newly found of {pair.support} "
-                f"validation positives leave a chance of {chance:.2g} that {positives[name]} guard positives "
-                f"{'accept' if level is None else 'prove'} a rise of the FN rate below {allowed:.3g}"
-            )
-    return None
+
+    offsets: dict[str, float] = field(default_factory=dict)
+    chance: dict[str, float] = field(default_factory=dict)
+    reason: str | None = None
 
 
 @dataclass
@@ -134,6 +101,8 @@ class Search:
         evaluator: How cases are decided. It knows nothing of what was decided on the guard's.
         protected: The protected classes.
         data: The validation data.
+        with_offset: An offset is chosen for every candidate.
+        labels: How many cases the guard has of each protected class and of others; known after round 0.
         dense: Outcomes of the dense network at the end of round 0.
         halfway: Its outcomes in the middle of round 0, if that was passed.
         passes: Passes over the validation data for the present attempt.
@@ -143,6 +112,8 @@ class Search:
     evaluator: Evaluator
     protected: tuple[Protected, ...]
     data: GuardData
+    with_offset: bool = False
+    labels: Mapping[str, Labels] = field(default_factory=dict)
     dense: Outcomes | None = None
     halfway: Outcomes | None = None
     passes: int = 0
@@ -159,115 +130,169 @@ class Search:
         new, self.looked = halfway and self.looked != epochs, epochs if halfway else self.looked
         return new
 
-    def outcomes(self, trainer: Any, module: Any) -> Outcomes | None:
-        """Outcomes on the validation data, the same on all ranks; None if the scores are NaN."""
+    def columns(self, trainer: Any, module: Any) -> Columns | None:
+        """The task's columns of the validation data, the same on all ranks; None if the scores are NaN."""
         self.passes += 1
-        return self.evaluator.outcomes(trainer, module, self.data)
+        return self.evaluator.columns(trainer, module, self.data)
 
-    def at_half(self, trainer: Any, module: Any, *, dense: bool) -> str | None:
+    def at_half(self, trainer: Any, module: Any, *, dense: bool, level: float | None) -> str | None:
         """Look in the middle of a round; why its candidate is not worth the rest of it, if it is not.
 
         Args:
             trainer: The running trainer.
             module: The network, as it would be judged.
             dense: It is that of round 0, which sets what candidates are compared with.
-        """
-        now = self.outcomes(trainer, module)
-        if dense:
-            self.halfway = now
-            return None
-        reason = self.hopeless_at_half(now)
-        return None if reason is None else f"half-way through the round, {reason}"
-
-    def at_end(
-        self, trainer: Any, module: Any, positives: Mapping[str, int] | None, level: float | None
-    ) -> str | None:
-        """Look at the end of a round; why its candidate is not worth a guard test, if it is not.
-
-        Args:
-            trainer: The running trainer.
-            module: The network, as it would be judged.
-            positives: The guard's positives by class, of its labels alone; None for the dense network.
             level: Of the guard test; None for the point rule.
         """
-        now = self.outcomes(trainer, module)
-        if positives is None:
-            self.dense = now
+        columns = self.columns(trainer, module)
+        if dense:
+            self.halfway = None if columns is None else self.evaluator.task.outcomes(columns, {})
             return None
-        return self.not_worth_a_test(now, positives, level)
+        reason = self.hopeless_at_half(columns, level)
+        return None if reason is None else f"half-way through the round, {reason}"
 
-    def not_worth_a_test(
-        self, now: Outcomes | None, positives: Mapping[str, int], level: float | None
-    ) -> str | None:
-        """As `at_end`, of the candidate's outcomes."""
-        return self._against(now, self.dense, partial(unlikely, positives=positives, level=level))
-
-    def hopeless_at_half(self, now: Outcomes | None) -> str | None:
+    def hopeless_at_half(self, columns: Columns | None, level: float | None) -> str | None:
         """Why a candidate in the middle of its round is not worth the rest of it, if it is not.
 
         It has collapsed beside the dense network in the middle of its own training and at its end.
 
         Args:
-            now: Its outcomes.
+            columns: Its columns.
+            level: Of the guard test.
         """
-        collapsed = partial(beyond, level=LEVEL_AT_HALF, margin=MARGIN_AT_HALF)
-        if self.halfway is None or self._against(now, self.halfway, collapsed) is None:
-            return None
-        return self._against(now, self.dense, collapsed)
-
-    def _against(
-        self,
-        now: Outcomes | None,
-        before: Outcomes | None,
-        speaks: Callable[[Mapping[str, Evidence], Mapping[str, FNTolerance]], str | None],
-    ) -> str | None:
-        if now is None:
+        if columns is None:
             return "its scores are NaN: its training diverged"
-        if before is None:
+        if self.halfway is None or self.dense is None:
             return None
-        try:
-            pairs = {one.name: now.pairs(before, one.name)[0] for one in self.protected}
-        except ValueError as error:
-            raise MisconfigurationException(f"search='adaptive', validation data: {error}") from error
-        tolerances = {one.name: one.tolerance for one in self.protected}
-        agreed: str | None = self.evaluator.processes.first(speaks(pairs, tolerances))
+        collapsed = [self._collapsed(columns, before, level) for before in (self.halfway, self.dense)]
+        reason: str | None = self.evaluator.processes.first(collapsed[1] if all(collapsed) else None)
+        return reason
+
+    def _collapsed(self, columns: Columns, before: Outcomes, level: float | None) -> str | None:
+        now = self.evaluator.task.outcomes(columns, self._offsets(columns, before, level))
+        for one, what, pair, allowed in self._sides(now, before):
+            if beyond(pair, allowed + MARGIN_AT_HALF, LEVEL_AT_HALF):
+                return (
+                    f"{one.name}: {pair.newly_missed} new {what}, {pair.newly_found} gone of {pair.support} validation "
+                    f"cases speak for a rise beyond {allowed:.3g} by more than {MARGIN_AT_HALF:g}"
+                )
+        return None
+
+    def at_end(self, trainer: Any, module: Any, level: float | None) -> Look:
+        """Look at the end of a round, before a guard test; of the dense network's all that is needed later is kept.
+
+        Args:
+            trainer: The running trainer.
+            module: The network, as it would be judged.
+            level: Of the guard test; None for the point rule.
+        """
+        columns = self.columns(trainer, module)
+        if self.dense is None:
+            self.dense = None if columns is None else self.evaluator.task.outcomes(columns, {})
+            return Look()
+        if columns is None:
+            return Look(reason="its scores are NaN: its training diverged")
+        look: Look = self.evaluator.processes.first(self._look(columns, self.dense, level))
+        return look
+
+    def _look(self, columns: Columns, dense: Outcomes, level: float | None) -> Look:
+        offsets = self._offsets(columns, dense, level)
+        now = self.evaluator.task.outcomes(columns, offsets)
+        chance: dict[str, float] = {}
+        told: dict[str, str] = {}
+        for one in self.protected:
+            misses, alarms = self._pairs(now, dense, one)
+            if not misses.support or not self.labels[one.name].positives:
+                continue
+            sides = one_table(misses), one_table(alarms)
+            chance[one.name] = float(chance_on_both_sides(*sides, one, self.labels[one.name], level)[0])
+            told[one.name] = (
+                f"{misses.newly_missed} newly missed, {misses.newly_found} newly found of {misses.support}, "
+                f"{alarms.newly_missed} new false alarms, {alarms.newly_found} gone of {alarms.support}"
+            )
+        if not chance or prod(chance.values()) >= CHANCE:
+            return Look(offsets, chance)
+        worst = min(chance, key=lambda name: chance[name])
+        does = "accepts" if level is None else "proves"
+        return Look(
+            offsets,
+            chance,
+            f"{worst}: {told[worst]} on validation data leave a chance of {prod(chance.values()):.2g} that the guard "
+            f"{does} it",
+        )
+
+    def _offsets(self, columns: Columns, dense: Outcomes, level: float | None) -> dict[str, float]:
+        """The offsets, class after class, each given those before."""
+        offsets: dict[str, float] = {}
+        if not self.with_offset or not self.labels:
+            return offsets
+        task = self.evaluator.task
+        for name in usable([one.name for one in self.protected], len(task.names), task.exclusive(columns)):
+            choice: Choice = choose_offset(
+                task.sweep(columns, offsets, name, dense), self.protected, self.labels, level
+            )
+            offsets[name] = -choice.threshold
+        agreed: dict[str, float] = self.evaluator.processes.first(offsets)
         return agreed
 
+    def _sides(self, now: Outcomes, before: Outcomes) -> list[tuple[Protected, str, Evidence, float]]:
+        """What is guarded: class, what is counted, paired counts, allowed rise of its rate."""
+        sides = []
+        for one in self.protected:
+            misses, alarms = self._pairs(now, before, one)
+            positives = self.labels[one.name].positives if self.labels else misses.support
+            allowed = one.rise_among(misses.support, misses.baseline_missed, positives)
+            sides.append((one, "misses", misses, allowed))
+            if one.max_fp_rise is not None:
+                sides.append((one, "false alarms", alarms, one.max_fp_rise))
+        return sides
+
+    def _pairs(self, now: Outcomes, before: Outcomes, one: Protected) -> tuple[Evidence, Evidence]:
+        try:
+            return now.pairs(before, one.name)
+        except ValueError as error:
+            raise MisconfigurationException(f"validation data: {error}") from error
+
     def reach(
-        self, trainer: Any, module: Any, accepted: int, to_try: Sequence[int], prune: Callable[[int], None]
+        self,
+        trainer: Any,
+        module: Any,
+        accepted: int,
+        to_try: Sequence[int],
+        level: float | None,
+        prune: Callable[[int], None],
     ) -> int:
-        """Units up to which an accepted network can be pruned without retraining, in FN and in errors of all classes.
+        """Units up to which an accepted network can be pruned without retraining, on both sides.
 
         One pass over the validation data for each density to try, from the densest on, up to the first that does not
-        hold.
+        hold. Where false alarms are not guarded, errors of all classes stand for them: a class that is found
+        everywhere is never missed.
 
         Args:
             trainer: The running trainer.
             module: The network.
             accepted: Units pruned in it.
             to_try: Pruned units, ascending.
+            level: Of the guard test; None for the point rule.
             prune: Puts the network, pruned to that many units, into the module.
         """
+        assert self.dense is not None
         for pruned in to_try:
             prune(pruned)
-            seen = self.outcomes(trainer, module)
-            worse = self._against(seen, self.dense, partial(beyond, level=LEVEL)) is not None
-            if seen is None or worse or self._errs(seen):
+            columns = self.columns(trainer, module)
+            holds = columns is not None and self._holds(columns, self.dense, level)
+            if not self.evaluator.processes.first(holds):
                 break
             accepted = pruned
         return accepted
 
-    def _errs(self, now: Outcomes) -> bool:
-        """Whether decisions of all classes got worse: one that is found everywhere is never missed."""
-        assert self.dense is not None
-        pair = now.mistakes(self.dense)
-        misses = {one.name: now.pairs(self.dense, one.name)[0] for one in self.protected}
-        allowed = max(
-            one.tolerance.rise(max(misses[one.name].support, 1), misses[one.name].baseline_missed)
-            for one in self.protected
-        )
-        reason = beyond({"all": pair}, {"all": FNTolerance(rate=allowed)}, LEVEL)
-        return bool(self.evaluator.processes.first(reason is not None))
+    def _holds(self, columns: Columns, dense: Outcomes, level: float | None) -> bool:
+        now = self.evaluator.task.outcomes(columns, self._offsets(columns, dense, level))
+        sides = self._sides(now, dense)
+        if any(one.max_fp_rise is None for one in self.protected):
+            largest = max(allowed for _, what, _, allowed in sides if what == "misses")
+            sides.append((self.protected[0], "errors", now.mistakes(dense), largest))
+        return not any(beyond(pair, allowed, LEVEL) for _, _, pair, allowed in sides)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and primitives."""

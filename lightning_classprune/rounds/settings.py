@@ -96,7 +96,7 @@ class Settings:
         num_classes = whole("num_classes", num_classes, 2)
         names = _class_names(class_names, num_classes)
         target_sparsity = share("target_sparsity", target_sparsity)
-        search = read_search(search)
+        search = read_search(search, survives_refusals=getattr(guard, "judging", None) != "end")
         for name, value, kind in (("guard", guard, Guard), ("cut", cut, Cut), ("files", files, Files)):
             if not isinstance(value, kind):
                 raise ValueError(f"{name}={value!r} must be {kind.__name__}(...)")
@@ -116,10 +116,15 @@ class Settings:
                 "Guard.baseline='current' judges the weights as they come, so rewind="
                 f"{search.rewind!r} has no earlier point; use rewind='lr' or rewind='none'"
             )
+        if guard.judging == "end" and search.retries:
+            raise ValueError(
+                f"Guard.judging='end' survives refusals by validation data alone, so retries={search.retries} does not "
+                f"go with it; use search={type(search).__name__}(on_refusal='stop', retries=0)"
+            )
         return cls(
             num_classes=num_classes,
             class_names=names,
-            protected=read_protected(protect, names, guard.confidence),
+            protected=read_protected(protect, names, guard.confidence, guard.max_fp_rise),
             target_sparsity=target_sparsity,
             search=search,
             guard=guard,
@@ -135,6 +140,15 @@ class Settings:
     def task(self) -> Task:
         """What a decision is."""
         return ClassesOrLabels(self.class_names, [one.index for one in self.protected], self.threshold)
+
+    @property
+    def asks_validation(self) -> str | None:
+        """The argument that makes validation data decide something, if one does."""
+        if self.guard.offset == "validation":
+            return "Guard.offset='validation'"
+        if self.guard.judging == "end":
+            return "Guard.judging='end'"
+        return "search='adaptive'" if self.search.steps is not None else None
 
     @property
     def tolerances(self) -> dict[str, FNTolerance]:

@@ -6,9 +6,13 @@ left it. Lightning tells which in steps, and some strategies restore a checkpoin
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_classprune.guard.data import check_guard_data, find_guard_data
@@ -39,7 +43,8 @@ from lightning_classprune.rounds.search import Search, find_validation_data
 from lightning_classprune.rounds.settings import Settings
 from lightning_classprune.rounds.start import RoundStart
 from lightning_classprune.tickets.keeper import LadderKeeper
-from lightning_classprune.trainer.other_callbacks import OtherCallbacks
+from lightning_classprune.tickets.kept import KeptTickets
+from lightning_classprune.trainer.other_callbacks import OtherCallbacks, of_type
 from lightning_classprune.trainer.processes import Processes
 
 
@@ -50,12 +55,14 @@ class Startup:
         settings: The arguments, checked.
         trainer: The trainer of the fit.
         inherited: Masks that an earlier fit delivered.
+        closing: The run that is resumed is not gone on with: what it kept is judged.
     """
 
-    def __init__(self, settings: Settings, trainer: Any, inherited: Masks) -> None:
+    def __init__(self, settings: Settings, trainer: Any, inherited: Masks, *, closing: bool = False) -> None:
         self._settings = settings
         self._trainer = trainer
         self._inherited = inherited
+        self._closing = closing
         self._processes = Processes(trainer.global_rank, trainer.world_size)
         ladder = None if trainer.fast_dev_run else settings.files.ladder
         self._ladder = LadderKeeper(ladder, settings.card(), self._processes)
@@ -121,11 +128,22 @@ class Startup:
             randomness=self._randomness,
             recorder=Recorder(trainer),
             ladder=self._ladder,
+            kept=self._kept(),
             masks=masks,
         )
         self._set_horizon(run)
         self._run = run
         return run
+
+    def _kept(self) -> KeptTickets | None:
+        """Where candidates wait for their judgement: the ladder's folder, else that of the checkpoints."""
+        if self._settings.guard.judging != "end" or self._trainer.fast_dev_run:
+            return None
+        beside = [
+            callback.dirpath for callback in of_type(self._trainer, "ModelCheckpoint") if callback.dirpath
+        ]
+        folder = self._settings.files.ladder or next(iter(beside), None) or self._trainer.default_root_dir
+        return KeptTickets(os.fspath(folder), self._processes.first(uuid.uuid4().hex[:8]), self._processes)
 
     def _set_horizon(self, run: PruningRun) -> None:
         """Begin, or go on where the checkpoint was written, which some strategies load only after `on_fit_start`."""
@@ -157,6 +175,9 @@ class Startup:
             self._check_limits_and_data(run)
         run.begin_ladder()
         run.cutter.hold(run.masks, self._trainer.optimizers)
+        if self._closing:
+            self._close_run(run)
+            return
         if self._resumed is not None:
             self._go_on(run, self._resumed)
             return
@@ -169,22 +190,37 @@ class Startup:
         if self._settings.guard.baseline == "current":
             run.end_of_round(job_over=False)
 
+    def _close_run(self, run: PruningRun) -> None:
+        """Judge what a resumed run kept, and train nothing."""
+        if self._resumed is None or not run.is_open:
+            raise MisconfigurationException(
+                "judge: there is no run with a dense network to judge its candidates by"
+            )
+        run.close()
+        run.state = replace(run.state, finished=run.state.finished or "it was closed before its end")
+        self._clock.set_round(0, 0)
+        self._trainer.fit_loop.max_epochs = self._clock.epochs
+
     def _check_limits_and_data(self, run: PruningRun) -> None:
         settings, user = self._settings, self._clock.user
         foreign = self._foreign_epochs if self._resumed is None else None
         check_rewind_point(self._trainer, settings.search.point, user, foreign)
         check_total_epochs(user, settings.search.max_total_epochs)
         evaluator = run.judge.evaluator
-        check_guard_data(evaluator.outcomes(self._trainer, run.module, run.data, limit=1))
+        check_guard_data(evaluator.outcomes(self._trainer, run.module, run.data, {}))
         run.rehearse_criterion()
-        if settings.search.steps is not None:
-            data = find_validation_data(self._trainer, run.data, self._processes)
-            run.search = Search(evaluator, settings.protected, data)
+        asks = settings.asks_validation
+        if asks is not None:
+            data = find_validation_data(self._trainer, run.data, self._processes, asks)
+            run.search = Search(
+                evaluator, settings.protected, data, with_offset=settings.guard.offset == "validation"
+            )
 
     def _go_on(self, run: PruningRun, saved: Mapping[str, Any]) -> None:
         self._randomness.go_on()
         if run.search is not None:
             run.search.load_state_dict(saved["search"])
+            run.tell_labels()
         if run.state.round > 0 and not run.pending:
             run.round_start.after_loading()
         self._clock.apply()

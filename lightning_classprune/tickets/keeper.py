@@ -80,7 +80,7 @@ class LadderKeeper:
         if self.folder is None:
             return
         ladder, card = Ladder(self.folder), _card(self._of_run, ledger)
-        state, masks = _as_saved(module, sharding.saved(ticket.tensors), ticket.masks)
+        state, masks = as_saved(module, sharding.saved(ticket.tensors), ticket.masks)
         self._on_first(lambda: ladder.add(ledger[-1], state, masks, card))
 
     def _on_first(self, action: Callable[[], None]) -> None:
@@ -93,7 +93,7 @@ class LadderKeeper:
         self._processes.raise_together(error)
 
 
-def _as_saved(
+def as_saved(
     module: nn.Module, tensors: Mapping[str, Tensor], masks: Masks
 ) -> tuple[dict[str, Tensor], Masks]:
     """What `state_dict()` holds of a capture: both names of tied weights, no buffers that are not persistent."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,15 +15,19 @@ from lightning_classprune.trainer.snapshots import Tensors, TrainingState
 
 @dataclass(frozen=True)
 class Ticket:
-    """A network that was judged: its masks, all its tensors, and the state of what trained it.
+    """A network that was judged: its masks, all its tensors, its decision offsets, and the state of what trained it.
 
     `training` is None in a resumed run that cannot need it: checkpoints hold it only where fine-tuning goes on from it.
+    `tensors` are without the decision offsets, by class in `offsets`; `folded_into` names the bias that takes them when
+    the network is handed over, None where none does.
     """
 
     masks: Masks
     tensors: Tensors
     training: TrainingState | None
     stopping: list[dict[str, Any]]
+    offsets: dict[str, float] = field(default_factory=dict)
+    folded_into: str | None = None
 
 
 def pack_ticket(ticket: Ticket | None, sharding: Sharding, *, with_training: bool) -> dict[str, Any] | None:
@@ -35,6 +39,8 @@ def pack_ticket(ticket: Ticket | None, sharding: Sharding, *, with_training: boo
         "tensors": sharding.saved(ticket.tensors),
         "training": sharding.saved_state(ticket.training) if with_training else None,
         "stopping": ticket.stopping,
+        "offsets": dict(ticket.offsets),
+        "folded_into": ticket.folded_into,
     }
 
 
@@ -46,4 +52,11 @@ def unpack_ticket(
         return None
     masks = {name: unpack(mask).to(device[name]) for name, mask in saved["masks"].items()}
     training = sharding.loaded_state(saved["training"])
-    return Ticket(masks, sharding.pieces(saved["tensors"]), training, saved["stopping"])
+    return Ticket(
+        masks,
+        sharding.pieces(saved["tensors"]),
+        training,
+        saved["stopping"],
+        dict(saved["offsets"]),
+        saved["folded_into"],
+    )

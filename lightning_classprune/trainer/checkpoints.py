@@ -47,28 +47,31 @@ class Checkpoints:
         """Start a round: its epochs compete among themselves, not with the dense network."""
         self._set(self._pristine)
 
-    def seal(self, trainer: Any, round_: int, *, stands: bool) -> None:
+    def seal(self, trainer: Any, round_: int, *, stands: bool, label: str = "accepted") -> None:
         """After the callbacks' own epoch end: make what they track agree with the verdict, once.
 
         Args:
             trainer: The running trainer.
             round_: The round that was judged last.
             stands: It was accepted, or is the dense one.
+            label: Of the file that is kept of it.
         """
         if self.sealed or trainer.fast_dev_run:
             return
         self.sealed = True
         if stands:
-            self.accept(trainer, round_)
+            self.accept(trainer, round_, label)
         else:
             self.refuse(trainer)
 
-    def accept(self, trainer: Any, round_: int) -> None:
+    def accept(self, trainer: Any, round_: int, label: str = "accepted") -> None:
         """Save the module as it was judged and make that file every callback's best model."""
         tracked = [c for c in self._callbacks if c.save_top_k != 0]
         stale = [self._files(c) for c in tracked]
         for callback in tracked:
-            self._track(callback, self._free_path(trainer, callback, round_, tracked), trainer)
+            self._track(
+                callback, self._free_path(trainer, callback, f"{label}-round={round_:02d}", tracked), trainer
+            )
         previous, self._accepted = self._accepted, [self._tracking(c) for c in self._callbacks]
         for callback, files in zip(tracked, stale, strict=True):
             # Only now: the file holds what all callbacks track.
@@ -82,14 +85,12 @@ class Checkpoints:
                 self._remove(trainer, callback, {state["best_model_path"]} - {""})
 
     @staticmethod
-    def _free_path(trainer: Any, callback: Any, round_: int, tracked: list[Any]) -> str:
+    def _free_path(trainer: Any, callback: Any, name: str, tracked: list[Any]) -> str:
         """A file of its own for each callback and each job in the folder, numbered as ModelCheckpoint does."""
         taken = {c.best_model_path for c in tracked}
         for version in count():
             suffix = f"-v{version}" if version else ""
-            path = os.path.join(
-                callback.dirpath, f"accepted-round={round_:02d}{suffix}{callback.FILE_EXTENSION}"
-            )
+            path = os.path.join(callback.dirpath, f"{name}{suffix}{callback.FILE_EXTENSION}")
             if path not in taken and not callback.file_exists(path, trainer):
                 break
         return path

@@ -1,0 +1,183 @@
+"""Kept tickets: the candidates of a run that the guard judges at the end, each in a file of its own until then.
+
+Checkpoints hold the list, with a hash of every network, so that what is judged is what was kept. A file that says that
+a run was judged lies beside them: a judgement is final, whichever checkpoint the run is resumed from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+from lightning_classprune import files
+from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.tickets.keeper import as_saved
+from lightning_classprune.tickets.ticket import Ticket
+from lightning_classprune.tickets.ticket_file import digest, read_ticket, save_ticket
+from lightning_classprune.trainer.processes import Processes
+from lightning_classprune.trainer.sharding import Sharding
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One candidate that is to be judged.
+
+    Attributes:
+        file: Its name in the folder.
+        sha256: Of the network.
+        place: Of its row in the ledger.
+        offsets: Its decision offsets, by class.
+        chance: What validation data said of it, by class.
+    """
+
+    file: str
+    sha256: str
+    place: int
+    offsets: dict[str, float]
+    chance: dict[str, float]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives only."""
+        return asdict(self)
+
+
+class KeptTickets:
+    """The kept candidates of one run.
+
+    Args:
+        folder: Where their files lie.
+        run: What tells this run from others that used the folder.
+        processes: The first one writes, and all learn of its errors.
+
+    Attributes:
+        dense: The dense network, which is delivered where nothing else is.
+        candidates: In the order in which they were kept.
+    """
+
+    def __init__(self, folder: str, run: str, processes: Processes) -> None:
+        self.folder = Path(folder)
+        self.run = run
+        self._processes = processes
+        self.dense: Kept | None = None
+        self.candidates: list[Kept] = []
+
+    def keep(
+        self,
+        ticket: Ticket,
+        place: int,
+        chance: Mapping[str, float],
+        sharding: Sharding,
+        module: nn.Module,
+    ) -> None:
+        """Write a ticket, the first one as the dense network; all processes call this.
+
+        Args:
+            ticket: As it would be judged.
+            place: Of its row in the ledger.
+            chance: What validation data said of it.
+            sharding: That of the module.
+            module: The network.
+        """
+        state, masks = as_saved(module, sharding.saved(ticket.tensors), ticket.masks)
+        file = f"kept-round={place:02d}-{self.run}.safetensors"
+        sha256 = ""
+        error: Exception | None = None
+        if self._processes.rank == 0:
+            try:
+                save_ticket(self.folder / file, state, masks)
+                sha256 = digest(state, masks)
+            except Exception as caught:
+                error = caught
+        self._processes.raise_together(error)
+        one = Kept(file, self._processes.first(sha256), place, dict(ticket.offsets), dict(chance))
+        if self.dense is None:
+            self.dense = one
+        else:
+            self.candidates.append(one)
+
+    def load(self, one: Kept) -> tuple[dict[str, Tensor], Masks]:
+        """The whole tensors and masks of a kept network, on every process.
+
+        Raises:
+            MisconfigurationException: Its file is gone, or is not the one that was kept.
+        """
+        path = self.folder / one.file
+        try:
+            ticket = read_ticket(path)
+        except (FileNotFoundError, ValueError) as error:
+            raise MisconfigurationException(
+                f"a candidate that was kept cannot be judged: {error}; put its file back"
+            ) from error
+        if ticket.sha256 != one.sha256:
+            raise MisconfigurationException(
+                f"{path} is not the network that was kept (its SHA-256 differs), so it is not judged"
+            )
+        return ticket.state, ticket.masks
+
+    # -- the judgement is final --
+
+    @property
+    def _mark(self) -> Path:
+        return self.folder / f"judged-{self.run}.txt"
+
+    def refuse_if_judged(self) -> None:
+        """Refuse to go on with a run that was judged.
+
+        Raises:
+            MisconfigurationException: It was.
+        """
+        if self._processes.first(self._mark.exists()):
+            raise MisconfigurationException(
+                f"this run was judged ({self._mark}): a judgement is final, so it is neither resumed nor judged again; "
+                "begin a new run, with other guard data if it is to have a new chance"
+            )
+
+    def mark_judged(self) -> None:
+        """Say that the guard is opened now; before its first look, so that no interruption gives a second one."""
+        self._on_first(
+            lambda: files.write_text(self._mark, "the guard was opened for the candidates of this run\n")
+        )
+
+    def discard(self) -> None:
+        """Remove the files of all candidates; what was accepted has files of its own."""
+
+        def remove() -> None:
+            for one in (*self.candidates, *([self.dense] if self.dense else [])):
+                (self.folder / one.file).unlink(missing_ok=True)
+
+        self._on_first(remove)
+
+    def _on_first(self, action: Callable[[], None]) -> None:
+        error: Exception | None = None
+        if self._processes.rank == 0:
+            try:
+                action()
+            except Exception as caught:
+                error = caught
+        self._processes.raise_together(error)
+
+    # -- saving --
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives only."""
+        return {
+            "folder": os.fspath(self.folder),
+            "run": self.run,
+            "dense": self.dense.state_dict() if self.dense else None,
+            "candidates": [one.state_dict() for one in self.candidates],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned; the files are looked for in this run's folder first."""
+        self.run = state["run"]
+        self.dense = Kept(**state["dense"]) if state["dense"] else None
+        self.candidates = [Kept(**one) for one in state["candidates"]]
+        there = self.dense is None or (self.folder / self.dense.file).is_file()
+        if not there:
+            self.folder = Path(state["folder"])
