@@ -8,13 +8,20 @@ fixed before the guard is opened, and the guard is opened once. Hence a judged r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from lightning_classprune.guard.holm import accepted_by_holm
 from lightning_classprune.guard.judge import Judge
 from lightning_classprune.guard.task import Outcomes
 from lightning_classprune.guard.verdict import Verdict
+from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.tickets.kept import Kept, KeptTickets
+
+#: Puts a kept network into the module and gives what it decides on the guard data with its offsets.
+Decide = Callable[[dict[str, Tensor], Kept], Outcomes | None]
 
 
 @dataclass(frozen=True)
@@ -22,15 +29,43 @@ class Judged:
     """What was said of one candidate.
 
     Attributes:
+        kept: The candidate.
+        state: Its tensors by the names of a state dict.
+        masks: True = kept.
         outcomes: What it decided; None if its scores were NaN.
         verdict: At the level that Holm's procedure tested it at.
     """
 
+    kept: Kept
+    state: dict[str, Tensor]
+    masks: Masks
     outcomes: Outcomes | None
     verdict: Verdict
 
 
-def judge_once(judge: Judge, seen: Sequence[Outcomes | None], alpha: float) -> list[Judged]:
+def judge_kept(tickets: KeptTickets, judge: Judge, decide: Decide, alpha: float) -> list[Judged]:
+    """Open the guard for the candidates of a run, once; in the order in which they were kept.
+
+    Args:
+        tickets: The candidates.
+        judge: Knows the dense network's outcomes.
+        decide: What a candidate decides on the guard data.
+        alpha: Error level of the run.
+
+    Raises:
+        MisconfigurationException: The run was judged already, or a file is not the network that was kept.
+    """
+    tickets.refuse_if_judged()
+    networks = [tickets.load(one) for one in tickets.candidates]
+    tickets.open_guard()
+    seen = [decide(state, one) for (state, _), one in zip(networks, tickets.candidates, strict=True)]
+    verdicts = judge_once(judge, seen, alpha)
+    tickets.close_guard()
+    together = zip(tickets.candidates, networks, seen, verdicts, strict=True)
+    return [Judged(one, *network, outcomes, verdict) for one, network, outcomes, verdict in together]
+
+
+def judge_once(judge: Judge, seen: Sequence[Outcomes | None], alpha: float) -> list[Verdict]:
     """The verdicts on all candidates together, at one error level.
 
     Args:
@@ -43,4 +78,4 @@ def judge_once(judge: Judge, seen: Sequence[Outcomes | None], alpha: float) -> l
     # Accepted ones have their own level; all others are tested at the level at which the procedure stopped.
     order = sorted(range(len(seen)), key=lambda i: p_values[i])
     levels = {i: alpha / (len(seen) - min(rank, sum(accepted))) for rank, i in enumerate(order)}
-    return [Judged(outcomes, judge.verdict_at(outcomes, levels[i])) for i, outcomes in enumerate(seen)]
+    return [judge.verdict_at(outcomes, levels[i]) for i, outcomes in enumerate(seen)]

@@ -20,8 +20,8 @@ from lightning_classprune.pruning.masks import Masks, pack, unpack
 from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.rounds.candidate import Candidate
 from lightning_classprune.rounds.clock import RoundClock, does_not_fit
-from lightning_classprune.rounds.folding import fold, folded
-from lightning_classprune.rounds.judgement import judge_once
+from lightning_classprune.rounds.handover import Handover
+from lightning_classprune.rounds.judgement import judge_kept
 from lightning_classprune.rounds.plan import Plan, RoundState, after_abandonment, after_verdict
 from lightning_classprune.rounds.randomness import RoundRandomness
 from lightning_classprune.rounds.resuming import (
@@ -37,7 +37,7 @@ from lightning_classprune.rounds.settings import Settings
 from lightning_classprune.rounds.start import RoundStart
 from lightning_classprune.rounds.status import Status, status
 from lightning_classprune.tickets.keeper import LadderKeeper
-from lightning_classprune.tickets.kept import KeptTickets
+from lightning_classprune.tickets.kept import Kept, KeptTickets
 from lightning_classprune.tickets.ticket import Ticket, pack_ticket, unpack_ticket
 from lightning_classprune.trainer.compatibility import warn_where_global_epochs_count
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
@@ -80,6 +80,9 @@ class PruningRun:
         self.data: GuardData  # found when training starts, as is the data to search with
         self.search: Search | None = None
         self.final_state: dict[str, Any] = {}
+        self.handover = Handover(
+            self.trainer, self.module, self.judge.evaluator, self.settings.class_names, self.sharding
+        )
         self.candidate = Candidate(self.module, self.processes, (self.other_callbacks.averaging,))
         self._delivered = False
         self._interrupted = False  # the job is being stopped, and the guard judges at the end only
@@ -225,64 +228,64 @@ class PruningRun:
             return  # nothing could be judged
         if not hasattr(self, "data"):
             self.data = find_guard_data(self.trainer, self.settings.guard_dataloader, self.processes)
-        self.kept.refuse_if_judged()
-        networks = [self.kept.load(one) for one in self.kept.candidates]
-        self.kept.mark_judged()
-        seen = []
-        for one, (state, _) in zip(self.kept.candidates, networks, strict=True):
-            self._put_in(state)
-            seen.append(self.judge.evaluator.outcomes(self.trainer, self.module, self.data, one.offsets))
-        judged = judge_once(self.judge, seen, alpha)
-        for one, said in zip(self.kept.candidates, judged, strict=True):
+        self._take_dense()
+        for one in judge_kept(self.kept, self.judge, self._decide_kept, alpha):
+            kept = one.kept
             self.recorder.judged_at_the_end(
-                one.place, said.outcomes, said.verdict, self.judge, one.offsets, one.chance
+                kept.place, one.outcomes, one.verdict, self.judge, kept.offsets, kept.chance
             )
-        standing = [i for i, said in enumerate(judged) if said.verdict.accepted]
-        for i in standing:
-            self._put_in(networks[i][0])
-            masks = {name: mask.to(self.masks[name].device) for name, mask in networks[i][1].items()}
-            tensors, one = capture_tensors(self.module), self.kept.candidates[i]
-            place = self._folded_into(one.offsets, judged[i].outcomes)
-            self.accepted = Ticket(masks, tensors, None, [], dict(one.offsets), place)
-            self._to_ladder(self.accepted, self.recorder.rows[: one.place + 1])
-        if standing:
-            self.judge.accepted = judged[standing[-1]].outcomes
-        else:
-            self._take_dense()
+            if one.verdict.accepted:
+                self._take(one.state, one.masks, kept.offsets, one.outcomes)
+                self._to_ladder(self.recorder.rows[: kept.place + 1])
+                self.judge.accepted = one.outcomes
         self.was_judged = True
         self.kept.discard()
 
+    def _decide_kept(self, state: dict[str, Tensor], kept: Kept) -> Outcomes | None:
+        self._put_in(state)
+        return self.judge.evaluator.outcomes(self.trainer, self.module, self.data, kept.offsets)
+
     def _take_dense(self) -> None:
         """The dense network is what there is to deliver."""
-        if self.kept is None or self.kept.dense is None:
-            return
-        state, masks = self.kept.load(self.kept.dense)
+        if self.kept is not None and self.kept.dense is not None:
+            self._take(*self.kept.load(self.kept.dense), {}, None)
+
+    def _take(
+        self, state: Mapping[str, Tensor], masks: Masks, offsets: dict[str, float], outcomes: Outcomes | None
+    ) -> None:
+        """A kept network is the accepted one."""
         self._put_in(state)
+        place = self._bias_for(offsets, outcomes)
         masks = {name: mask.to(self.masks[name].device) for name, mask in masks.items()}
-        self.accepted = Ticket(masks, capture_tensors(self.module), None, [])
+        self.accepted = Ticket(masks, capture_tensors(self.module), None, [], dict(offsets), place)
 
     def _put_in(self, state: Mapping[str, Tensor]) -> None:
         """Put whole tensors by the names of a state dict into the module; what has no name there stays."""
         tensors = capture_tensors(self.module)
-        restore_tensors(
-            self.module, tensors | self.sharding.pieces({n: t for n, t in state.items() if n in tensors})
-        )
+        known = self.sharding.pieces({name: tensor for name, tensor in state.items() if name in tensors})
+        restore_tensors(self.module, tensors | known)
+
+    def _bias_for(self, offsets: Mapping[str, float], outcomes: Outcomes | None) -> str | None:
+        validation = None if self.search is None else self.search.data
+        return self.handover.bias_for(offsets, outcomes, self.data, validation)
 
     def _commit(self, tensors: Tensors, look: Look, outcomes: Outcomes | None) -> None:
         masks = {name: mask.clone() for name, mask in self.masks.items()}
         training, stopping = capture_training(self.trainer), self.other_callbacks.early_stopping.capture()
         with self.candidate.as_judged():
-            place = self._folded_into(look.offsets, outcomes)
+            place = self._bias_for(look.offsets, outcomes)
         self.accepted = Ticket(masks, tensors, training, stopping, dict(look.offsets), place)
         if self.kept is not None:
             self.kept.keep(
                 self.accepted, len(self.recorder.rows) - 1, look.chance, self.sharding, self.module
             )
         if stands(self.recorder.rows[-1]):
-            self._to_ladder(self.accepted, self.recorder.rows)
+            self._to_ladder(self.recorder.rows)
 
-    def _to_ladder(self, ticket: Ticket, rows: list[Row]) -> None:
-        given = replace(ticket, tensors=self._handed_over(ticket))
+    def _to_ladder(self, rows: list[Row]) -> None:
+        """Give the accepted ticket, of the last of these rows, to the ladder as it is handed over."""
+        assert self.accepted is not None
+        given = replace(self.accepted, tensors=self.handover.tensors(self.accepted))
         self.ladder.keep(given, rows, self.sharding, self.module)
 
     def _reach(self, tensors: Tensors) -> int | None:
@@ -398,7 +401,7 @@ class PruningRun:
             restore_training(self.trainer, self.accepted.training or self.round_start.fresh)
             self.other_callbacks.early_stopping.restore(self.accepted.stopping)
             self.other_callbacks.checkpoints.save_delivered(self.trainer)
-        self._tell_offsets()
+        self.handover.tell(self.accepted)
         # Taken here, where all processes are: for checkpoints written after the fit, when the module is the ticket.
         self.final_state = self.state_dict() | {"accepted": None, "rewind_point": None}
 
@@ -419,54 +422,16 @@ class PruningRun:
     def restore_accepted(self) -> None:
         """Put the last accepted ticket into the module; before a first verdict there is none, and nothing changes."""
         if self.accepted is not None:
-            restore_tensors(self.module, self._handed_over(self.accepted))
+            restore_tensors(self.module, self.handover.tensors(self.accepted))
             self.masks = self.accepted.masks
             # A checkpoint takes the average for the model, and this is what it is to find.
             self.other_callbacks.averaging.restart(self.module)
 
-    # -- decision offsets --
-
     @property
     def offsets(self) -> dict[str, float]:
         """Bias to add to a class' score that the network which would be handed over does not contain, by class."""
-        ticket = self.accepted
-        left = {} if ticket is None or ticket.folded_into is not None else ticket.offsets
+        left = self.handover.left(self.accepted)
         return {one.name: left.get(one.name, 0.0) for one in self.settings.protected}
-
-    def _handed_over(self, ticket: Ticket) -> Tensors:
-        """The tensors of a ticket, with its offsets where a bias takes them."""
-        if ticket.folded_into is None:
-            return ticket.tensors
-        return folded(ticket.tensors, ticket.folded_into, ticket.offsets, self.settings.class_names)
-
-    def _folded_into(self, offsets: Mapping[str, float], outcomes: Outcomes | None) -> str | None:
-        """The bias that takes the offsets of the network in the module, which is left without them."""
-        if not any(offsets.values()) or outcomes is None or self.search is None or self.sharding:
-            return None
-        evaluator, search = self.judge.evaluator, self.search
-        on_validation = evaluator.outcomes(self.trainer, self.module, search.data, offsets)
-
-        def same() -> bool:
-            now = evaluator.outcomes(self.trainer, self.module, self.data, {})
-            also = evaluator.outcomes(self.trainer, self.module, search.data, {})
-            return all(
-                one is not None and other is not None and one.same_decisions(other)
-                for one, other in ((outcomes, now), (on_validation, also))
-            )
-
-        tensors = capture_tensors(self.module)
-        place = fold(self.module, offsets, self.settings.class_names, same)
-        restore_tensors(self.module, tensors)
-        return place
-
-    def _tell_offsets(self) -> None:
-        left = {name: bias for name, bias in self.offsets.items() if bias}
-        if left:
-            told = ", ".join(f"{bias:+.4g} to {name}" for name, bias in left.items())
-            rank_zero_info(
-                f"decide with offsets: add {told} before the decision (callback.offsets; DecisionOffset does it); no "
-                "bias of the network takes them"
-            )
 
     # -- the start of a round --
 

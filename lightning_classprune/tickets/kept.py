@@ -6,6 +6,7 @@ a run was judged lies beside them: a judgement is final, whichever checkpoint th
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -124,25 +125,52 @@ class KeptTickets:
 
     @property
     def _mark(self) -> Path:
-        return self.folder / f"judged-{self.run}.txt"
+        return self.folder / f"judged-{self.run}.json"
 
     def refuse_if_judged(self) -> None:
-        """Refuse to go on with a run that was judged.
+        """Refuse to go on with a run that was judged, or whose guard was opened for other candidates.
+
+        A judgement that was interrupted may be made again if it is the same one: of the same networks.
 
         Raises:
             MisconfigurationException: It was.
         """
-        if self._processes.first(self._mark.exists()):
-            raise MisconfigurationException(
-                f"this run was judged ({self._mark}): a judgement is final, so it is neither resumed nor judged again; "
-                "begin a new run, with other guard data if it is to have a new chance"
-            )
-
-    def mark_judged(self) -> None:
-        """Say that the guard is opened now; before its first look, so that no interruption gives a second one."""
-        self._on_first(
-            lambda: files.write_text(self._mark, "the guard was opened for the candidates of this run\n")
+        found: dict[str, Any] | None = None
+        if self._processes.rank == 0 and self._mark.exists():
+            found = json.loads(self._mark.read_text(encoding="utf-8"))
+        found = self._processes.first(found)
+        if found is None or (not found["done"] and self._are_of(found["networks"])):
+            return
+        raise MisconfigurationException(
+            f"this run was judged ({self._mark}): a judgement is final, so it is neither resumed nor judged again; "
+            "begin a new run, with other guard data if it is to have a new chance"
         )
+
+    def _are_of(self, networks: list[str]) -> bool:
+        """Whether these candidates are the first of those networks, so that a run that goes on may come to the same."""
+        return [one.sha256 for one in self.candidates] == networks[: len(self.candidates)]
+
+    def open_guard(self) -> None:
+        """Say for which networks the guard is opened, before its first look.
+
+        Raises:
+            MisconfigurationException: It was opened for others.
+        """
+        networks = [one.sha256 for one in self.candidates]
+        self.refuse_if_judged()
+        if self._mark.exists() and json.loads(self._mark.read_text(encoding="utf-8"))["networks"] != networks:
+            raise MisconfigurationException(
+                f"the guard was opened for other candidates of this run ({self._mark}): a judgement is final"
+            )
+        self._write_mark(networks, done=False)
+
+    def close_guard(self) -> None:
+        """Say that all verdicts were given."""
+        self._write_mark([one.sha256 for one in self.candidates], done=True)
+
+    def _write_mark(self, networks: list[str], *, done: bool) -> None:
+        content = json.dumps({"networks": networks, "done": done}) + "\n"
+        self._on_first(lambda: files.write_text(self._mark, content))
 
     def discard(self) -> None:
         """Remove the files of all candidates; what was accepted has files of its own."""
