@@ -60,10 +60,12 @@ class GuardData:
     Attributes:
         shares: One a loader.
         source: Where it came from.
+        loaders: The user's own.
     """
 
     shares: list[Share]
     source: Source
+    loaders: Sequence[Any]
 
     def batches(self, limit: int | None = None) -> Iterator[tuple[Any, Places]]:
         """All batches of this process, at most `limit`."""
@@ -169,7 +171,7 @@ def shard_guard_data(loaders: Sequence[Any], source: Source, rank: int, world_si
             )
         else:
             shares.append(Share(loader))
-    return GuardData(shares, source)
+    return GuardData(shares, source, loaders)
 
 
 def _flatten(loaders: Any) -> list[Any]:

@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_classprune.guard.dense import impossible, power_warning, remarks, unfit
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.offset import Labels
 from lightning_classprune.guard.protected import Protected
+from lightning_classprune.guard.statistics import chance_at_setup
 from lightning_classprune.guard.task import NaNScoresError, Outcomes
 from lightning_classprune.guard.verdict import Verdict, verdict_on
+
+#: Shares of the positives on which a harmless candidate is supposed to differ from the dense network.
+DISCORDANCES = (0.05, 0.10, 0.20)
 
 
 @dataclass
@@ -82,6 +86,29 @@ class Judge:
             if warning := power_warning(misses, one, self.budget.level(), (share / 2, share)):
                 rank_zero_warn(f"protect[{one.name!r}]: {warning}")
         return None
+
+    def tell_power(self, outcomes: Outcomes) -> None:
+        """Say before any training what chance a harmless candidate has, by the guard's labels alone.
+
+        Args:
+            outcomes: Of whatever network; only their cases are looked at.
+        """
+        level = self.budget.level()
+        for one in self.protected:
+            misses, alarms = outcomes.pairs(outcomes, one.name)
+            if level is None or not misses.support:
+                continue
+            delta = one.rise_among(misses.support, 0, misses.support)
+            if delta <= 0:
+                continue  # only an improvement can pass
+            chances = [chance_at_setup(misses.support, share, delta, level) for share in DISCORDANCES]
+            told = ", ".join(f"{p:.2f} ({d:.0%})" for p, d in zip(chances, DISCORDANCES, strict=True))
+            say = rank_zero_warn if chances[0] < 0.5 else rank_zero_info
+            say(
+                f"protect[{one.name!r}]: {misses.support} guard positives and {alarms.support} negatives; a network no "
+                f"worse than the dense one passes at tolerance {delta:.3g} with probability {told}, by the share of "
+                "positives on which the two differ"
+            )
 
     @staticmethod
     def _what_follows(one: Protected) -> str:

@@ -19,6 +19,7 @@ from lightning_classprune.guard.data import check_guard_data, find_guard_data
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.judge import Judge
+from lightning_classprune.guard.leaks import check_apart, check_guard
 from lightning_classprune.ledger.recording import Recorder
 from lightning_classprune.pruning.cutter import Cutter, check_criterion, starting_masks
 from lightning_classprune.pruning.masks import Masks
@@ -207,7 +208,10 @@ class Startup:
         check_rewind_point(self._trainer, settings.search.point, user, foreign)
         check_total_epochs(user, settings.search.max_total_epochs)
         evaluator = run.judge.evaluator
-        check_guard_data(evaluator.outcomes(self._trainer, run.module, run.data, {}))
+        outcomes = evaluator.outcomes(self._trainer, run.module, run.data, {})
+        check_guard_data(outcomes)
+        if outcomes is not None and self._resumed is None:
+            run.judge.tell_power(outcomes)
         run.rehearse_criterion()
         asks = settings.asks_validation
         if asks is not None:
@@ -215,6 +219,18 @@ class Startup:
             run.search = Search(
                 evaluator, settings.protected, data, with_offset=settings.guard.offset == "validation"
             )
+        self._check_leaks(run, asks)
+
+    def _check_leaks(self, run: PruningRun, asks: str | None) -> None:
+        contents = check_guard(run.data, self._processes)
+        training = self._trainer.fit_loop._combined_loader.flattened
+        apart = [(training, "training samples", "data that trained the weights must not judge them")]
+        if run.search is not None:
+            mend = f"{asks} lets validation data choose what the guard judges"
+            apart.append((run.search.data.loaders, "validation samples", mend))
+        for loaders, what, why in apart:
+            mend = f"{why}; give the guard a split of its own (guard_dataloader=...)"
+            check_apart(run.data, contents, loaders, what, mend, self._processes)
 
     def _go_on(self, run: PruningRun, saved: Mapping[str, Any]) -> None:
         self._randomness.go_on()

@@ -1,0 +1,174 @@
+"""Leaks: cases that the guard has twice, or that training or the choosing validation data have too.
+
+Identity is told through `Subset` and `ConcatDataset` down to the data set that holds the sample; content by a hash of
+its input tensors. All guard samples are read once for that, and of other data at most `MOST_READ`: enough to find
+that a part of the guard is in them, whatever their size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
+
+from lightning_classprune.guard.data import GuardData
+from lightning_classprune.trainer.loaders import rebuilt, visited_indices
+from lightning_classprune.trainer.processes import Processes
+from lightning_classprune.trainer.randomness import untouched_randomness
+
+#: Samples of other data that are compared by content.
+MOST_READ = 2000
+#: Up to this share of equal samples is chance where inputs are few discrete numbers; it is said, not refused.
+BY_CHANCE = 0.01
+#: Bytes of a sample that are hashed.
+_HASHED = 1 << 20
+
+Place = tuple[int, int]
+
+
+def place(dataset: Any, index: int) -> Place:
+    """Where a sample lies: the identity of the data set that holds it, and its index there."""
+    while True:
+        if isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, int(dataset.indices[index])
+        elif isinstance(dataset, ConcatDataset):
+            part = bisect_right(dataset.cumulative_sizes, index)
+            before = dataset.cumulative_sizes[part - 1] if part else 0
+            dataset, index = dataset.datasets[part], index - before
+        else:
+            return id(dataset), index
+
+
+def places(loader: Any) -> list[Place] | None:
+    """The places of all samples that a loader may visit; None for a stream, which has none."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    return [place(loader.dataset, index) for index in visited_indices(loader)[0]]
+
+
+def digests(batch: Any) -> list[bytes]:
+    """A hash of every sample of a batch, over its input tensors: those with the most numbers a sample."""
+    tensors = list(_tensors(batch))
+    size = max((len(tensor) for tensor in tensors), default=0)
+    tensors = [tensor for tensor in tensors if len(tensor) == size]
+    largest = max((tensor[0].numel() for tensor in tensors), default=0) if size else 0
+    inputs = [tensor.detach().cpu().contiguous() for tensor in tensors if tensor[0].numel() == largest]
+    rows = [tensor.reshape(size, -1).view(torch.uint8).numpy() for tensor in inputs]
+    return [
+        hashlib.blake2b(b"".join(row[i, :_HASHED].tobytes() for row in rows), digest_size=16).digest()
+        for i in range(size)
+    ]
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        if batch.ndim and batch.dtype != torch.bool:
+            yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _tensors(value)
+    elif isinstance(batch, Sequence) and not isinstance(batch, str | bytes):
+        for value in batch:
+            yield from _tensors(value)
+
+
+def read(loaders: Iterable[Any], processes: Processes, most: int | None) -> list[bytes]:
+    """Hashes of the samples of loaders, of all processes together, at most about `most` of them.
+
+    Of a stream the first samples; of a data set samples at equal distances. Every process reads its share.
+    """
+    found: list[bytes] = []
+    share = None if most is None else -(-most // processes.world_size)
+    with untouched_randomness():
+        for loader in loaders:
+            for batch in _some(loader, processes, most):
+                found += digests(batch)
+                if share is not None and len(found) >= share:
+                    break
+    return [one for of_rank in processes.gather_objects(found[:share]) for one in of_rank]
+
+
+def _some(loader: Any, processes: Processes, most: int | None) -> Iterator[Any]:
+    if most is None or not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        yield from loader
+        return
+    indices = visited_indices(loader)[0]
+    step = max(1, len(indices) // most)
+    yield from rebuilt(loader, indices[::step][:most][processes.rank :: processes.world_size])
+
+
+def check_guard(data: GuardData, processes: Processes) -> set[bytes]:
+    """Refuse a guard that has a sample twice, warn of equal ones; returns the hashes of its samples.
+
+    Args:
+        data: This process' share of the guard data.
+        processes: The processes that share the guard data.
+
+    Raises:
+        MisconfigurationException: A sample of a data set is visited twice: it would count as two cases.
+    """
+    known = [found for loader in data.loaders if (found := places(loader)) is not None]
+    twice = [one for one, count in Counter(p for found in known for p in found).items() if count > 1]
+    if twice:
+        raise MisconfigurationException(
+            f"guard_dataloader: {len(twice)} samples are in it more than once (for example index {twice[0][1]} of one "
+            "data set), and every case counts once; pass each loader or subset once"
+        )
+    contents = read([share.loader for share in data.shares], processes, None)
+    # Padding of uneven shares repeats samples that another process counts.
+    equal = len(contents) - len(set(contents))
+    if processes.world_size == 1 and equal:
+        rank_zero_warn(
+            f"guard_dataloader: {equal} of {len(contents)} samples equal another one bit for bit; cases must be "
+            "independent, so remove copies, or the verdict's error level does not hold"
+        )
+    return set(contents)
+
+
+def check_apart(
+    data: GuardData, contents: set[bytes], others: Sequence[Any], what: str, mend: str, processes: Processes
+) -> None:
+    """Refuse other data that share samples with the guard.
+
+    Args:
+        data: The guard data.
+        contents: Hashes of its samples.
+        others: Loaders of the other data.
+        what: Their samples are called.
+        mend: What to do.
+        processes: Of the job.
+
+    Raises:
+        MisconfigurationException: Samples are in both, by identity, or more by content than chance explains.
+    """
+    mine = {p for loader in data.loaders for p in places(loader) or ()}
+    theirs = [places(loader) for loader in others]
+    both = {p for found in theirs for p in found or ()} & mine
+    if both:
+        raise MisconfigurationException(f"{len(both)} guard samples are {what} too: {mend}")
+    bases = {base for base, _ in mine}
+    foreign = [
+        loader
+        for loader, found in zip(others, theirs, strict=True)
+        # Parts of one data set are told apart by their places, for nothing.
+        if found is None or not {base for base, _ in found} <= bases
+    ]
+    seen = read(foreign, processes, MOST_READ)
+    equal = sum(one in contents for one in seen)
+    if equal > BY_CHANCE * len(seen) and equal:
+        raise MisconfigurationException(
+            f"{equal} of {len(seen)} {what} that were looked at equal a guard sample bit for bit: {mend}"
+        )
+    if equal:
+        rank_zero_warn(
+            f"{equal} of {len(seen)} {what} that were looked at equal a guard sample bit for bit; with few discrete "
+            "inputs that may be chance"
+        )
