@@ -198,3 +198,16 @@ def usable(protected: Sequence[str], classes: int, exclusive: bool) -> tuple[str
         exclusive: They compete for a case, so that one offset less says the same.
     """
     return tuple(protected[: classes - 1] if exclusive else protected)
+
+
+def biases(offsets: Mapping[str, float], names: Sequence[str], outputs: int) -> list[float]:
+    """What to add to the scores of a network: one value a class, or, of one logit, that of the second class.
+
+    Args:
+        offsets: Bias to add to a class' score, by name; 0 for those not named.
+        names: Of all classes.
+        outputs: Number of scores a case.
+    """
+    if outputs == 1:
+        return [offsets.get(names[1], 0.0) - offsets.get(names[0], 0.0)]
+    return [offsets.get(name, 0.0) for name in names]

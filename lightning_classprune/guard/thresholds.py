@@ -33,7 +33,7 @@ class CertifiedThreshold:
         support: Positives.
         fp: Negatives at or above it, of `negatives`.
         negatives: Negatives.
-        confidence: Of each bound.
+        confidence: Of the bound of misses; with an FP cap of both bounds together.
         fn_bound: Upper bound of the FN rate; of its rise over the dense network where that was the claim.
         fp_bound: Upper bound of the FP rate, by Clopper & Pearson; None without negatives.
         reason: All this in a sentence.
@@ -65,7 +65,8 @@ def certify_threshold(
 
     The claim is either `max_fn_rate`: the FN rate is at most this; or `dense_missed` and `tolerance`: it is less than
     `tolerance` above the dense network's on the same samples. The probability that the claim is wrong is at most
-    1 - confidence. An FP cap is one more claim at that level, and both must hold.
+    1 - confidence. An FP cap is one more claim; as the threshold is chosen by the data, each of the two then has half of
+    the error level, so that both hold together at the confidence.
 
     Args:
         scores: `(n,)` finite margins of one protected class, higher for more likely; `one_vs_rest` makes them.
@@ -82,6 +83,8 @@ def certify_threshold(
     """
     margins, positive = _samples(scores, target)
     alpha = _alpha(confidence)
+    if max_fp_rate is not None:
+        alpha /= 2
     _check_rates(max_fn_rate=max_fn_rate, tolerance=tolerance, max_fp_rate=max_fp_rate)
     ranked = np.sort(margins[positive])
     if max_fn_rate is not None and dense_missed is None and tolerance is None:
@@ -96,10 +99,11 @@ def certify_threshold(
     misses = int((margins[positive] < threshold).sum())
     fp, negatives = int((margins[~positive] >= threshold).sum()), int((~positive).sum())
     fp_bound = statistics.rate_upper(fp, negatives, alpha) if negatives else None
-    reason = f"{misses} of {len(ranked)} positives missed: {claim} at {confidence:.4g} confidence"
+    each = 1 - alpha
+    reason = f"{misses} of {len(ranked)} positives missed: {claim} at {each:.4g} confidence"
     reason += f"; {fp} of {negatives} negatives reported"
     if fp_bound is not None:
-        reason += f", an FP rate of at most {fp_bound:.4g} at {confidence:.4g} confidence"
+        reason += f", an FP rate of at most {fp_bound:.4g} at {each:.4g} confidence"
     if max_fp_rate is not None and (fp_bound is None or fp_bound > max_fp_rate):
         raise ValueError(
             f"no threshold keeps max_fp_rate={max_fp_rate:g} and the FN claim: {reason}; "

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lightning_classprune.guard.data import GuardData
 from lightning_classprune.guard.evaluator import Evaluator
+from lightning_classprune.guard.offset import biases
 from lightning_classprune.guard.task import Outcomes
 from lightning_classprune.tickets.ticket import Ticket
 from lightning_classprune.trainer.names import canonical
@@ -47,7 +48,7 @@ class Handover:
         if ticket.folded_into is None:
             return ticket.tensors
         bias = ticket.tensors[ticket.folded_into]
-        shifted = bias + shift(ticket.offsets, self.class_names, bias)
+        shifted = bias + _shift(ticket.offsets, self.class_names, bias)
         return ticket.tensors | {ticket.folded_into: shifted}
 
     def left(self, ticket: Ticket | None) -> dict[str, float]:
@@ -112,21 +113,12 @@ def fold(
     for name, bias in _biases(module, len(names)):
         before = bias.detach().clone()
         with torch.no_grad():
-            bias.add_(shift(offsets, names, bias))
+            bias.add_(_shift(offsets, names, bias))
         if same():
             return name
         with torch.no_grad():
             bias.copy_(before)
     return None
-
-
-def shift(offsets: Mapping[str, float], names: Sequence[str], bias: Tensor) -> Tensor:
-    """What to add to a bias: one value a class, or, of one logit, that of the second class."""
-    if len(bias) == 1:
-        values = [offsets.get(names[1], 0.0) - offsets.get(names[0], 0.0)]
-    else:
-        values = [offsets.get(name, 0.0) for name in names]
-    return torch.tensor(values, dtype=bias.dtype, device=bias.device)
 
 
 def _biases(module: nn.Module, classes: int) -> Iterator[tuple[str, Tensor]]:
@@ -140,3 +132,7 @@ def _biases(module: nn.Module, classes: int) -> Iterator[tuple[str, Tensor]]:
         and len(layer.bias) in outputs
     ]
     yield from reversed(found)
+
+
+def _shift(offsets: Mapping[str, float], names: Sequence[str], bias: Tensor) -> Tensor:
+    return torch.tensor(biases(offsets, names, len(bias)), dtype=bias.dtype, device=bias.device)

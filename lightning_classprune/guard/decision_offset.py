@@ -1,0 +1,39 @@
+"""A module that adds decision offsets, for networks whose own bias does not take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_classprune.guard.offset import biases
+
+
+class DecisionOffset(nn.Module):
+    """Adds a bias to scores before the decision: `nn.Sequential(network, DecisionOffset(callback.offsets, names))`.
+
+    Args:
+        offsets: Bias by class name, such as the callback's `offsets`; 0 for those not named.
+        class_names: Of all classes, in the order of the scores.
+
+    Raises:
+        ValueError: A class is unknown.
+    """
+
+    bias: Tensor
+
+    def __init__(self, offsets: Mapping[str, float], class_names: Sequence[str]) -> None:
+        super().__init__()
+        if unknown := sorted(set(offsets) - set(class_names)):
+            raise ValueError(
+                f"offsets: unknown classes {unknown}; there are {', '.join(map(repr, class_names))}"
+            )
+        self._logit = biases(offsets, class_names, 1)[0] if len(class_names) == 2 else 0.0
+        self.register_buffer("bias", torch.tensor(biases(offsets, class_names, len(class_names))))
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """Scores `(n, classes)`, or one logit `(n,)` or `(n, 1)` of two classes, shifted."""
+        if scores.ndim == 1 or scores.shape[1] == 1:
+            return scores + self._logit
+        return scores + self.bias.to(scores.dtype)
