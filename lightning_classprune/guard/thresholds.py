@@ -65,8 +65,8 @@ def certify_threshold(
 
     The claim is either `max_fn_rate`: the FN rate is at most this; or `dense_missed` and `tolerance`: it is less than
     `tolerance` above the dense network's on the same samples. The probability that the claim is wrong is at most
-    1 - confidence. An FP cap is one more claim; as the threshold is chosen by the data, each of the two then has half of
-    the error level, so that both hold together at the confidence.
+    1 - confidence. An FP cap is one more claim; as the threshold is chosen by the data, each of the two then has half
+    of the error level, so that both hold together at the confidence.
 
     Args:
         scores: `(n,)` finite margins of one protected class, higher for more likely; `one_vs_rest` makes them.

@@ -18,8 +18,8 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     made = argparse.ArgumentParser(
         prog="classprune-power",
-        description="The probability that the guard accepts a network that is no worse than the dense one, by the share "
-        "of cases on which the two differ (a third to all of the dense network's error rate).",
+        description="The probability that the guard accepts a network that is no worse than the dense one, by the "
+        "share of cases on which the two differ (a third to all of the dense network's error rate).",
     )
     made.add_argument("--positives", type=int, required=True, help="guard cases of the protected class")
     made.add_argument("--negatives", type=int, help="guard cases of the other classes")
