@@ -10,7 +10,6 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from test_resume import Keep
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -18,17 +17,10 @@ from lightning_classprune import ClassAwarePruningCallback, FNTolerance
 from lightning_classprune.guard.evidence import Evidence
 from lightning_classprune.rounds.options import Adaptive
 from lightning_classprune.rounds.search import LEVEL, beyond, unlikely
-from tests.support.helpers import (
-    Watch,
-    assert_same,
-    dataset,
-    fit,
-    pruner,
-    tiny,
-    verdicts,
-    weights,
-    without_seconds,
-)
+from tests.integration.test_resume import Keep
+from tests.support.compare import assert_same, weights, without_seconds
+from tests.support.kit import dataset, fit, pruner, tiny, verdicts
+from tests.support.witness import Watch
 
 VALIDATION, GUARD = 1, 2
 

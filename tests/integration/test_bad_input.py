@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance
-from tests.support.helpers import (
+from tests.support.kit import (
     fit,
     guard_loader,
     loader,

@@ -11,25 +11,21 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance
-from tests.support.helpers import (
-    Watch,
-    assert_same,
+from tests.support.compare import assert_same, optimizer_states, scheduler_states, weights
+from tests.support.kit import (
     fit,
     guard_loader,
     loader,
-    log_messages,
-    optimizer_states,
     pruner,
     refusing,
     refusing_all,
-    scheduler_states,
     tiny,
     train_loader,
     trainer,
     val_loader,
     verdicts,
-    weights,
 )
+from tests.support.witness import Watch, log_messages
 
 
 class Judged:

@@ -15,12 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
 
 from lightning_classprune import LiveView, live
 from lightning_classprune.rounds.status import Status
 from tests.support import ROOT, SUPPORT
-from tests.support.jobs import QUIET, Classifier, L, classifier_of, pruning_callback, train_data, val_data
+from tests.support.kit import QUIET
+from tests.support.witness import Classifier, classifier_of, pruning_callback, train_data, val_data
 
 PACKAGES = ["lightning.pytorch", "pytorch_lightning"]
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

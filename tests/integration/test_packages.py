@@ -14,15 +14,9 @@ from jsonargparse import ArgumentParser
 
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance
 from lightning_classprune.pruning.criteria import CRITERIA, CriterionName
-from tests.support.jobs import (
-    QUIET,
-    Witness,
-    assert_same_state,
-    classifier_of,
-    pruning_callback,
-    train_data,
-    val_data,
-)
+from tests.support.compare import assert_same
+from tests.support.kit import QUIET
+from tests.support.witness import Witness, classifier_of, pruning_callback, train_data, val_data
 
 PACKAGES = ["lightning.pytorch", "pytorch_lightning"]
 
@@ -53,7 +47,7 @@ def test_both_packages_give_the_same_ledger_and_the_same_bits(
     assert [{k: v for k, v in row.items() if k != "seconds"} for row in one.pruning.ledger] == [
         {k: v for k, v in row.items() if k != "seconds"} for row in other.pruning.ledger
     ]
-    assert_same_state(dict(one.module.state_dict()), dict(other.module.state_dict()))
+    assert_same(dict(one.module.state_dict()), dict(other.module.state_dict()))
     assert all(torch.equal(one.pruning.masks[name], mask) for name, mask in other.pruning.masks.items())
     for job in (one, other):
         # EarlyStopping ended every round after its second epoch, and not the job.
@@ -63,8 +57,8 @@ def test_both_packages_give_the_same_ledger_and_the_same_bits(
         assert Path(job.checkpoint.best_model_path).name == f"accepted-round=0{accepted}.ckpt"
         for path in (job.checkpoint.best_model_path, job.checkpoint.last_model_path):
             saved = torch.load(path, weights_only=True)["state_dict"]
-            assert_same_state(saved, dict(job.module.state_dict()))
-        assert_same_state(job.witness.state(accepted), dict(job.module.state_dict()))
+            assert_same(saved, dict(job.module.state_dict()))
+        assert_same(job.witness.state(accepted), dict(job.module.state_dict()))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -101,8 +95,8 @@ def test_each_packages_own_callbacks_are_recognized(package: str) -> None:
     trainer = pl.Trainer(max_epochs=1, callbacks=[pruning_callback(witness), average], **QUIET)
     module = classifier_of(package)()
     trainer.fit(module, train_data(), val_data())
-    assert_same_state(dict(module.state_dict()), witness.state(2))
-    assert_same_state(dict(average._average_model.module.state_dict()), witness.state(2))
+    assert_same(dict(module.state_dict()), witness.state(2))
+    assert_same(dict(average._average_model.module.state_dict()), witness.state(2))
 
 
 # -- LightningCLI --
@@ -110,7 +104,7 @@ def test_each_packages_own_callbacks_are_recognized(package: str) -> None:
 CLI_MODULE = """
 import importlib
 from torch.utils.data import DataLoader
-from tests.support.jobs import classifier_of, guard_data, train_data, val_data
+from tests.support.witness import classifier_of, guard_data, train_data, val_data
 
 pl = importlib.import_module("{package}")
 

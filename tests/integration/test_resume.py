@@ -13,23 +13,19 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from tests.support.helpers import (
-    Watch,
-    assert_same,
+from tests.support.compare import assert_same, optimizer_states, scheduler_states, weights, without_seconds
+from tests.support.kit import (
     fit,
     guard_loader,
-    optimizer_states,
     pruner,
     refusing,
-    scheduler_states,
     tiny,
     train_loader,
     trainer,
     val_loader,
     verdicts,
-    weights,
-    without_seconds,
 )
+from tests.support.witness import Watch
 
 KEY = "ClassAwarePruningCallback"
 

@@ -28,7 +28,7 @@ from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
 from tests.support import ROOT
 from tests.support.app_job import config
-from tests.support.helpers import assert_same
+from tests.support.compare import assert_same
 
 CONF = app.conf_dir()
 FACTS = {

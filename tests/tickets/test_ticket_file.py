@@ -18,7 +18,7 @@ from torch import nn
 
 from lightning_classprune import load_ticket, save_ticket
 from lightning_classprune.tickets.ticket_file import digest, read_ticket
-from tests.support.helpers import assert_same, weights
+from tests.support.compare import assert_same, weights
 
 CARD = {
     "class_names": ["intact", "crack"],
