@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import Enum
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -78,7 +78,7 @@ def _identity(value: Any, within: tuple[int, ...]) -> Any:
 
 def _of_function(function: FunctionType, within: tuple[int, ...]) -> Any:
     told: dict[str, Any] = {"function": _path(function)}
-    closure = inspect.getclosurevars(function).nonlocals
+    closure = _closure(function)
     for name, values in (
         ("closure", closure),
         ("defaults", function.__defaults__),
@@ -88,6 +88,15 @@ def _of_function(function: FunctionType, within: tuple[int, ...]) -> Any:
             told[name] = _identity(values, within)
     if "<" in function.__qualname__:
         told["code"] = _hash(repr(_of_code(function.__code__)).encode())
+    return told
+
+
+def _closure(function: FunctionType) -> dict[str, Any]:
+    told = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        # What is assigned later only, such as the callback that the function is an argument of, has no contents yet.
+        with suppress(ValueError):
+            told[name] = cell.cell_contents
     return told
 
 

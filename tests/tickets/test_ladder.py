@@ -12,12 +12,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from test_resume import Keep
 from torch import nn
 
 from lightning_classprune import ClassAwarePruningCallback, load_ticket
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
+from tests.integration.test_resume import Keep
 from tests.support.compare import assert_same, weights
 from tests.support.kit import fit, pruner, refusing, tiny, verdicts
 from tests.support.witness import log_messages
@@ -91,7 +91,7 @@ def test_every_accepted_round_is_kept_bit_for_bit_as_it_was_judged(averaging, tm
         without = [{k: v for k, v in one.items() if k != "seconds"} for one in callback.ledger]
         assert ticket.card == {
             "class_names": ["good", "crack"],
-            "protect": {"crack": callback.settings.protect[1].to_dict()},
+            "protect": {"crack": callback.settings.tolerances["crack"].to_dict()},
             "confidence": None,
             "threshold": 0.0,
             "verdict": without[number],
