@@ -243,16 +243,34 @@ def test_looking_at_a_loader_draws_nothing(sampler):
 
 
 class Shuffling(Sampler):
+    """With a generator of its own, or without."""
+
+    def __init__(self, generator=None):
+        self.generator = generator
+
     def __iter__(self):
-        return iter(torch.randperm(10).tolist())
+        return iter(torch.randperm(10, generator=self.generator).tolist())
 
 
-def test_looking_at_a_sampler_of_the_users_leaves_the_random_state():
+class ShufflingBatches(Shuffling):
+    def __iter__(self):
+        return iter([[i] for i in super().__iter__()])
+
+
+@pytest.mark.parametrize("kind", [Shuffling, ShufflingBatches])
+def test_looking_at_a_sampler_of_the_users_leaves_the_random_state(kind):
+    def loader(generator=None):
+        return DataLoader(ten, **{"sampler" if kind is Shuffling else "batch_sampler": kind(generator)})
+
     state = torch.get_rng_state()
-    assert samples(DataLoader(ten, sampler=Shuffling())) == list(range(10))
+    assert samples(loader()) == list(range(10))
     set_random_state(random_state() | {"torch": state})
-    shard_guard_data([DataLoader(ten, sampler=Shuffling())], "validation", 0, 1)
+    shard_guard_data([loader()], "validation", 0, 1)
     assert torch.equal(torch.get_rng_state(), state)
+    own = torch.Generator().manual_seed(1)
+    before = own.get_state()
+    shard_guard_data([loader(own)], "validation", 0, 1)
+    assert torch.equal(own.get_state(), before)
 
 
 # --- several processes ---
