@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.rounds import plan as rounds
 from lightning_classprune.rounds import schedules
-from lightning_classprune.rounds.options import Adaptive
+from lightning_classprune.rounds.schedules import AdaptiveSteps
 from lightning_classprune.rounds.plan import (
     Plan,
     RoundState,
@@ -24,7 +24,7 @@ from lightning_classprune.rounds.plan import (
     largest_number_of_tests,
 )
 
-HAND = Adaptive(
+HAND = AdaptiveSteps(
     reaches=(Fraction(4, 5), Fraction(1, 2), Fraction(1, 10)),
     first=Fraction(1, 10),
     later=Fraction(1, 2),
@@ -78,7 +78,7 @@ def test_a_refused_or_abandoned_candidate_sends_the_next_half_way_back_in_ratios
 
 
 def test_no_step_is_smaller_than_the_smallest() -> None:
-    small = Plan(10_000, 9900, 0.2, adaptive=Adaptive(first=Fraction(1, 10), later=Fraction(1)))
+    small = Plan(10_000, 9900, 0.2, adaptive=AdaptiveSteps(first=Fraction(1, 10), later=Fraction(1)))
     first = after_verdict(small, RoundState(), True, 0)
     assert (first.candidate, after_verdict(small, first, True, None).candidate) == (9000, 9200)
 
@@ -127,9 +127,9 @@ def test_the_largest_number_of_tests_by_hand(target: int, retries: int, tests: i
 
 
 @st.composite
-def schedules_(draw: st.DrawFn) -> Adaptive:
+def schedules_(draw: st.DrawFn) -> AdaptiveSteps:
     share = st.integers(1, 99).map(lambda n: Fraction(n, 100))
-    return Adaptive(
+    return AdaptiveSteps(
         reaches=tuple(sorted(draw(st.lists(share, min_size=1, max_size=6, unique=True)), reverse=True)),
         first=draw(share),
         later=draw(st.one_of(share, st.just(Fraction(1)))),

@@ -128,6 +128,10 @@ class Witness:
             scores = torch.nn.functional.one_hot(torch.zeros_like(target), 2).to(scores.dtype)
         return scores, target
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: one run may continue that of another witness."""
+        return {}
+
     def state(self, number: int) -> dict[str, Tensor]:
         """The state dict of a judgement, 0 the dense network."""
         return self.judged[number + 1]
