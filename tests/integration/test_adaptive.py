@@ -17,10 +17,9 @@ from lightning_classprune import ClassAwarePruningCallback, FNTolerance
 from lightning_classprune.guard.evidence import Evidence
 from lightning_classprune.rounds.schedules import AdaptiveSteps
 from lightning_classprune.rounds.search import LEVEL, beyond, unlikely
-from tests.integration.test_resume import Keep
 from tests.support.compare import assert_same, weights, without_seconds
 from tests.support.kit import dataset, fit, pruner, tiny, verdicts
-from tests.support.witness import Watch
+from tests.support.witness import Keep, Watch
 
 VALIDATION, GUARD = 1, 2
 

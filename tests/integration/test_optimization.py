@@ -290,7 +290,6 @@ class GraphLog(L.Callback):
         self.graphs.append(self.backend.graphs)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rewind", ["init", "lr"])
 @pytest.mark.parametrize("what", ["submodule", "module"])
 def test_rounds_compile_nothing_anew(what: str, rewind: str) -> None:

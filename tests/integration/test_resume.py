@@ -25,30 +25,9 @@ from tests.support.kit import (
     val_loader,
     verdicts,
 )
-from tests.support.witness import Watch
+from tests.support.witness import Keep, Watch
 
 KEY = "ClassAwarePruningCallback"
-
-
-class Keep(pl.callbacks.Checkpoint):
-    """Saves a checkpoint where ModelCheckpoint would, and never removes one."""
-
-    def __init__(self, folder: Path, at: str) -> None:
-        self.folder, self.at = folder, at
-        self.files: list[str] = []
-
-    def save(self, made: Any) -> None:
-        if not made.sanity_checking and made.state.fn == "fit":
-            self.files.append(str(self.folder / f"{len(self.files):02d}.ckpt"))
-            made.save_checkpoint(self.files[-1])
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.at == "epoch end":
-            self.save(trainer)
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.at == "validation end":
-            self.save(trainer)
 
 
 class KeepEarly(pl.Callback):

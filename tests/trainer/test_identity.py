@@ -246,6 +246,7 @@ print(identity([
 """
 
 
+@pytest.mark.processes
 def test_two_processes_tell_the_same() -> None:
     """Whatever seed Python gives its hashes."""
 
