@@ -16,8 +16,6 @@ from tests.support.compare import assert_same, without_seconds
 from tests.support.ddp_job import GUARD_SIZE, VALIDATION_SEED, Net, dataset
 from tests.support.processes import run_job, shared_folder
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def fits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:

@@ -21,8 +21,6 @@ from tests.support.ddp_job import pruner
 from tests.support.fsdp2_job import all_equal, fit, module
 from tests.support.processes import run_job, shared_folder
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -184,7 +184,7 @@ def test_an_exception_leaves_the_terminal_to_its_traceback(
     assert written().count("\x1b[?25l") == written().count("\x1b[?25h") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_second_process_of_a_ddp_job_prints_nothing(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     thread, parts = reading(master)

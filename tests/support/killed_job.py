@@ -48,6 +48,10 @@ class Killer:
         self.left = int(count or 0)
         self.counts = dict.fromkeys(EVENTS, 0)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: a run that was killed goes on as one that is not."""
+        return {}
+
     def __call__(self, event: str) -> bool:
         """Whether the next thing to do is to die."""
         self.counts[event] += 1

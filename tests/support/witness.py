@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -127,6 +128,10 @@ class Witness:
         if len(self.judged) - 2 in self.refuse:
             scores = torch.nn.functional.one_hot(torch.zeros_like(target), 2).to(scores.dtype)
         return scores, target
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: one run may continue that of another witness."""
+        return {}
 
     def state(self, number: int) -> dict[str, Tensor]:
         """The state dict of a judgement, 0 the dense network."""
@@ -316,3 +321,24 @@ class Watch(L.Callback):
     ) -> None:
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
         self.losses.append(float(outputs["loss"]))
+
+
+class Keep(L.callbacks.Checkpoint):
+    """Saves a checkpoint where ModelCheckpoint would, and never removes one."""
+
+    def __init__(self, folder: Path, at: str) -> None:
+        self.folder, self.at = folder, at
+        self.files: list[str] = []
+
+    def save(self, made: Any) -> None:
+        if not made.sanity_checking and made.state.fn == "fit":
+            self.files.append(str(self.folder / f"{len(self.files):02d}.ckpt"))
+            made.save_checkpoint(self.files[-1])
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.at == "epoch end":
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.at == "validation end":
+            self.save(trainer)

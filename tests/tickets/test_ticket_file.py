@@ -302,6 +302,7 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(saved, monkeypatch)
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.processes
 def test_a_file_can_be_read_without_this_package(saved):
     """The description in `packing` is enough: safetensors, numpy, zlib, json."""
     path, model, _, _ = saved
