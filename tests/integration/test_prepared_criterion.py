@@ -14,10 +14,10 @@ from torch.nn.functional import cross_entropy
 
 from lightning_classprune import ClassAwarePruningCallback
 from lightning_classprune.pruning.scoring import Scoring
-from tests.integration.test_resume import KEY, Keep
+from tests.integration.test_resume import KEY
 from tests.support.compare import assert_same, weights, without_seconds
 from tests.support.kit import dataset, fit, pruner, tiny, verdicts
-from tests.support.witness import Watch
+from tests.support.witness import Keep, Watch
 
 BATCHES = 3
 

@@ -17,10 +17,9 @@ from torch import nn
 from lightning_classprune import ClassAwarePruningCallback, load_ticket
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
-from tests.integration.test_resume import Keep
 from tests.support.compare import assert_same, weights
 from tests.support.kit import fit, pruner, refusing, tiny, verdicts
-from tests.support.witness import log_messages
+from tests.support.witness import Keep, log_messages
 
 
 def ladder_of(folder: Path) -> list[dict[str, Any]]:
@@ -124,7 +123,7 @@ def test_no_ladder_and_no_rehearsal_write_nothing(tmp_path, monkeypatch):
 
 
 def test_a_ladder_that_is_no_path_is_refused():
-    with pytest.raises(ValueError, match="ladder=True is not a folder"):
+    with pytest.raises(ValueError, match=r"Files\.ladder=True is not a folder"):
         pruner(ladder=True)
 
 
