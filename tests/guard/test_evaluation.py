@@ -21,6 +21,8 @@ from tests.support.compare import assert_same, weights
 from tests.support.inside import inside_fit
 from tests.support.kit import dataset, guard_loader
 
+pytestmark = pytest.mark.fit
+
 TASK: Task = ClassesOrLabels(("0", "1"), [1], 0.0)
 
 

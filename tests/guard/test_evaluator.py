@@ -18,6 +18,8 @@ from lightning_classprune.trainer.processes import Processes
 from tests.support.inside import inside_fit
 from tests.support.kit import dataset, guard_loader
 
+pytestmark = pytest.mark.fit
+
 
 def evaluator(predict: Any = default_predict) -> Evaluator:
     return Evaluator(ClassesOrLabels(("0", "1"), [1], 0.0), predict, Processes())

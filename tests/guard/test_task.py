@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -24,6 +25,8 @@ from lightning_classprune.trainer.processes import Processes
 from tests.support.compare import assert_same
 from tests.support.inside import inside_fit
 from tests.support.kit import dataset
+
+pytestmark = pytest.mark.fit
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from lightning_classprune.rounds.run import PruningRun
 from lightning_classprune.rounds.search import Search
 from tests.support.kit import fit, pruner, tiny, verdicts
 
+pytestmark = pytest.mark.fit
+
 # Not followed: what is everybody's.
 WORLD = (pl.Trainer, pl.LightningModule, ModuleType, type)
 
