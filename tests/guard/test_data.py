@@ -384,6 +384,7 @@ class DataWithGuard(Data):
         return GUARD
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize(
     ("argument", "loaders"),
     [
@@ -402,6 +403,7 @@ def test_the_argument_goes_before_everything(argument, loaders):
     assert all(a is b for a, b in zip(found, loaders, strict=True))
 
 
+@pytest.mark.fit
 def test_then_the_data_module_then_validation_then_nothing():
     assert find(datamodule=DataWithGuard()) == ([GUARD], "datamodule")
     assert find(datamodule=DataWithGuard(), limit_val_batches=0) == ([GUARD], "datamodule")
@@ -420,6 +422,7 @@ class Endless(IterableDataset):
         yield from iter(lambda: torch.tensor(7), None)
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("checks", [0, 1])
 def test_a_stream_of_validation_data_ends_where_validation_does(checks):
     stream, whole = DataLoader(Endless(), batch_size=2), DataLoader(Items(3), batch_size=1, shuffle=True)
@@ -429,6 +432,7 @@ def test_a_stream_of_validation_data_ends_where_validation_does(checks):
     assert len(batches(*find(val=DataLoader(Stream()), num_sanity_val_steps=checks)[0])) == 5
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize(
     ("argument", "is_validation"),
     [
@@ -449,6 +453,7 @@ def test_guard_data_that_is_validation_data_is_recognized_by_its_data_set(argume
     assert find(argument, datamodule=Data(), finder=Recognize) is is_validation
 
 
+@pytest.mark.fit
 def test_making_the_guard_data_leaves_the_random_state():
     def make():
         return DataLoader(random_split(ten, [5, 5])[0])
