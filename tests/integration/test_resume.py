@@ -293,8 +293,10 @@ def test_other_settings_are_refused(options, difference, tmp_path):
 def test_another_model_is_refused(tmp_path):
     keep = Keep(tmp_path, "epoch end")
     fit(tiny(), pruner(), keep)
-    with pytest.raises(MisconfigurationException, match=r"net\.0\.weight \[12, 8\] -> \[10, 8\]"):
-        fit(tiny(width=10), pruner(), ckpt_path=keep.files[2])
+    frozen = tiny()
+    frozen.net[0].weight.requires_grad_(False)
+    with pytest.raises(MisconfigurationException, match=r"net\.0\.weight \[12, 8\] -> None"):
+        fit(frozen, pruner(), ckpt_path=keep.files[2])
 
 
 def test_another_choice_of_parameters_is_refused(tmp_path):
