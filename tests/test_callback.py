@@ -48,7 +48,7 @@ def test_during_and_after_a_fit() -> None:
     dense, delivered = (made.guard_outcomes[name] for name in ("dense", "delivered"))
     assert dense.same_cases(delivered)
     misses, _ = delivered.pairs(dense, "1")
-    assert misses.positives == made.ledger[0]["classes"]["1"]["support"]
+    assert misses.support == made.ledger[0]["classes"]["1"]["support"]
     assert made.state_dict()["rounds"]["finished"] is not None
 
 

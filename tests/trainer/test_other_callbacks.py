@@ -33,6 +33,7 @@ from tests.support.compare import assert_same
 from tests.support.witness import (
     Classifier,
     Job,
+    Witness,
     assert_pruned,
     assert_untouched,
     pruning_callback,
@@ -282,7 +283,7 @@ def test_testing_the_best_checkpoint_tests_the_delivered_network(tmp_path: Path)
         def test_step(self, batch: Any, batch_idx: int) -> None:
             self.log("zeros", sum(float((p == 0).sum()) for n, p in self.named_parameters() if "weight" in n))
 
-    pruning = pruning_callback()
+    pruning = pruning_callback(Witness())
     trainer = L.Trainer(
         callbacks=[pruning], max_epochs=1, accelerator="cpu", logger=False, default_root_dir=tmp_path,
         enable_progress_bar=False, enable_model_summary=False,
@@ -604,7 +605,7 @@ def test_the_job_goes_on_from_what_was_saved_on_an_exception(tmp_path: Path) -> 
     watched_fit(
         callbacks=[Raise(11, RuntimeError("power")), OnExceptionCheckpoint(tmp_path)], expect=RuntimeError
     )
-    pruning = pruning_callback()
+    pruning = pruning_callback(Witness())
     trainer = L.Trainer(
         callbacks=[pruning], max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
