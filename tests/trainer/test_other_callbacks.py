@@ -283,7 +283,7 @@ def test_testing_the_best_checkpoint_tests_the_delivered_network(tmp_path: Path)
         def test_step(self, batch: Any, batch_idx: int) -> None:
             self.log("zeros", sum(float((p == 0).sum()) for n, p in self.named_parameters() if "weight" in n))
 
-    pruning = pruning_callback(Witness())
+    pruning = pruning_callback()
     trainer = L.Trainer(
         callbacks=[pruning], max_epochs=1, accelerator="cpu", logger=False, default_root_dir=tmp_path,
         enable_progress_bar=False, enable_model_summary=False,
