@@ -256,6 +256,9 @@ def search(name: str, **init_args: Any) -> dict[str, Any]:
         ({"search": "fixed"}, "search", Fixed()),
         ({"search": "adaptive"}, "search", Adaptive()),
         (search("Fixed", max_rounds=4), "search", Fixed(max_rounds=4)),
+        (search("Fixed", rewind="lr", fraction=0.3), "search", Fixed(rewind="lr", fraction=0.3)),
+        (search("Adaptive"), "search", Adaptive()),
+        (search("rounds.options.Adaptive", rewind="init"), "search", Adaptive(rewind="init")),
         (search("Adaptive", retries=2), "search", Adaptive(retries=2)),
     ],
 )
