@@ -1,37 +1,60 @@
-"""Every snippet of the README runs, and its figures are those that the code gives."""
+"""Every snippet of every document runs, links resolve, and figures and tables are those that the code gives."""
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
-from lightning_classprune import ClassAwarePruningCallback
+from lightning_classprune import (
+    Adaptive,
+    ClassAwarePruningCallback,
+    Cut,
+    Files,
+    Fixed,
+    FNTolerance,
+    Guard,
+)
 from lightning_classprune.job import app
+from lightning_classprune.rounds.settings import MOVED
+from tests.support import ROOT
 from tests.support.snippets import (
     CHEAP,
-    ROOT,
     TINY,
     Block,
     Section,
+    check_benchmark,
     check_install,
     commands,
     run_section,
     sections,
 )
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTIONS = sections(README)
+GUIDE = ROOT / "lightning_classprune" / "guide"
+PAGES = [
+    ROOT / "README.md",
+    *sorted(GUIDE.glob("*.md")),
+    ROOT / "conf" / "README.md",
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "lightning_classprune" / "README.md",
+]
+TEXT = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+README = TEXT["README.md"]
+ARGUMENTS = TEXT["lightning_classprune/guide/arguments.md"]
 
 
 def is_slow(section: Section) -> bool:
     """Whether it starts processes of its own."""
-    return any(
-        "devices=2" in b.code or re.search(r"^(python|classprune-)", b.code, re.M) for b in section.blocks
+    lines = [line for block in section.blocks if block.kind == "bash" for line in commands(block.code)]
+    return any("devices=2" in b.code for b in section.blocks) or any(
+        (line[0] == "python" and not line[1].startswith("benchmarks/")) or "resume=RUN_DIR" in line
+        for line in lines
     )
 
 
@@ -47,7 +70,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "section",
-    [pytest.param(s, id=s.title, marks=pytest.mark.slow if is_slow(s) else ()) for s in SECTIONS],
+    [
+        pytest.param(section, id=f"{page}: {section.title}", marks=pytest.mark.slow if is_slow(section) else ())
+        for page, text in TEXT.items()
+        for section in sections(text)
+    ],
 )
 def test_the_snippets_of_each_section_run(
     section: Section, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -86,7 +113,10 @@ def test_a_block_that_nothing_runs_is_an_error() -> None:
     ("kind", "code"),
     [
         ("python", "1 / 0\n"),
-        ("python", "model.net(train_loader)\n"),
+        ("python", "model\n"),
+        ("python", "train_loader\n"),
+        ("python", "torch\n"),
+        ("python", "from my_project import model\n"),
         ("python", "1 + 1  # -> 3\n"),
         ("python", "# unused.py\nx = 1\n"),
         ("python", "# broken.py\nx =\n"),
@@ -96,8 +126,13 @@ def test_a_block_that_nothing_runs_is_an_error() -> None:
         ("bash", "classprune data=no_such_data\n"),
         ("bash", "classprune callbacks.classprune.no_such_argument=1\n"),
         ("bash", "classprune -m seed=1\n"),
+        ("bash", "classprune-report no_such_folder\n"),
         ("bash", "python no_such_file.py\n"),
+        ("bash", "python benchmarks/no_such_file.py\n"),
+        ("bash", "python benchmarks/overhead.py --no-such-option\n"),
+        ("bash", "pytest tests/no_such_folder\n"),
         ("yaml", "trainer: {callbacks: [{class_path: lightning_classprune.NoSuchCallback}]}\n"),
+        ("yaml", "_target_: lightning_classprune.NoSuchCallback\n"),
         ("", "pip install something\n"),
         ("text", "    import something\n"),
     ],
@@ -116,6 +151,14 @@ def test_what_works_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert run_section(Section("fine", blocks), tmp_path, lambda: tmp_path)["x"] == 2
     check_install(["-e", ".[elpv]"])
     check_install(["lightning-classprune[notebook,elpv]"])
+    check_benchmark("benchmarks/overhead.py", "--repeats", "15")
+
+
+def test_the_readers_module_is_there_and_forgotten_afterwards(tmp_path: Path) -> None:
+    block = Block("python", "from my_project import MyData, MyModule, guard_loader\nmodel = MyModule()\n")
+    assert "model" in run_section(Section("imports", [block]), tmp_path, lambda: tmp_path)
+    assert "my_project" not in sys.modules
+    assert str(tmp_path) not in sys.path
 
 
 def test_snippets_may_read_a_finished_job(tmp_path: Path, finished: Path) -> None:
@@ -124,7 +167,132 @@ def test_snippets_may_read_a_finished_job(tmp_path: Path, finished: Path) -> Non
     run_section(Section("reads", [Block("python", code)]), tmp_path, lambda: finished)
 
 
-# -- what the README says --
+# -- what the documents say --
+
+
+def prose(text: str) -> str:
+    """A document without its code blocks."""
+    return re.sub(r"^\s*```.*?^\s*```", "", text, flags=re.M | re.S)
+
+
+def anchors(text: str) -> set[str]:
+    """The places that a link can name, as GitHub makes them from headings."""
+    titles = re.findall(r"^#+ (.*)$", prose(text), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    """Links of a document to files and places that are not there."""
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(text)):
+        if re.match(r"https?:", link):
+            continue
+        path, _, place = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (place and place not in anchors(target.read_text(encoding="utf-8"))):
+            broken.append(link)
+    return broken
+
+
+def table(text: str, heading: str) -> dict[str, list[str]]:
+    """The rows of the table under a heading, by what stands in backquotes in their first cell."""
+    section = re.split(r"^#+ ", text, flags=re.M)
+    (found,) = (part for part in section if part.split("\n", 1)[0] == heading)
+    rows = [re.split(r" *(?<!\\)\| *", line)[1:-1] for line in found.splitlines() if line.startswith("| `")]
+    return {row[0].strip("`"): row[1:] for row in rows}
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    text = "# One `two`, three\n[a](#one-two-three) [b](other.md) [c](#four) [d](https://x.org)\n"
+    text += "```python\nx[0](1)\n```\n"
+    page.write_text(text)
+    assert broken_links(page, text) == ["other.md", "#four"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=list(TEXT))
+def test_links_resolve(page: Path) -> None:
+    assert broken_links(page, page.read_text(encoding="utf-8")) == []
+
+
+def test_the_readme_is_a_front_page_in_its_order() -> None:
+    assert len(README.splitlines()) <= 220
+    assert re.findall(r"^#+ .*$", prose(README), re.M) == [
+        "# lightning-classprune",
+        "## Two commands",
+        "## Add it to your trainer",
+        "## What a verdict means",
+        "## Words",
+        "## Where to go next",
+    ]
+    before, _ = README.split("## Two commands")
+    (picture,) = re.findall(r"!\[[^\]]+\]\((.*\.png)\)", before)
+    assert (ROOT / picture).stat().st_size <= 200_000
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    _, last = README.split("## Where to go next")
+    linked = set(re.findall(r"\]\(([^)#]+)\)", last))
+    assert linked == set(TEXT) - {"README.md"}
+
+
+def test_the_guide_is_a_folder_of_pages_only() -> None:
+    assert {file.suffix for file in GUIDE.iterdir()} == {".md"}
+
+
+def test_every_argument_is_described() -> None:
+    parameters = inspect.signature(ClassAwarePruningCallback.__init__).parameters.values()
+    known = [p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD]
+    described = table(ARGUMENTS, "Arguments")
+    assert list(described) == known
+    assert described["target_sparsity"][0] == "`0.99`"
+    assert described["search"][0] == '`"fixed"`'
+
+
+@pytest.mark.parametrize("options", [Fixed, Adaptive, Guard, Cut, Files, FNTolerance])
+def test_every_field_is_described_with_its_default(options: type) -> None:
+    described = table(ARGUMENTS, options.__name__)
+    defaults = {f.name: f.default for f in fields(options)}
+    assert described.keys() == defaults.keys()
+    for name, default in defaults.items():
+        shown = f'"{default}"' if isinstance(default, str) else repr(default)
+        assert described[name][0] == f"`{shown}`", name
+
+
+def test_every_moved_argument_is_told() -> None:
+    told = table(ARGUMENTS, "Where did my argument go")
+    assert {name: row[0].strip("`") for name, row in told.items()} == MOVED
+
+
+def test_every_config_group_and_choice_is_described() -> None:
+    described = table(TEXT["conf/README.md"], "The groups")
+    groups = {p.name: p for p in (ROOT / "conf").iterdir() if p.is_dir() and p.name != "plugin"}
+    assert described.keys() == groups.keys()
+    for name, folder in groups.items():
+        choices = {file.stem for file in folder.glob("*.yaml")}
+        assert set(re.findall(r"`(\w+)`", described[name][0])) == choices, name
+
+
+def test_every_benchmark_and_result_is_described() -> None:
+    text = TEXT["benchmarks/README.md"]
+    scripts = [f for f in (ROOT / "benchmarks").rglob("*.py") if "__main__" in f.read_text(encoding="utf-8")]
+    results = (ROOT / "benchmarks" / "results").glob("*.*")
+    for file in [*scripts, *results]:
+        if file.suffix != ".json":
+            assert file.relative_to(ROOT / "benchmarks").as_posix() in text, file.name
+
+
+def test_every_room_is_described() -> None:
+    package = ROOT / "lightning_classprune"
+    rooms = {p.parent.name for p in package.glob("*/__init__.py")}
+    assert set(table(TEXT["lightning_classprune/README.md"], "The rooms")) >= rooms
+
+
+def test_files_that_the_documents_name_are_there() -> None:
+    for name, text in TEXT.items():
+        named = re.findall(r"`((?:lightning_classprune|conf|tests|benchmarks)/[\w/.]+\.\w+)`", text)
+        missing = [path for path in named if not (ROOT / path).exists()]
+        assert not missing, (name, missing)
 
 
 def test_positives_table_is_what_the_benchmark_prints() -> None:
@@ -133,21 +301,10 @@ def test_positives_table_is_what_the_benchmark_prints() -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.table() in README
-
-
-def test_every_argument_and_config_group_is_described() -> None:
-    import inspect
-
-    for name in list(inspect.signature(ClassAwarePruningCallback.__init__).parameters)[1:]:
-        assert f"`{name}`" in README, name
-    for group in (p for p in (ROOT / "conf").iterdir() if p.is_dir() and p.name != "plugin"):
-        row = next(line for line in README.splitlines() if line.startswith(f"| `{group.name}` |"))
-        for choice in group.glob("*.yaml"):
-            assert re.search(rf"\b{choice.stem}\b", row), (group.name, choice.stem)
+    assert module.table() in TEXT["lightning_classprune/guide/statistics.md"]
 
 
 def test_ci_calls_the_readme_command() -> None:
-    blocks = [block.code for section in SECTIONS for block in section.blocks if block.kind == "bash"]
+    blocks = [block.code for section in sections(README) for block in section.blocks if block.kind == "bash"]
     command = next(code.strip() for code in blocks if "pytest" in code)
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
