@@ -51,11 +51,9 @@ ARGUMENTS = TEXT["lightning_classprune/guide/arguments.md"]
 
 def is_slow(section: Section) -> bool:
     """Whether it starts processes of its own."""
-    lines = [line for block in section.blocks if block.kind == "bash" for line in commands(block.code)]
-    return any("devices=2" in b.code for b in section.blocks) or any(
-        (line[0] == "python" and not line[1].startswith("benchmarks/")) or "resume=RUN_DIR" in line
-        for line in lines
-    )
+    bash = [block.code for block in section.blocks if block.kind == "bash"]
+    starts = any(re.search(r"^python [a-z]|resume=RUN_DIR", code, re.M) for code in bash)
+    return starts or any("devices=2" in block.code for block in section.blocks)
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +69,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "section",
     [
-        pytest.param(section, id=f"{page}: {section.title}", marks=pytest.mark.slow if is_slow(section) else ())
+        pytest.param(
+            section, id=f"{page}: {section.title}", marks=pytest.mark.slow if is_slow(section) else ()
+        )
         for page, text in TEXT.items()
         for section in sections(text)
     ],
@@ -128,8 +128,9 @@ def test_a_block_that_nothing_runs_is_an_error() -> None:
         ("bash", "classprune -m seed=1\n"),
         ("bash", "classprune-report no_such_folder\n"),
         ("bash", "python no_such_file.py\n"),
-        ("bash", "python benchmarks/no_such_file.py\n"),
-        ("bash", "python benchmarks/overhead.py --no-such-option\n"),
+        ("bash", "python -m benchmarks.no_such_file\n"),
+        ("bash", "python -m benchmarks.overhead --no-such-option\n"),
+        ("bash", "python -m benchmarks.paper arm=no_such_arm\n"),
         ("bash", "pytest tests/no_such_folder\n"),
         ("yaml", "trainer: {callbacks: [{class_path: lightning_classprune.NoSuchCallback}]}\n"),
         ("yaml", "_target_: lightning_classprune.NoSuchCallback\n"),
@@ -151,7 +152,8 @@ def test_what_works_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert run_section(Section("fine", blocks), tmp_path, lambda: tmp_path)["x"] == 2
     check_install(["-e", ".[elpv]"])
     check_install(["lightning-classprune[notebook,elpv]"])
-    check_benchmark("benchmarks/overhead.py", "--repeats", "15")
+    check_benchmark("benchmarks.overhead", "--repeats", "15")
+    check_benchmark("benchmarks.paper", "arm=blind,weighted", "scheduler=cosine")
 
 
 def test_the_readers_module_is_there_and_forgotten_afterwards(tmp_path: Path) -> None:
@@ -162,7 +164,8 @@ def test_the_readers_module_is_there_and_forgotten_afterwards(tmp_path: Path) ->
 
 
 def test_snippets_may_read_a_finished_job(tmp_path: Path, finished: Path) -> None:
-    code = "from lightning_classprune import ledger\nlen(ledger.read_jsonl('RUN_DIR/ledger.jsonl'))  # -> 2\n"
+    code = "from lightning_classprune.ledger.text import read_jsonl\n"
+    code += "len(read_jsonl('RUN_DIR/ledger.jsonl'))  # -> 2\n"
     code += "import os\n'0' in os.listdir('SWEEP_DIR')  # -> True\n"
     run_section(Section("reads", [Block("python", code)]), tmp_path, lambda: finished)
 
@@ -198,7 +201,9 @@ def table(text: str, heading: str) -> dict[str, list[str]]:
     """The rows of the table under a heading, by what stands in backquotes in their first cell."""
     section = re.split(r"^#+ ", text, flags=re.M)
     (found,) = (part for part in section if part.split("\n", 1)[0] == heading)
-    rows = [re.split(r" *(?<!\\)\| *", line)[1:-1] for line in found.splitlines() if line.startswith("| `")]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in found.splitlines() if line[:3] == "| `"
+    ]
     return {row[0].strip("`"): row[1:] for row in rows}
 
 
@@ -274,12 +279,13 @@ def test_every_config_group_and_choice_is_described() -> None:
 
 
 def test_every_benchmark_and_result_is_described() -> None:
-    text = TEXT["benchmarks/README.md"]
-    scripts = [f for f in (ROOT / "benchmarks").rglob("*.py") if "__main__" in f.read_text(encoding="utf-8")]
-    results = (ROOT / "benchmarks" / "results").glob("*.*")
-    for file in [*scripts, *results]:
-        if file.suffix != ".json":
-            assert file.relative_to(ROOT / "benchmarks").as_posix() in text, file.name
+    folder, text = ROOT / "benchmarks", TEXT["benchmarks/README.md"]
+    scripts = [file for file in folder.rglob("*.py") if '== "__main__"' in file.read_text(encoding="utf-8")]
+    packages = [file.parent for file in folder.rglob("__main__.py")]
+    results = [file for file in (folder / "results").glob("*.*") if file.suffix != ".json"]
+    for file in [*scripts, *packages, *results]:
+        if file.name != "__main__.py":
+            assert f"{file.relative_to(folder).as_posix()}{'/' * file.is_dir()}" in text, file.name
 
 
 def test_every_room_is_described() -> None:

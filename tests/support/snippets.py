@@ -144,9 +144,7 @@ def _importable(folder: Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def _run_blocks(
-    section: Section, folder: Path, example: Callable[[], Path], names: dict[str, Any]
-) -> None:
+def _run_blocks(section: Section, folder: Path, example: Callable[[], Path], names: dict[str, Any]) -> None:
     for block in section.blocks:
         block = filled_in(block, example)
         if block.kind in ("text", ""):
@@ -220,7 +218,7 @@ def run_line(words: list[str], folder: Path) -> None:
     * `pytest`, `ruff`, `mypy`: the tests that are running are the proof; what they are to look at is there.
     * `classprune`: its configuration is composed, for every job of a sweep; the first job on small data also runs.
     * another command of this project: runs.
-    * `python benchmarks/...`: takes minutes to hours, so its file is there and knows the options.
+    * `python -m benchmarks.name`: takes minutes to hours, so it is there and knows the options.
     * `python file`: runs in the section's folder.
     """
     name, *arguments = words
@@ -235,25 +233,28 @@ def run_line(words: list[str], folder: Path) -> None:
         module, function = PROJECT["scripts"][name].split(":")
         status = getattr(importlib.import_module(module), function)(arguments)
         assert not status, f"{shlex.join(words)} gave {status}"
-    elif name == "python" and arguments[0].startswith("benchmarks/"):
-        check_benchmark(*arguments)
+    elif name == "python" and arguments[0] == "-m" and arguments[1].startswith("benchmarks."):
+        check_benchmark(*arguments[1:])
     elif name == "python":
         check(sys.executable, *arguments, folder=folder)
     else:
         raise ValueError(f"no rule runs the command {shlex.join(words)!r}")
 
 
-def check_benchmark(script: str, *arguments: str) -> None:
-    """A benchmark's options stand in its source, and the choices of its groups in its configuration."""
-    source = (ROOT / script).read_text(encoding="utf-8")
+def check_benchmark(module: str, *arguments: str) -> None:
+    """A benchmark is there, its options stand in its source, and the choices of groups in the configurations."""
+    path = ROOT.joinpath(*module.split("."))
+    assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+    folder = path if path.is_dir() else path.parent
+    files = [path.with_suffix(".py")] if folder.name == "benchmarks" else folder.glob("*.py")
+    source = "".join(file.read_text(encoding="utf-8") for file in files)
     for argument in arguments:
         if argument.startswith("--"):
-            assert f'"{argument}"' in source, f"{script} has no option {argument}"
+            assert f'"{argument}"' in source, f"{module} has no option {argument}"
         group, _, choices = argument.partition("=")
-        if (ROOT / "benchmarks" / "conf" / group).is_dir():
-            for choice in choices.split(","):
-                found = [root / group / f"{choice}.yaml" for root in (ROOT / "benchmarks" / "conf", ROOT / "conf")]
-                assert any(file.is_file() for file in found), f"{group} has no choice {choice}"
+        groups = [root / group for root in (folder / "conf", ROOT / "conf") if (root / group).is_dir()]
+        for choice in choices.split(",") if groups else ():
+            assert any((each / f"{choice}.yaml").is_file() for each in groups), f"{group} has no {choice}"
 
 
 def check_install(arguments: list[str]) -> None:
