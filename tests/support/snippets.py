@@ -1,7 +1,7 @@
 """Reads a Markdown file and runs its code blocks, section by section.
 
-The blocks of a section (what stands under one heading) run in order, in one folder and one namespace, which is empty at
-first: a reader can paste a section as it is. The module `my_project` stands for the reader's own; see `readme_names.py`.
+The blocks of a section (what stands under one heading) run in order, in one folder and one namespace, which is empty
+at first: a reader can paste a section as it is. `my_project` stands for the reader's own module; see `readme_names.py`.
 
 | block | what happens |
 |---|---|
@@ -9,7 +9,7 @@ first: a reader can paste a section as it is. The module `my_project` stands for
 | `python` with `devices=2` | runs as a script of its own, in two processes |
 | `python`, `yaml` with `# some/file.py` as the first line | is that file |
 | `yaml` without a file name that has a `_target_` | is a node of a Hydra configuration: instantiated |
-| `yaml` without a file name that has a `trainer` | is a part of a LightningCLI configuration: fits the reader's module |
+| `yaml` without a file name that has a `trainer` | is a part of a LightningCLI configuration: fits |
 | `bash` | each line is a command; see `run_line` |
 | `text`, or no language | is not code: it must not look like a command or an import |
 
