@@ -87,6 +87,15 @@ class Section:
     blocks: list[Block] = field(default_factory=list)
 
 
+def pages() -> dict[str, str]:
+    """The documents whose snippets run, by their path in the repository."""
+    guide = sorted((ROOT / "lightning_classprune" / "guide").glob("*.md"))
+    readmes = [ROOT / folder / "README.md" for folder in ("", "conf", "benchmarks", "lightning_classprune")]
+    return {
+        page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in [*readmes, *guide]
+    }
+
+
 def sections(markdown: str) -> list[Section]:
     """The sections that have blocks.
 
