@@ -38,10 +38,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "section",
     [
-        pytest.param(
-            section, id=f"{page}: {section.title}", marks=pytest.mark.slow if is_slow(section) else ()
-        )
-        for page, text in TEXT.items()
+        pytest.param(section, id=f"{page}: {section.title}")
+        for page, text in pages().items()
         for section in sections(text)
     ],
 )
