@@ -24,7 +24,7 @@ import torch
 import torch_pruning
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from packed_size import limit_bytes
+from benchmarks.packed_size import limit_bytes
 from safetensors.torch import load, save
 from torch import Tensor, nn
 

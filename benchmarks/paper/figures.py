@@ -10,8 +10,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap
-from paper_files import Job
-from paper_tables import Row
+from benchmarks.paper.files import Job
+from benchmarks.paper.tables import Row
 from sklearn.metrics import roc_curve
 
 Arms = dict[str, dict[int, Job]]

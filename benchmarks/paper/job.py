@@ -23,8 +23,8 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf, open_dict
-from paper_files import write_job
-from paper_rounds import RoundScores, ScoresAfterVerdicts, ScoresEveryEpochs
+from benchmarks.paper.files import write_job
+from benchmarks.paper.rounds import RoundScores, ScoresAfterVerdicts, ScoresEveryEpochs
 
 from lightning_classprune import ClassAwarePruningCallback
 from lightning_classprune.job.app import build_module, conf_dir, facts, quieten

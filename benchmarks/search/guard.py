@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from guard_replay import exact_rule, point_rule, replay, shifted, truth
+from benchmarks.guard_replay import exact_rule, point_rule, replay, shifted, truth
 from lightning.pytorch import Callback
-from paper_files import Job, markdown, read_jobs, write_job
-from paper_rounds import ScoresAfterVerdicts
-from paper_tables import clustered, missed_of_pool
+from benchmarks.paper.files import Job, markdown, read_jobs, write_job
+from benchmarks.paper.rounds import ScoresAfterVerdicts
+from benchmarks.paper.tables import clustered, missed_of_pool
 from search import EPOCHS, RESULTS, TOLERANCE, command_line, prepared, pruning_for, quieten, trainer
 
 from lightning_classprune import ClassAwarePruningCallback, files

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paper_measures import Scored
+from benchmarks.paper.measures import Scored
 
 from lightning_classprune.files import replacing
 

@@ -18,9 +18,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from paper_figures import against_density, roc, strip
-from paper_files import Job, markdown, read_jobs
-from paper_tables import (
+from benchmarks.paper.figures import against_density, roc, strip
+from benchmarks.paper.files import Job, markdown, read_jobs
+from benchmarks.paper.tables import (
     REFERENCE,
     SEEDS,
     Row,

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from guard_replay import exact_rule, point_rule, replay, shifted, truth
-from paper_files import Job
-from paper_measures import found_at_fpr, mcnemar, measures, paired_difference, resamples
+from benchmarks.guard_replay import exact_rule, point_rule, replay, shifted, truth
+from benchmarks.paper.files import Job
+from benchmarks.paper.measures import found_at_fpr, mcnemar, measures, paired_difference, resamples
 
 Row = dict[str, Any]
 REFERENCE = "blind"

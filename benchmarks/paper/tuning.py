@@ -15,8 +15,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from paper_files import Job, markdown, read_jobs
-from paper_measures import measures
+from benchmarks.paper.files import Job, markdown, read_jobs
+from benchmarks.paper.measures import measures
 
 SPARSEST = 2  # rounds that the criterion looks at
 NAMES = ("data", "arm", "optimizer.lr", "scheduler", "epochs a round")
