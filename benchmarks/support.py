@@ -34,7 +34,9 @@ def command_line(description: str | None, out: Path | None = RESULTS) -> argpars
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     if out is not None:
-        parser.add_argument("--out", type=Path, default=out, help="folder of the results (default: %(default)s)")
+        parser.add_argument(
+            "--out", type=Path, default=out, help="folder of the results (default: %(default)s)"
+        )
     return parser
 
 
@@ -97,13 +99,4 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write(file: Path, lines: Sequence[str]) -> None:
     """Write lines into a file, whose folder is made."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(file, "\n".join(lines) + "\n")
-
-
-def clustered(rate: np.ndarray) -> tuple[float, float]:
-    """Return the 95% bootstrap interval of the mean over seeds, the clusters `(seeds,)`."""
-    rng = np.random.default_rng(4)
-    means = rate[rng.integers(len(rate), size=(10_000, len(rate)))].mean(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)

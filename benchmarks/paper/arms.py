@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_classprune import ClassAwarePruningCallback
-from lightning_classprune.job.data.base import SplitDataModule, TensorBatches
 from lightning_classprune.losses import ClassDependentLoss, class_balanced_weights, log_odds
-from lightning_classprune.trainer.forward import as_in_validation
 
 
 class LaterClassWeights(Callback):
@@ -124,69 +122,3 @@ class DenseTeacher(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         pl_module.loss.teacher = None  # of this batch alone
-
-
-class ProtectedSaliency:
-    """The criterion |w| times the mean |dL/dw| over batches of the protected class, L being its cross-entropy.
-
-    To first order, what pruning the weight costs that class (Molchanov et al. 2017, arXiv 1611.06440; Lee et al. 2019,
-    arXiv 1810.02340). `gradients` are by the address of the weight, which stays the same during a fit; they are there
-    after the dense round (`ProtectedGradients`). Before, the score is |w|.
-    """
-
-    def __init__(self) -> None:
-        self.gradients: dict[int, Tensor] = {}
-
-    def __call__(self, weight: Tensor, rewind_point: Tensor) -> Tensor:
-        if not self.gradients:
-            return weight.abs()
-        return weight.abs() * self.gradients[weight.data_ptr()]
-
-
-class ProtectedGradients(Checkpoint):
-    """Fills in the gradients of `ProtectedSaliency` at the end of every round, from `batches` batches of training data.
-
-    A Checkpoint: those run between the verdict and the next round's mask, when the weights are the judged ones still.
-    """
-
-    def __init__(self, protect: Sequence[int], batches: int = 20) -> None:
-        (self.protected,) = protect
-        self.batches = batches
-        self.rounds = 0
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pruning = pruning_of(trainer)
-        if len(pruning.ledger) == self.rounds:
-            return
-        self.rounds = len(pruning.ledger)
-        data: SplitDataModule = trainer.datamodule
-        weights = [p for p in pl_module.network.parameters() if p.ndim > 1]
-        with as_in_validation(trainer, pl_module), torch.enable_grad():
-            inputs = protected_batches(data, self.protected, self.batches)
-            found = mean_gradients(
-                pl_module.network, weights, (x.to(pl_module.device) for x in inputs), self.protected
-            )
-        pruning.settings.criterion.gradients = {w.data_ptr(): g for w, g in zip(weights, found, strict=True)}
-
-
-def protected_batches(data: SplitDataModule, protected: int, count: int) -> Iterator[Tensor]:
-    """Yield at most `count` batches of training images of one class, drawn without replacement, augmented."""
-    train = data.splits.parts["train"]
-    assert isinstance(train, TensorBatches)
-    mine = (train.y == protected).nonzero().flatten()
-    mine = mine[torch.randperm(len(mine))]
-    for indices in mine.split(data.batch_size)[:count]:
-        yield train.__getitems__(indices.tolist())[0]
-
-
-def mean_gradients(
-    network: nn.Module, weights: Sequence[nn.Parameter], batches: Iterator[Tensor], protected: int
-) -> list[Tensor]:
-    """Return, for each weight, the mean over batches of |d(mean -ln p)/dw|, p the probability of class `protected`."""
-    totals, count = [torch.zeros_like(weight) for weight in weights], 0
-    for x in batches:
-        loss = F.softplus(-log_odds(network(x), protected)).mean()
-        for total, gradient in zip(totals, torch.autograd.grad(loss, weights), strict=True):
-            total += gradient.abs()
-        count += 1
-    return [total / count for total in totals]

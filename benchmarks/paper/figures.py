@@ -10,9 +10,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap
+from sklearn.metrics import roc_curve
+
 from benchmarks.paper.files import Job
 from benchmarks.paper.tables import Row
-from sklearn.metrics import roc_curve
 
 Arms = dict[str, dict[int, Job]]
 

@@ -1,16 +1,16 @@
-"""Reads what the jobs of benchmarks/paper.py wrote."""
+"""The files of the jobs: written, and read for the report."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.paper.measures import Scored
 
+from benchmarks.paper.measures import Scored
 from lightning_classprune.files import replacing
 
 
@@ -29,7 +29,7 @@ class Job:
         """Nominal densities of the rounds: 1, and as the job was told to prune."""
         callbacks = self.about["config"]["callbacks"]
         if (ours := callbacks.get("classprune")) is not None:
-            return nominal(self.arrays["density"], ours["prune_fraction"], 1 - ours["target_sparsity"])
+            return nominal(self.arrays["density"], ours["search"]["fraction"], 1 - ours["target_sparsity"])
         return nominal(self.arrays["density"], callbacks["model_pruning"]["amount"])
 
     def scored(self, part: str) -> list[Scored]:
@@ -39,6 +39,11 @@ class Job:
             Scored(s.astype(float), f, self.arrays[f"{part}_target"])
             for s, f in zip(score, found, strict=True)
         ]
+
+    def missed(self, *parts: str) -> np.ndarray:
+        """Return `(rounds, positives)`: whether each network misses each positive of these parts together."""
+        found = [self.arrays[f"{part}_found"][:, self.arrays[f"{part}_target"]] for part in parts]
+        return ~np.concatenate(found, axis=1)
 
 
 def nominal(measured: np.ndarray, fraction: float, end: float = 0.0) -> np.ndarray:
@@ -74,13 +79,7 @@ def read_jobs(folder: Path) -> list[Job]:
         about = json.loads(str(arrays.pop("about")))
         jobs.append(Job(file.parts[-3], file.parts[-2], int(file.stem.split("=")[1]), about, arrays))
     if not jobs:
-        raise ValueError(f"{folder}: no job files <data>/<label>/seed=<n>.npz; run benchmarks/paper.py first")
+        raise ValueError(
+            f"{folder}: no job files <data>/<label>/seed=<n>.npz; run `python -m benchmarks.paper` first"
+        )
     return jobs
-
-
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows with equal keys as a Markdown table; floats get four significant digits."""
-    names = list(rows[0])
-    cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-    lines = [names, ["---"] * len(names), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,13 +1,13 @@
 """The paper's experiment, one job of it: one data set, one arm, one seed, down the densities 1, 1/2, ... 1/256.
 
-    python benchmarks/paper.py data.root=FOLDER data=dermamnist arm=blind seed=1
-    python benchmarks/paper.py -m data.root=FOLDER arm=blind,weighted,weighted_ranking 'seed=range(1,11)'
-    python benchmarks/paper.py -m hydra/launcher=joblib hydra.launcher.n_jobs=8 ...
-    python benchmarks/paper_report.py outputs/paper
+    python -m benchmarks.paper data.root=FOLDER data=dermamnist arm=blind seed=1
+    python -m benchmarks.paper -m data.root=FOLDER arm=blind,weighted,weighted_ranking 'seed=range(1,11)'
+    python -m benchmarks.paper -m hydra/launcher=joblib hydra.launcher.n_jobs=8 ...
+    python -m benchmarks.paper.report outputs/paper
 
-A Hydra application over the package's own conf/ and benchmarks/conf/. Each job trains through the real callback and a
-real Trainer with the guard off, so that every round stands, scores every round's network on the guard and test parts,
-and writes one .npz; a job whose file is there is skipped.
+A Hydra application over the package's own conf/ and benchmarks/paper/conf/. Each job trains through the real callback
+and a real Trainer with the guard off, so that every round stands, scores every round's network on the guard and test
+parts, and writes one .npz; a job whose file is there is skipped.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ import time
 from pathlib import Path
 
 import hydra
-import lightning
-import numpy as np
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf, open_dict
+
 from benchmarks.paper.files import write_job
 from benchmarks.paper.rounds import RoundScores, ScoresAfterVerdicts, ScoresEveryEpochs
-
+from benchmarks.support import versions
 from lightning_classprune import ClassAwarePruningCallback
 from lightning_classprune.job.app import build_module, conf_dir, facts, quieten
 from lightning_classprune.job.data.base import SplitDataModule
+
+CONF = Path(__file__).parent / "conf"
 
 OmegaConf.register_new_resolver("classprune_conf", lambda: str(conf_dir()))
 OmegaConf.register_new_resolver("times", lambda a, b: a * b)
 OmegaConf.register_new_resolver("minus_one", lambda a: a - 1)
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="paper")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="paper")
 def main(cfg: DictConfig) -> None:
     """Run the job unless its file is there."""
     file = Path(cfg.job)
@@ -47,8 +48,7 @@ def main(cfg: DictConfig) -> None:
     about = {
         "config": OmegaConf.to_container(cfg, resolve=True),
         "seconds": round(time.time() - started, 1),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__}
-        | {"lightning": lightning.__version__, "numpy": np.__version__},
+        "versions": versions(),
         "machine": machine(cfg),
     }
     write_job(file, about, scores.arrays())
@@ -81,7 +81,3 @@ def machine(cfg: DictConfig) -> str:
     on_gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()}, {cfg.threads} thread(s)"
     return f"{device}, {cfg.trainer.precision}"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
-"""Tables and figures from the files that benchmarks/paper.py left.
+"""Tables and figures from the files that the jobs left.
 
-    python benchmarks/paper_report.py outputs/paper [--out benchmarks/results/paper] [--no-guard]
+    python -m benchmarks.paper.report outputs/paper [--out benchmarks/results/paper] [--no-guard]
 
 Writes results.csv (a row an arm, seed and density), comparisons.csv (paired differences with intervals), guard.csv (the
 replayed guard), verdicts.csv (the guard part's own verdicts), README.md and figures. What there is is reported; arms
@@ -9,7 +9,6 @@ with fewer than ten seeds are marked.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import math
 import os
@@ -18,8 +17,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+
 from benchmarks.paper.figures import against_density, roc, strip
-from benchmarks.paper.files import Job, markdown, read_jobs
+from benchmarks.paper.files import Job, read_jobs
 from benchmarks.paper.tables import (
     REFERENCE,
     SEEDS,
@@ -33,6 +33,7 @@ from benchmarks.paper.tables import (
     result_rows,
     shown_density,
 )
+from benchmarks.support import RESULTS, command_line, markdown, named, write
 
 # Minutes an arm; class-blind misses too much to rise by a tolerance.
 REPLAYED = ("weighted", "weighted_ranking")
@@ -55,9 +56,8 @@ SHOWN = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__, RESULTS / "paper")
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "paper")
     parser.add_argument("--no-guard", action="store_true", help="leave the replayed guard out: minutes less")
     options = parser.parse_args()
     jobs = read_jobs(options.runs)
@@ -88,19 +88,19 @@ def main() -> None:
     ):
         if rows:
             write_csv(rows, options.out / f"{name}.csv")
-    (options.out / "README.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    write(options.out / "README.md", text)
 
 
 def head(jobs: list[Job]) -> list[str]:
     """Return what was run: command, hardware, versions."""
-    versions = sorted({", ".join(f"{k} {v}" for k, v in job.about["versions"].items()) for job in jobs})
+    versions = sorted({named(job.about["versions"]) for job in jobs})
     machines = sorted({job.about["machine"] for job in jobs})
     hours = sum(job.about["seconds"] for job in jobs) / 3600
     return [
         "# The paper's experiment",
         "",
-        "`python benchmarks/paper.py -m data.root=FOLDER data=… arm=… seed=…`, then",
-        "`python benchmarks/paper_report.py RUNS`. Settings: tuning.md and benchmarks/conf.",
+        "`python -m benchmarks.paper -m data.root=FOLDER data=… arm=… seed=…`, then",
+        "`python -m benchmarks.paper.report RUNS`. Settings: tuning.md and benchmarks/paper/conf.",
         "",
         f"{len(jobs)} jobs, {hours:.1f} hours in all, on {'; '.join(machines)}; {'; '.join(versions)}; "
         f"report: Python {platform.python_version()}, {os.cpu_count()} CPUs. "

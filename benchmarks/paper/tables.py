@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from benchmarks.guard_replay import exact_rule, point_rule, replay, shifted, truth
+
+from benchmarks.guard_replay import clustered, exact_rule, harmful, point_rule, replay_each, truth, worlds
 from benchmarks.paper.files import Job
 from benchmarks.paper.measures import found_at_fpr, mcnemar, measures, paired_difference, resamples
 
@@ -162,51 +163,28 @@ def comparison_rows(arms: dict[str, dict[int, Job]], data: str) -> list[Row]:
     return rows
 
 
-def missed_of_pool(job: Job) -> np.ndarray:
-    """Return `(rounds, pool)`: whether each network misses each positive of guard and test together."""
-    parts = [~job.arrays[f"{p}_found"][:, job.arrays[f"{p}_target"]] for p in ("guard", "test")]
-    return np.concatenate(parts, axis=1)
-
-
 def guard_rows(arm: str, seeds: dict[int, Job], data: str) -> list[Row]:
     """Return the replayed guard: one row a tolerance, guard size, rule and truth (measured, or shifted to the edge)."""
-    chains = [missed_of_pool(job) for _, job in sorted(seeds.items())]
+    chains = [job.missed("guard", "test") for _, job in sorted(seeds.items())]
     densities = next(iter(seeds.values())).densities
     rows = []
     for delta in TOLERANCES:
-        edges = [shifted(chain, delta, np.random.default_rng(2)) for chain in chains]
-        for world, networks in (("measured", chains), ("at the tolerance", edges)):
-            harmful = np.mean([(truth(chain)[1:] >= delta - 1e-12).mean() for chain in networks])
+        for world, networks in worlds(chains, delta).items():
             for n in GUARD_SIZES:
                 for rule, accepts, retries in (
                     ("exact", exact_rule, 0),
                     ("point", point_rule, 0),
                     ("point, retries", point_rule, RETRIES),
                 ):
-                    found = []
-                    for k in range(len(networks)):
-                        rng = np.random.default_rng([3, k])
-                        turned = networks[k:] + networks[:k]
-                        found.append(replay(turned, n, delta, accepts, retries, DRAWS, rng))
+                    found = replay_each(networks, n, delta, accepts, retries, DRAWS)
                     rate = np.array([f.violates for f in found])
                     low, high = clustered(rate)
                     delivered = float(np.mean([f.delivered for f in found]))
                     rows.append(
-                        {
-                            "data": data,
-                            "arm": arm,
-                            "tolerance": delta,
-                            "truth": world,
-                            "positives": n,
-                            "rule": rule,
-                        }
-                        | {"seeds": len(found), "pool": chains[0].shape[1], "harmful rounds": harmful}
-                        | {
-                            "false accepts": rate.mean(),
-                            "low": low,
-                            "high": high,
-                            "rounds delivered": delivered,
-                        }
+                        {"data": data, "arm": arm, "tolerance": delta, "truth": world, "positives": n}
+                        | {"rule": rule, "seeds": len(found), "pool": chains[0].shape[1]}
+                        | {"harmful rounds": harmful(networks, delta), "false accepts": rate.mean()}
+                        | {"low": low, "high": high, "rounds delivered": delivered}
                         | {"density delivered": after(densities, delivered)}
                         | {"share with a refusal": np.mean([f.refused for f in found])}
                     )
@@ -218,20 +196,11 @@ def after(densities: np.ndarray, rounds: float) -> float:
     return float(np.exp(np.interp(rounds, np.arange(len(densities)), np.log(densities))))
 
 
-def clustered(rate: np.ndarray) -> tuple[float, float]:
-    """Return the 95% bootstrap interval of the mean over seeds, the clusters `(seeds,)`."""
-    rng = np.random.default_rng(4)
-    means = rate[rng.integers(len(rate), size=(10_000, len(rate)))].mean(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
-
-
 def guarded_rows(arm: str, seeds: dict[int, Job], data: str, delta: float) -> list[Row]:
     """Return, for each seed and round, the exact rule's word on the guard part, in sequence, and the truth on test."""
     rows = []
     for seed, job in sorted(seeds.items()):
-        guard = ~job.arrays["guard_found"][:, job.arrays["guard_target"]]
-        test = ~job.arrays["test_found"][:, job.arrays["test_target"]]
+        guard, test = job.missed("guard"), job.missed("test")
         b, a = (guard & ~guard[0]).sum(1), (~guard & guard[0]).sum(1)
         passes = exact_rule(b, a, guard.shape[1], delta)
         stands = np.concatenate([[True], np.logical_and.accumulate(passes[1:])])

@@ -1,8 +1,8 @@
 """What the search for settings found: a table, and the choice for each arm.
 
-    python benchmarks/paper.py -m stage=tuning data.root=FOLDER runs=outputs/tuning seed=101 \
+    python -m benchmarks.paper -m stage=tuning data.root=FOLDER runs=outputs/tuning seed=101 \
         arm=blind,weighted,weighted_ranking scheduler=onecycle,cosine optimizer.lr=0.001,0.003,0.01
-    python benchmarks/paper_tuning.py outputs/tuning [--out benchmarks/results/paper]
+    python -m benchmarks.paper.tuning outputs/tuning [--out benchmarks/results/paper]
 
 Read from the validation part alone. The criterion, fixed beforehand: the mean AUC-ROC of the protected class over the
 networks at 1.6% and 0.4% density, and over seeds.
@@ -10,13 +10,14 @@ networks at 1.6% and 0.4% density, and over seeds.
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from benchmarks.paper.files import Job, markdown, read_jobs
+
+from benchmarks.paper.files import Job, read_jobs
 from benchmarks.paper.measures import measures
+from benchmarks.support import RESULTS, command_line, markdown, write
 
 SPARSEST = 2  # rounds that the criterion looks at
 NAMES = ("data", "arm", "optimizer.lr", "scheduler", "epochs a round")
@@ -45,17 +46,19 @@ def table(jobs: list[Job]) -> list[dict[str, str | float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__, RESULTS / "paper")
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "paper")
     options = parser.parse_args()
     rows = table(read_jobs(options.runs))
-    options.out.mkdir(parents=True, exist_ok=True)
-    text = (
-        "# Tuning\n\nValidation part alone; AUC and FN of the protected class are means over the networks at 1.6% and "
-        "0.4% density.\nBest first within an arm: by AUC, the criterion. An arm runs with its first row.\n\n"
-    )
-    (options.out / "tuning.md").write_text(text + markdown(rows) + "\n", encoding="utf-8")
+    text = [
+        "# Tuning",
+        "",
+        "Validation part alone; AUC and FN of the protected class are means over the networks at 1.6% and "
+        "0.4% density.",
+        "Best first within an arm: by AUC, the criterion. An arm runs with its first row.",
+        "",
+    ]
+    write(options.out / "tuning.md", [*text, markdown(rows)])
     seen = set()
     for row in rows:
         if (key := (row["data"], row["arm"])) not in seen:
