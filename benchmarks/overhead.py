@@ -147,7 +147,15 @@ def pruning_step(weights: int, repeats: int) -> dict[str, tuple[float, float]]:
     memory = {
         method: float(
             subprocess.run(
-                [sys.executable, "-m", "benchmarks.overhead", "--memory-of", method, "--weights", str(weights)],
+                [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.overhead",
+                    "--memory-of",
+                    method,
+                    "--weights",
+                    str(weights),
+                ],
                 check=True,
                 capture_output=True,
                 text=True,

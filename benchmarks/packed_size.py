@@ -62,7 +62,10 @@ def measure(model: nn.Module, masks: Masks, repeats: int = 5) -> dict[str, Any]:
         dense, packed = Path(folder, "dense.safetensors"), Path(folder, "packed.safetensors")
         save_file(state, dense)
         half = save_ticket(packed, state, masks, values="fp16")
-        turns = {"save": partial(save_ticket, packed, state, masks), "load": partial(load_ticket, packed, target)}
+        turns = {
+            "save": partial(save_ticket, packed, state, masks),
+            "load": partial(load_ticket, packed, target),
+        }
         times = interleaved(turns, rounds=repeats, seconds=math.inf)
         dense_size, size = dense.stat().st_size, packed.stat().st_size
     assert all(torch.equal(a, b) for a, b in zip(target.state_dict().values(), state.values(), strict=True))

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
-from tests.support import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import guard_replay as gr
-
+import benchmarks.guard_replay as gr
 from lightning_classprune.guard.evidence import Evidence
 from lightning_classprune.guard.tolerance import FNTolerance
 from lightning_classprune.guard.verdict import judge_class

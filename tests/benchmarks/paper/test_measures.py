@@ -1,19 +1,13 @@
-"""The measures of benchmarks/paper*.py on numbers small enough to do by hand, and against scikit-learn."""
+"""benchmarks/paper/measures.py on numbers small enough to do by hand, and against scikit-learn."""
 
 from __future__ import annotations
-
-import sys
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import paper_measures as pm
+import benchmarks.paper.measures as pm
 
 # Scores from the largest down: + + - + - -, decided at 0.5.
 SIX = pm.Scored(
