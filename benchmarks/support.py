@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig
 from torch import nn
 
@@ -66,7 +67,7 @@ def quiet_trainer(*callbacks: Any, **options: Any) -> Trainer:
     quiet: dict[str, Any] = {
         "accelerator": "cpu",
         "logger": False,
-        "enable_checkpointing": False,
+        "enable_checkpointing": any(isinstance(one, Checkpoint) for one in callbacks),
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }

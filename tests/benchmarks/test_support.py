@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from benchmarks import support
@@ -30,3 +31,11 @@ def test_drawn_statistics_make_every_channel_different():
 def test_the_configuration_is_the_ready_made_jobs():
     cfg = support.job_config(["search=fixed", "search.fraction=0.3"])
     assert cfg.callbacks.classprune.search.fraction == 0.3
+
+
+def test_the_quiet_trainer_writes_nothing_and_takes_callbacks_that_count_as_checkpoints():
+    assert support.quiet_trainer().checkpoint_callbacks == []
+    mine = Checkpoint()
+    made = support.quiet_trainer(mine, max_epochs=3)
+    assert made.checkpoint_callbacks == [mine]
+    assert (made.max_epochs, made.loggers) == (3, [])
