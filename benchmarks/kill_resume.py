@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.support import command_line, markdown, named, one_thread, versions, write
 from tests.support import killed_job
-from tests.support.helpers import differences, without_seconds
+from tests.support.compare import differences, without_seconds
 
 SERVER = multiprocessing.get_context("forkserver")
 KINDS = (

@@ -82,7 +82,9 @@ class ClassAwarePruningCallback(_Callback):
         *,
         class_names: Sequence[str] | None = None,
         target_sparsity: float = 0.99,
-        search: SearchName | Fixed | Adaptive = "fixed",
+        search: SearchName
+        | Adaptive
+        | Fixed = "fixed",  # the other way round LightningCLI makes a Fixed of an Adaptive
         guard: Guard = Guard(),
         cut: Cut = Cut(),
         files: Files = Files(),

@@ -12,11 +12,9 @@ import torch
 
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
+from tests.support.compare import assert_same, without_seconds
 from tests.support.ddp_job import GUARD_SIZE, VALIDATION_SEED, Net, dataset
-from tests.support.helpers import assert_same, without_seconds
 from tests.support.processes import run_job, shared_folder
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

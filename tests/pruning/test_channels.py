@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tests.support.helpers import weights
+from tests.support.compare import weights
 
 torch_pruning = pytest.importorskip("torch_pruning")
 

@@ -23,14 +23,9 @@ from lightning_classprune.pruning.slicing import ChannelGroup
 from lightning_classprune.pruning.two_four import TwoOfFour, keep_two_of_four, two_four_weights
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding
-from tests.support.helpers import (
-    assert_same,
-    log_messages,
-    optimizer_states,
-    trainer,
-    weights,
-    without_seconds,
-)
+from tests.support.compare import assert_same, optimizer_states, weights, without_seconds
+from tests.support.kit import trainer
+from tests.support.witness import log_messages
 
 torch.set_num_threads(1)
 

@@ -18,16 +18,9 @@ from torch import nn
 from lightning_classprune import ClassAwarePruningCallback, load_ticket
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
-from tests.support.helpers import (
-    assert_same,
-    fit,
-    log_messages,
-    pruner,
-    refusing,
-    tiny,
-    verdicts,
-    weights,
-)
+from tests.support.compare import assert_same, weights
+from tests.support.kit import fit, pruner, refusing, tiny, verdicts
+from tests.support.witness import log_messages
 
 
 def ladder_of(folder: Path) -> list[dict[str, Any]]:

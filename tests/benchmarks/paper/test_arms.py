@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from benchmarks.paper.arms import DenseTeacher, DistilledLoss
 from benchmarks.paper.data import ThinnedNpz, shrunk
+from benchmarks.paper.job import CONF
 from benchmarks.paper.rounds import RoundScores
 from lightning_classprune.losses import ClassDependentLoss, log_odds
 from tests.benchmarks.paper.tiny import fit
@@ -116,3 +121,35 @@ def test_the_teacher_is_the_dense_network_in_eval_mode_and_speaks_after_its_roun
     teacher.on_train_batch_start(trainer, module, (x, y), 0)
     assert module.loss.teacher.equal(log_odds(teacher.dense(x), 1))
     assert not module.loss.teacher.requires_grad
+
+
+# -- every arm --
+
+EXPECTED = {
+    "one_shot": ("search.fraction", 0.9921875),
+    "recipe_lr": ("search.rewind", "lr"),
+    "blind_lr": ("search.rewind", "lr"),
+    "weighted_lr": ("search.rewind", "lr"),
+    "searched": ("search.rewind", "lr"),
+    "recipe_epoch1": ("search.rewind", "epoch:1"),
+    "magnitude_increase": ("cut.criterion", "magnitude_increase"),
+    "layer": ("cut.scope", "layer"),
+}
+
+
+@pytest.mark.parametrize("arm", sorted(file.stem for file in (CONF / "arm").glob("*.yaml")))
+def test_every_arm_makes_its_callbacks_and_its_loss_with_the_guard_off(arm):
+    counts = "{class_counts: [10, 5], protected: [1], num_classes: 2, class_names: [a, mel]}"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("paper", [f"arm={arm}", f"facts={counts}", "data.root=.", "run_dir=."])
+    made = {name: instantiate(one) for name, one in cfg.callbacks.items() if one}
+    instantiate(cfg.loss)
+    if arm == "lightning_model_pruning":
+        assert list(made) == ["model_pruning"]
+        return
+    settings = made["classprune"].settings
+    assert settings.guard.confidence is None
+    assert settings.files.ladder is None
+    assert settings.search.max_rounds == 8
+    where, value = EXPECTED.get(arm, ("search.fraction", 0.5))
+    assert attrgetter(where)(settings) == value
