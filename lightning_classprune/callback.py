@@ -82,9 +82,7 @@ class ClassAwarePruningCallback(_Callback):
         *,
         class_names: Sequence[str] | None = None,
         target_sparsity: float = 0.99,
-        search: SearchName
-        | Adaptive
-        | Fixed = "fixed",  # the other way round LightningCLI makes a Fixed of an Adaptive
+        search: SearchName | Adaptive | Fixed = "fixed",  # else LightningCLI makes a Fixed of any
         guard: Guard = Guard(),
         cut: Cut = Cut(),
         files: Files = Files(),

@@ -189,7 +189,7 @@ def test_results_that_nobody_looks_at_are_removed_with_the_callback(monkeypatch:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     from lightning_classprune.trainer.child_results import ChildResults
 
-    mailbox = ChildResults()
-    Path(mailbox._path).write_bytes(b"left by a child")
-    del mailbox
+    results = ChildResults()
+    Path(results._path).write_bytes(b"left by a child")
+    del results
     assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch import Tensor
 
 from tests.support.compare import assert_same, optimizer_states, scheduler_states, weights, without_seconds
 from tests.support.kit import (
@@ -288,6 +289,28 @@ def test_other_settings_are_refused(options, difference, tmp_path):
     fit(tiny(), pruner(), keep)
     with pytest.raises(MisconfigurationException, match=difference):
         fit(tiny(), pruner(**options), ckpt_path=keep.files[2])
+
+
+class Signed:
+    """A criterion that prunes the smallest weights, or the largest."""
+
+    def __init__(self, sign: int) -> None:
+        self.sign = sign
+
+    def __call__(self, weight: Tensor, rewind_point: Tensor) -> Tensor:
+        return self.sign * weight.abs()
+
+
+def test_the_opposite_criterion_is_refused(tmp_path):
+    """Two instances of one class: the same one goes on as if nothing had been, the other one does not begin."""
+    keep, whole = Keep(tmp_path, "epoch end"), pruner(criterion=Signed(1))
+    fit(tiny(), whole, keep)
+    same = pruner(criterion=Signed(1))
+    fit(tiny(99), same, seed=123, ckpt_path=keep.files[2])
+    assert without_seconds(same.ledger) == without_seconds(whole.ledger)
+    opposite = "Cut.criterion was .*'sign': 1.* and is now .*'sign': -1"
+    with pytest.raises(MisconfigurationException, match=opposite):
+        fit(tiny(), pruner(criterion=Signed(-1)), ckpt_path=keep.files[2])
 
 
 def test_another_model_is_refused(tmp_path):

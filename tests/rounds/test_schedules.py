@@ -229,7 +229,7 @@ def test_nothing_of_the_guard_but_its_verdict_reaches_the_schedule() -> None:
         }
         imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert not [name for name in imported if name.startswith("lightning_classprune.guard")]
-    assert list(inspect.signature(after_verdict).parameters) == ["plan", "state", "accepted", "limit"]
+    assert list(inspect.signature(after_verdict).parameters) == ["plan", "state", "accepted", "reach"]
 
 
 @pytest.mark.parametrize("retries", [0, 1, 2])

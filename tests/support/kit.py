@@ -214,9 +214,9 @@ def trainer(*callbacks: Any, **options: Any) -> pl.Trainer:
         "enable_checkpointing": any(isinstance(c, pl.callbacks.Checkpoint) for c in callbacks),
         "num_sanity_val_steps": 0,
     }
-    options = defaults | options
-    options.setdefault("default_root_dir", tempfile.mkdtemp(prefix="classprune-test-"))
-    return pl.Trainer(callbacks=list(callbacks), **options)
+    if "default_root_dir" not in options:
+        defaults["default_root_dir"] = tempfile.mkdtemp(prefix="classprune-test-")
+    return pl.Trainer(callbacks=list(callbacks), **(defaults | options))
 
 
 def fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
+    GradientAccumulationScheduler,
     LearningRateMonitor,
     ModelCheckpoint,
     OnExceptionCheckpoint,
@@ -26,10 +28,12 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger
 
+from lightning_classprune.trainer.other_callbacks import EarlyStoppings, EpochFollowers, of_type, package_of
 from tests.support.compare import assert_same
 from tests.support.witness import (
     Classifier,
     Job,
+    Witness,
     assert_pruned,
     assert_untouched,
     pruning_callback,
@@ -601,7 +605,7 @@ def test_the_job_goes_on_from_what_was_saved_on_an_exception(tmp_path: Path) -> 
     watched_fit(
         callbacks=[Raise(11, RuntimeError("power")), OnExceptionCheckpoint(tmp_path)], expect=RuntimeError
     )
-    pruning = pruning_callback()
+    pruning = pruning_callback(Witness())
     trainer = L.Trainer(
         callbacks=[pruning], max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
@@ -610,3 +614,48 @@ def test_the_job_goes_on_from_what_was_saved_on_an_exception(tmp_path: Path) -> 
     trainer.fit(Classifier(), train_data(), val_data(), ckpt_path=path, weights_only=True)
     assert [row["verdict"] for row in pruning.ledger] == ["baseline", "accepted", "accepted"]
     assert pruning.sparsity == 0.75
+
+
+# -- each kind by itself --
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("package", ["lightning.pytorch", "pytorch_lightning"])
+def test_callbacks_are_found_by_the_package_of_the_trainer(package: str) -> None:
+    pl = importlib.import_module(package)
+    stopping, saving = pl.callbacks.EarlyStopping("loss"), pl.callbacks.ModelCheckpoint()
+    trainer = pl.Trainer(accelerator="cpu", callbacks=[stopping, saving], logger=False)
+    assert package_of(trainer) == package
+    assert of_type(trainer, "EarlyStopping") == [stopping]
+    assert of_type(trainer, "ModelCheckpoint") == [saving]
+    assert of_type(trainer, "WeightAveraging") == []
+
+
+@pytest.mark.unit
+def test_early_stopping_goes_back_to_what_it_was_before_the_first_round() -> None:
+    stopping = EarlyStopping("loss", patience=3)
+    rounds = EarlyStoppings([stopping])
+    stopping.wait_count, stopping.best_score = 2, torch.tensor(0.5)
+    middle = rounds.capture()
+    rounds.mark_stopped()
+    assert rounds.stopped()
+    rounds.reset()
+    assert not rounds.stopped()
+    assert stopping.wait_count == 0
+    rounds.restore(middle)
+    assert (stopping.wait_count, float(stopping.best_score)) == (2, 0.5)
+    rounds.restore([*middle, *middle])  # of a job with two of them
+    assert stopping.wait_count == 2
+
+
+@pytest.mark.unit
+def test_what_acts_at_an_epoch_is_told_the_rounds_own_and_given_back() -> None:
+    accumulation = GradientAccumulationScheduler({0: 1, 2: 4})
+    start = [0]
+    followers = EpochFollowers([accumulation], [], [], lambda: (start[0], 0))
+    assert [accumulation.get_accumulate_grad_batches(epoch) for epoch in (1, 2, 5)] == [1, 4, 4]
+    start[0] = 4
+    assert [accumulation.get_accumulate_grad_batches(epoch) for epoch in (4, 5, 6)] == [1, 1, 4]
+    assert not followers.unfreezes
+    followers.release()
+    assert "get_accumulate_grad_batches" not in vars(accumulation)
