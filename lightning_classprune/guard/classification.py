@@ -107,7 +107,7 @@ class Classes:
         biases += [0.0] * (competing.shape[1] - len(biases))
         if any(biases):
             competing = competing.double() + torch.tensor(biases, dtype=torch.float64)
-        owners = torch.tensor(self.protected).expand(len(target), -1)
+        owners = torch.tensor(self.protected, dtype=torch.int64).expand(len(target), -1)
         return target, torch.cat((owners, best.unsqueeze(1)), dim=1)[:, : competing.shape[1]], competing
 
     def exclusive(self, columns: Columns) -> bool:
@@ -143,6 +143,9 @@ class Labels:
 
     def outcomes(self, columns: Columns, offsets: Mapping[str, float]) -> Decisions:
         """The decisions of every label."""
+        if not columns:
+            empty = torch.zeros(0, len(self.names), dtype=torch.int64)
+            return Decisions(empty, empty, len(self.names), self.names)
         target, predicted, scores = columns
         predicted = predicted.clone()
         for column, index in enumerate(self._protected):

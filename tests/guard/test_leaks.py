@@ -57,7 +57,10 @@ def test_a_guard_with_a_sample_twice_is_refused(how: str) -> None:
 
 def test_disjoint_parts_of_one_data_set_are_a_guard() -> None:
     data = dataset()
-    assert len(check_guard(guard(loader(Subset(data, range(20))), loader(Subset(data, range(20, 40)))), ONE)) == 40
+    assert (
+        len(check_guard(guard(loader(Subset(data, range(20))), loader(Subset(data, range(20, 40)))), ONE))
+        == 40
+    )
 
 
 def test_equal_content_within_the_guard_is_said_with_its_count() -> None:
