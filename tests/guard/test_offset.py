@@ -117,7 +117,7 @@ def test_a_network_that_slid_along_its_roc_curve_is_moved_back() -> None:
     dense = generator.normal(size=400) + 2 * truth - 1
     sweep = sweep_of((dense - 0.8).tolist(), truth.tolist(), (dense >= 0).tolist())
     choice = choose_offset(sweep, [protected()], {"c": Labels(300, 500)}, 0.05)
-    assert -1.0 < choice.threshold < -0.6
+    assert -1.0 < choice.threshold < -0.5
     assert choice.chance >= WANT
     assert choice.misses["c"].newly_missed <= 4
 
