@@ -1,4 +1,4 @@
-"""The ledger as a picture: misses and recall of each protected class against the share of weights kept."""
+"""The ledger as a picture: misses and false alarms of each protected class against the share of weights kept."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GRID, WHISKER = "0.9", "0.45"
 
 
 def figure(rows: Sequence[Row]) -> LedgerFigure:
-    """Draw the ledger, one column of axes per protected class: false negatives above, recall below.
+    """Draw the ledger, one column of axes per protected class: false negatives above, false alarms below.
 
     The x axis is the density (share of the prunable weights kept, 0..1) on a log scale, dense on the left. The
     shaded band ends at the tolerance; a whisker reaches to the worst value that the data do not exclude, so a round
@@ -48,7 +48,7 @@ def figure(rows: Sequence[Row]) -> LedgerFigure:
     for (upper, lower), name in zip(grid.T, names, strict=False):
         judged = [row for row in rows if name in row["classes"]]
         _misses(upper, judged, name)
-        _recall(lower, judged, name)
+        _alarms(lower, judged, name)
         _density_axis(lower, rows)
     handles: dict[str, Artist] = {}
     for axes in grid.flat:
@@ -73,47 +73,48 @@ class LedgerFigure(Figure):
 
 
 def _misses(axes: Axes, rows: Sequence[Row], name: str) -> None:
-    dense = dense_row(rows)
     support = rows[0]["classes"][name]["support"]
     axes.set_title(f"{name} ({support} guard cases)", parse_math=False)
     axes.set_ylabel("false negatives")
-    _points(axes, rows, name, "fn")
+    bounds = [row["classes"][name]["upper_bound"] for row in rows]
+    allowed = _first([row["classes"][name]["tolerance"] for row in rows])
+    _counts(axes, rows, name, "fn", support, bounds, allowed)
+
+
+def _alarms(axes: Axes, rows: Sequence[Row], name: str) -> None:
+    negatives = rows[0]["classes"][name]["negatives"]
+    allowed = _first([row["classes"][name]["max_fp_rise"] for row in rows])
+    axes.set_ylabel(f"false alarms of {negatives}" + ("" if allowed is not None else " (not guarded)"))
+    bounds = [row["classes"][name]["fp_upper_bound"] for row in rows]
+    _counts(axes, rows, name, "fp", negatives, bounds, allowed)
+
+
+def _counts(
+    axes: Axes,
+    rows: Sequence[Row],
+    name: str,
+    key: Literal["fn", "fp"],
+    cases: int,
+    bounds: Sequence[float | None],
+    allowed: float | None,
+) -> None:
+    """Counts of every round, the dense network's, what is allowed, and what is not excluded."""
+    dense = dense_row(rows)
+    _points(axes, rows, name, key)
     if dense is None or name not in dense["classes"]:
         return
-    base = dense["classes"][name]["fn"]
-    for row in rows:
-        bound = row["classes"][name].get("upper_bound")
+    base = dense["classes"][name][key]
+    for row, bound in zip(rows, bounds, strict=True):
         if row["verdict"] != "baseline" and bound is not None:
-            _whisker(axes, row, row["classes"][name]["fn"], base + bound * support)
+            _whisker(axes, row, row["classes"][name][key], base + bound * cases)
     axes.axhline(base, color=VERDICTS["baseline"]["color"], linewidth=0.8, linestyle=":")
-    allowed = _tolerance(rows, name)
     if allowed is not None:
-        _band(axes, 0, base + allowed * support)
+        _band(axes, 0, base + allowed * cases)
     axes.set_ylim(0, 1.06 * max(axes.dataLim.y1, 1))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _recall(axes: Axes, rows: Sequence[Row], name: str) -> None:
-    axes.set_ylabel("recall")
-    _points(axes, rows, name, "recall")
-    dense, allowed = dense_row(rows), _tolerance(rows, name)
-    base = dense["classes"][name]["recall"] if dense is not None and name in dense["classes"] else None
-    if base is None:
-        return
-    axes.axhline(base, color=VERDICTS["baseline"]["color"], linewidth=0.8, linestyle=":")
-    for row in rows:
-        bound, recall = row["classes"][name]["upper_bound"], row["classes"][name]["recall"]
-        if row["verdict"] != "baseline" and bound is not None and recall is not None:
-            _whisker(axes, row, recall, base - bound)
-    low, high = axes.dataLim.intervaly
-    if allowed is not None:
-        low = min(low, base - allowed)
-        _band(axes, base - allowed, 1.0)
-    margin = max(0.08 * (high - low), 0.01)
-    axes.set_ylim(low - margin, high + margin)
-
-
-def _points(axes: Axes, rows: Sequence[Row], name: str, key: Literal["fn", "recall"]) -> None:
+def _points(axes: Axes, rows: Sequence[Row], name: str, key: Literal["fn", "fp"]) -> None:
     standing = [row for row in rows if stands(row)]
     axes.plot(*_xy(standing, name, key), color=VERDICTS["accepted"]["color"], linewidth=1.2, zorder=2)
     for verdict, style in VERDICTS.items():
@@ -130,10 +131,8 @@ def _points(axes: Axes, rows: Sequence[Row], name: str, key: Literal["fn", "reca
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _xy(rows: Sequence[Row], name: str, key: Literal["fn", "recall"]) -> tuple[list[float], list[float]]:
-    values = [(1 - row["sparsity"], row["classes"][name][key]) for row in rows]
-    known = [(x, y) for x, y in values if y is not None]
-    return [x for x, _ in known], [y for _, y in known]
+def _xy(rows: Sequence[Row], name: str, key: Literal["fn", "fp"]) -> tuple[list[float], list[float]]:
+    return [1 - row["sparsity"] for row in rows], [row["classes"][name][key] for row in rows]
 
 
 def _whisker(axes: Axes, row: Row, start: float, end: float) -> None:
@@ -156,9 +155,8 @@ def _band(axes: Axes, low: float, high: float) -> None:
     axes.axhline(edge, color=ALLOWED, linewidth=1.2, linestyle="--", zorder=1)
 
 
-def _tolerance(rows: Sequence[Row], name: str) -> float | None:
-    known = [row["classes"][name].get("tolerance") for row in rows]
-    return next((float(value) for value in known if value is not None), None)
+def _first(values: Sequence[float | None]) -> float | None:
+    return next((value for value in values if value is not None), None)
 
 
 def _density_axis(axes: Axes, rows: Sequence[Row]) -> None:

@@ -27,6 +27,16 @@ _TYPES = {
     "p_value": "Float64",
     "upper_bound": "Float64",
     "tolerance": "Float64",
+    "fp": "Int64",
+    "negatives": "Int64",
+    "new_alarms": "Int64",
+    "gone_alarms": "Int64",
+    "fp_p_value": "Float64",
+    "fp_upper_bound": "Float64",
+    "max_fp_rise": "Float64",
+    "fp_risen": "boolean",
+    "offset": "Float64",
+    "chance": "Float64",
     "level": "Float64",
     "epochs": "Int64",
     "seconds": "Float64",
@@ -39,8 +49,10 @@ def ledger_frame(rows: Sequence[Row]) -> pandas.DataFrame:
     """Return one row per round and protected class, in the ledger's order.
 
     Columns: `round`, `attempt`, `sparsity` and `density` (0..1), `verdict` and `reason` of the whole round, `class`,
-    `support`, `fn`, `recall`, `newly_missed`, `newly_found`, `p_value`, `upper_bound`, `tolerance`, `level`, `epochs`,
-    `seconds`, `seed`, `delivered` (this round is the network that is handed over). What was not measured is `<NA>`; a
+    `support`, `fn`, `recall`, `newly_missed`, `newly_found`, `p_value`, `upper_bound`, `tolerance`, the same of false
+    alarms (`fp`, `negatives`, `new_alarms`, `gone_alarms`, `fp_p_value`, `fp_upper_bound`, `max_fp_rise`, `fp_risen`),
+    `offset`, `chance`, `level`, `epochs`, `seconds`, `seed`, `delivered` (this round is the network that is handed
+    over). What was not measured is `<NA>`; a
     round in which no class could be counted is one row without a class.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lightning_classprune.guard import statistics
 from lightning_classprune.guard.verdict import POWER
@@ -13,11 +14,10 @@ _WITHIN_REACH = 100
 
 
 def recommendation(rows: Sequence[Row]) -> str:
-    """Return what was proven, what stopped the run, and how many more guard positives would likely change that.
+    """Return what was proven, what stopped the run, and how many more guard cases would likely change that.
 
-    Densities are shares of the prunable weights (or channels, then said so) that are kept. The number of positives
-    supposes that a candidate differs from the dense network as often, and misses as many more, as the one in the row
-    did; then it would pass four times out of five. Empty where no pruned network was judged.
+    The number of cases supposes that a candidate differs from the dense network as often, and errs as much more, as the
+    one in the row did; then it would pass four times out of five. Empty where no pruned network was judged.
     """
     dense, final = dense_row(rows), delivered_row(rows)
     if dense is None or final is None or len(rows) < 2:
@@ -25,13 +25,12 @@ def recommendation(rows: Sequence[Row]) -> str:
     said = [] if final is dense else [_stands(final)]
     failed = [row for row in rows if row["verdict"] in ("refused", "unproven") and _sparser(row, final)]
     if failed:
-        nearest = min(failed, key=lambda row: float(row["sparsity"]))
-        said += _failed(nearest)
+        said += _failed(min(failed, key=lambda row: row["sparsity"]))
     abandoned = [row for row in rows if row["verdict"] == "abandoned" and _sparser(row, final)]
     if abandoned:
-        densities = ", ".join(_kept(row) for row in abandoned)
+        which = ", ".join(_at(row) for row in abandoned)
         said.append(
-            f"{densities} {'was' if len(abandoned) == 1 else 'were'} given up on validation data, untested"
+            f"{which} {'was' if len(abandoned) == 1 else 'were'} given up on validation data, untested"
         )
     if not failed and not abandoned:
         said.append("nothing sparser was tried")
@@ -39,67 +38,101 @@ def recommendation(rows: Sequence[Row]) -> str:
 
 
 def _sparser(row: Row, final: Row) -> bool:
-    return bool(row["sparsity"] > final["sparsity"])
+    return row["sparsity"] > final["sparsity"]
 
 
-def _density(row: Row) -> str:
-    return _kept(row) + (" of the channels" if row.get("units") == "channels" else " density")
-
-
-def _kept(row: Row) -> str:
-    return f"{100 * (1 - row['sparsity']):.3g}%"
+def _at(row: Row) -> str:
+    of = " of the channels" if row["units"] == "channels" else " sparsity"
+    return f"{100 * row['sparsity']:.4g}%{of}"
 
 
 def _stands(final: Row) -> str:
-    if final.get("level") is None:
-        return f"{_density(final)} was accepted by its counts, which do not exclude chance"
-    return f"{_density(final)} is proven"
+    if final["level"] is None:
+        return f"{_at(final)} was accepted by its counts, which do not exclude chance"
+    return f"{_at(final)} is proven"
 
 
 def _failed(row: Row) -> list[str]:
     verdict = "refused" if row["verdict"] == "refused" else "not proven"
-    against = {name: counts for name, counts in row["classes"].items() if _fails(counts, row.get("level"))}
-    if not against:
-        return [f"{_density(row)} was {verdict}"]
-    counts = ", ".join(
-        f"{name}: {c['newly_missed']} newly missed and {c['newly_found']} newly found of {c['support']}"
-        for name, c in against.items()
-    )
-    said = [f"{_density(row)} was {verdict} ({counts})"]
     level = row["level"]
-    if level is not None:
-        said += [_more(name, c, row, level) for name, c in against.items()]
-    return said
+    told: list[str] = []
+    more: list[str] = []
+    for name, counts in row["classes"].items():
+        for side in _sides(name, counts):
+            if side.fails(level):
+                told.append(f"{name}: {side.new} {side.what}, {side.gone} {side.undone} of {side.cases}")
+                more += [] if level is None else [side.more(level)]
+    said = f"{_at(row)} was {verdict}"
+    return [f"{said} ({', '.join(told)})" if told else said, *more]
 
 
-def _fails(counts: ClassCounts, level: float | None) -> bool:
-    if level is None or counts["p_value"] is None:
-        tolerance = counts["tolerance"]
-        return (
-            tolerance is None
-            or counts["newly_missed"] - counts["newly_found"] > tolerance * counts["support"]
+@dataclass(frozen=True)
+class _Side:
+    """Misses or false alarms of one class in a row that did not stand."""
+
+    name: str
+    what: str
+    undone: str
+    of: str
+    cases: int
+    new: int
+    gone: int
+    allowed: float | None
+    p_value: float | None
+
+    def fails(self, level: float | None) -> bool:
+        """Whether this side kept the row from standing."""
+        if level is None or self.p_value is None:
+            return self.allowed is None or self.new - self.gone > self.allowed * self.cases
+        return self.p_value > level
+
+    def more(self, level: float) -> str:
+        """How many more cases would likely prove this side."""
+        assert self.allowed is not None  # there was a test
+        seen = max(self.new - self.gone, 0) / self.cases
+        if seen >= self.allowed:
+            return f"more {self.of} of {self.name} would not prove it: the rise in this sample is not below the limit"
+        if (
+            self.allowed < 1
+            and statistics.exact_p_value(self.new, self.gone, self.cases, self.allowed) <= level
+        ):
+            return f"the rise of {self.name} is within its tolerance, but the recall is not shown to be above its floor"
+        # A rise within the limit leaves that much less to be shown of a candidate that would otherwise be unchanged.
+        discordance = (self.new + self.gone) / self.cases
+        needed = statistics.positives_needed(discordance, self.allowed - seen, level, POWER)
+        if needed > _WITHIN_REACH * self.cases:
+            return f"no number of {self.of} of {self.name} within reach would likely prove it"
+        if needed <= self.cases:
+            return f"as many {self.of} of {self.name} would prove such a candidate four times out of five"
+        return f"about {needed - self.cases} more guard {self.of} of {self.name} would likely prove it"
+
+
+def _sides(name: str, c: ClassCounts) -> list[_Side]:
+    sides = [
+        _Side(
+            name,
+            "newly missed",
+            "newly found",
+            "positives",
+            c["support"],
+            c["newly_missed"],
+            c["newly_found"],
+            c["tolerance"],
+            c["p_value"],
         )
-    return bool(counts["p_value"] > level)
-
-
-def _more(name: str, counts: ClassCounts, row: Row, level: float) -> str:
-    """How many more positives of one class would likely prove the density of a row."""
-    support, missed, found = counts["support"], counts["newly_missed"], counts["newly_found"]
-    bound, tolerance = counts["upper_bound"], counts["tolerance"]
-    assert tolerance is not None  # there was a test
-    if bound is not None and bound < tolerance:
-        return (
-            f"the rise of {name} is within its tolerance, but the recall is not shown to be above its floor"
+    ]
+    if c["max_fp_rise"] is not None:
+        sides.append(
+            _Side(
+                name,
+                "new false alarms",
+                "gone",
+                "negatives",
+                c["negatives"],
+                c["new_alarms"],
+                c["gone_alarms"],
+                c["max_fp_rise"],
+                c["fp_p_value"],
+            )
         )
-    left = tolerance - max(missed - found, 0) / support
-    if left <= 0:
-        return (
-            f"more positives of {name} would not prove it: the rise in this sample is not below the tolerance"
-        )
-    # A rise within the tolerance leaves that much less to be shown of a candidate that would otherwise be unchanged.
-    needed = statistics.positives_needed((missed + found) / support, left, level, POWER)
-    if needed > _WITHIN_REACH * support:
-        return f"no number of positives of {name} within reach would likely prove it"
-    if needed <= support:
-        return f"as many positives of {name} would prove such a candidate four times out of five"
-    return f"about {needed - support} more guard positives of {name} would likely prove it"
+    return sides

@@ -68,6 +68,8 @@ class Row(TypedDict):
         reason: In words.
         classes: The protected classes by name; empty where nothing was counted.
         level: Error level of the test; None where there was none.
+        confidence: Of the whole run: with it nothing harmful is accepted in any of its rounds; None under the point
+            rule.
         epochs: That the round trained.
         seconds: That it took.
         seed: That reproduces it.
@@ -82,6 +84,7 @@ class Row(TypedDict):
     reason: str
     classes: dict[str, ClassCounts]
     level: float | None
+    confidence: float | None
     epochs: int
     seconds: float
     seed: int
@@ -232,6 +235,7 @@ def _row(
         "reason": reason,
         "classes": classes,
         "level": level,
+        "confidence": common["confidence"],
         "epochs": common["epochs"],
         "seconds": common["seconds"],
         "seed": common["seed"],

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from lightning_classprune import files
-from lightning_classprune.ledger.rows import Row, delivered_row, dense_row, round_label, units_of
+from lightning_classprune.ledger.rows import ClassCounts, Row, delivered_row, dense_row, round_label, units_of
 
 STYLES = {
     "baseline": "bold",
@@ -21,6 +21,7 @@ STYLES = {
     "refused": "red",
     "unproven": "yellow",
     "abandoned": "magenta",
+    "kept": "cyan",
 }
 
 
@@ -50,17 +51,17 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Row]:
 def table(rows: Sequence[Row]) -> Table:
     """Return the ledger as a table for 100 columns: a line per round and protected class.
 
-    `missed` is false negatives / support; `newly` the positives that only the candidate misses (+) and that only
-    the dense network missed (-); `bound/allowed` the largest rise of the miss rate that the data do not exclude
-    and the rise that is allowed. Below it: which round is delivered, and why the others were not accepted.
+    `missed` is false negatives / support, `alarms` false alarms / negatives; `newly` the cases that only the candidate
+    gets wrong (+) and that only the dense network got wrong (-); `rise` the largest rise of the rate that the data do
+    not exclude and the rise that is allowed. Below it: which round is delivered, and why the others were not accepted.
     """
     result = Table(
         title="Ledger", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
     result.add_column("round", justify="right")
     result.add_column("sparsity", justify="right")
-    result.add_column("class", overflow="fold", max_width=24)
-    for name in ("missed", "recall", "newly", "p", "bound/allowed"):
+    result.add_column("class", overflow="fold", max_width=16)
+    for name in ("missed", "newly", "rise", "alarms", "newly", "rise"):
         result.add_column(name, justify="right", no_wrap=True)
     result.add_column("verdict", no_wrap=True)
     final = delivered_row(rows)
@@ -75,7 +76,7 @@ def table(rows: Sequence[Row]) -> Table:
             )
             head, verdict = ["", ""], Text()
         if not row["classes"]:
-            result.add_row(*head, *[""] * 6, verdict)
+            result.add_row(*head, *[""] * 7, verdict)
     result.caption = Text("\n".join(_notes(rows, final)), style="default not italic")
     result.caption_justify = "left"
     return result
@@ -86,30 +87,38 @@ def achievement(rows: Sequence[Row]) -> str:
     dense, final = dense_row(rows), delivered_row(rows)
     if dense is None or final is None:
         return "Nothing was judged, so nothing was pruned: the network is as it was trained."
+    if any(row["verdict"] == "kept" for row in rows):
+        return "The guard has not judged what was kept yet: the dense network is what may be used."
     if final is dense:
         if len(rows) == 1:
-            return "No pruning step was tried: the dense network is delivered."
+            return (
+                f"No pruning step was tried ({dense['reason'].rstrip('.')}): the dense network is delivered."
+            )
         last = rows[-1]
-        reason = (last.get("reason") or "").rstrip(". ") or f"it was {last['verdict']}"
+        reason = last["reason"].rstrip(". ") or f"it was {last['verdict']}"
         return (
             "No pruning step was proven safe: the dense network is delivered unchanged, because at "
             f"{last['sparsity']:.1%} sparsity {reason}."
         )
-    parts = [_claim(name, final, dense, _certainty(rows, final)) for name in final["classes"]]
+    parts = [_claim(name, final, dense) for name in final["classes"]]
     return f"{final['sparsity']:.1%} of the prunable {units_of(rows)} are gone: {'; '.join(parts)}."
 
 
-def _cells(row: Row, counts: Mapping[str, Any]) -> list[str]:
-    compared = row["verdict"] != "baseline"
-    return [
-        f"{counts['fn']}/{counts['support']}",
-        _number(counts["recall"], ".3f"),
-        f"+{counts['newly_missed']} -{counts['newly_found']}" if compared else "",
-        _number(counts.get("p_value"), ".2g") if compared else "",
-        f"{_number(counts.get('upper_bound'), '.3f')}/{_number(counts.get('tolerance'), '.3g')}"
-        if compared
-        else "",
-    ]
+def _cells(row: Row, counts: ClassCounts) -> list[str]:
+    missed = [f"{counts['fn']}/{counts['support']}", "", ""]
+    alarms = [f"{counts['fp']}/{counts['negatives']}", "", ""]
+    if row["verdict"] != "baseline":
+        missed[1:] = [
+            f"+{counts['newly_missed']} -{counts['newly_found']}",
+            f"{_number(counts['upper_bound'], '.3f')}/{_number(counts['tolerance'], '.3g')}",
+        ]
+        alarms[1:] = [
+            f"+{counts['new_alarms']} -{counts['gone_alarms']}",
+            "unguarded"
+            if counts["max_fp_rise"] is None
+            else f"{_number(counts['fp_upper_bound'], '.3f')}/{counts['max_fp_rise']:.3g}",
+        ]
+    return [*missed, *alarms]
 
 
 def _number(value: float | None, form: str) -> str:
@@ -123,32 +132,23 @@ def _notes(rows: Sequence[Row], final: Row | None) -> list[str]:
         else [f"* delivered: round {round_label(final, rows)}, sparsity {final['sparsity']:.2%}"]
     )
     for row in rows:
-        if row["verdict"] in ("refused", "unproven", "abandoned") and row.get("reason"):
+        if row["verdict"] in ("refused", "unproven", "abandoned") and row["reason"]:
             notes.append(f"Round {round_label(row, rows)} {row['verdict']}: {row['reason']}")
     return notes
 
 
-def _claim(name: str, final: Row, dense: Row, certainty: str | None) -> str:
+def _claim(name: str, final: Row, dense: Row) -> str:
     now, before = final["classes"][name], dense["classes"][name]
     counts = (
-        f"class {name!r} missed {now['fn']} of {now['support']} against {before['fn']} for the dense network"
+        f"class {name!r} missed {now['fn']} of {now['support']} against {before['fn']} for the dense network, with "
+        f"{now['fp']} false alarms of {now['negatives']} against {before['fp']}"
     )
-    tolerance = now.get("tolerance")
-    if certainty is None or tolerance is None or now.get("p_value") is None:
+    if now["fp_risen"]:
+        counts += ", which is shown to be more"
+    if final["confidence"] is None or now["p_value"] is None or now["tolerance"] is None:
         return f"{counts} (only counts were compared; chance is not excluded)"
-    return f"{counts}, and a rise of more than {tolerance:.4g} in its miss rate is excluded {certainty}"
-
-
-def _certainty(rows: Sequence[Row], final: Row) -> str | None:
-    """Word the error level of the deciding test.
-
-    Up to the first refusal the accepted rounds are one fixed sequence, whose level is the claim's own. After a
-    refusal the next candidate depended on the data, so only the level of that test is named.
-    """
-    level = final.get("level")
-    if level is None:
-        return None
-    before = rows[: next(i for i, row in enumerate(rows) if row is final)]
-    if any(row["verdict"] in ("refused", "unproven") for row in before):
-        return f"by a test at level {level:.3g}, after earlier refusals"
-    return f"at {100 * (1 - level):.4g}% confidence"
+    at = f"{100 * final['confidence']:.4g}% confidence"
+    misses = f"a rise of more than {now['tolerance']:.4g} in its miss rate"
+    if now["max_fp_rise"] is None:
+        return f"{counts}; {misses} is excluded at {at}, false alarms were not guarded"
+    return f"{counts}; {misses} and of more than {now['max_fp_rise']:.4g} in its false-alarm rate are excluded at {at}"

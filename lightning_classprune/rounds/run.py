@@ -331,6 +331,7 @@ class PruningRun:
             "attempt": self.state.attempt,
             "sparsity": self.sparsity,
             "units": self.cutter.units.name,
+            "confidence": self.settings.guard.confidence,
             "epochs": self.clock.round_epoch,
             "seconds": round(self.clock.seconds, 3),
             "seed": self.randomness.seed,
