@@ -24,6 +24,7 @@ def row(round_: int, verdict: str, classes: dict[str, Any], level: float | None 
         "round": round_,
         "attempt": 1,
         "sparsity": 1 - 0.5**round_,
+        "units": "weights",
         "verdict": verdict,
         "reason": "because",
         "classes": classes,
