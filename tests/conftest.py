@@ -27,6 +27,7 @@ COSTS = {
     "benchmarks/paper/test_saliency": "fit",
     "benchmarks/test_paper_arms": "fit",
     "export/test_export": "job",
+    "guard/test_data": "fit",
     "guard/test_validation_recall": "fit",
     "house/test_commands": "processes",
     "house/test_door": "processes",
