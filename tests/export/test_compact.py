@@ -11,14 +11,15 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from test_channels import IMAGE, Net, conv_bn, pooled
-from test_granularity import fit, network, pruner
 from torch import nn
 
+from tests.pruning.test_channels import IMAGE, Net, conv_bn, pooled
+from tests.pruning.test_units import fit, images, network
 from tests.support.helpers import weights
 
 pytest.importorskip("torch_pruning")
 
+from lightning_classprune import ClassAwarePruningCallback, Cut, Fixed, Guard
 from lightning_classprune.export.compact import compact
 from lightning_classprune.export.compact_files import load_compact, save_compact
 from lightning_classprune.export.constant_inputs import constant_inputs
@@ -273,7 +274,16 @@ def test_half_of_the_channels_of_known_networks(name):
 
 
 def test_a_channel_run_shrinks_to_its_channels():
-    module, callback = network(), pruner()
+    module = network()
+    callback = ClassAwarePruningCallback(
+        num_classes=2,
+        protect={1: 1.0},
+        target_sparsity=0.6,
+        search=Fixed(fraction=0.3),
+        guard=Guard(confidence=None),
+        cut=Cut(granularity="channel"),
+        guard_dataloader=images(seed=3),
+    )
     fit(module, callback)
     x = torch.randn(5, 1, 6, 6)
     made = compact(module, x, callback.masks)
