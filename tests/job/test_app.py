@@ -21,9 +21,9 @@ from torch import Tensor
 from lightning_classprune import ClassAwarePruningCallback, LiveView
 from lightning_classprune.job import app
 from lightning_classprune.job.data.small import BreastCancerData
-from lightning_classprune.ledger import text as ledger
 from lightning_classprune.ledger.recommendation import recommendation
 from lightning_classprune.ledger.rows import delivered_row
+from lightning_classprune.ledger.text import achievement, read_jsonl
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
 from tests.support import ROOT
@@ -46,8 +46,8 @@ SHORT = [
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
     "search=fixed",
-    "callbacks.classprune.prune_fraction=0.5",
-    "callbacks.classprune.max_rounds=3",
+    "search.fraction=0.5",
+    "search.max_rounds=3",
 ]
 
 
@@ -178,7 +178,7 @@ def test_job_leaves_everything_in_its_folder(short_job: tuple[Path, float]) -> N
     assert {"ledger.jsonl", "ledger.png", "accepted.ckpt", "test.json", "checkpoints", "metrics"} <= names
     assert (folder / "checkpoints" / "last.ckpt").is_file()
     assert (folder / "metrics" / "version_0" / "metrics.csv").is_file()
-    rows = ledger.read_jsonl(folder / "ledger.jsonl")
+    rows = read_jsonl(folder / "ledger.jsonl")
     assert rows[0]["verdict"] == "baseline"
     assert len(rows) > 1
     final = delivered_row(rows)
@@ -224,8 +224,8 @@ def test_resumed_job_equals_the_uninterrupted_one(short_job: tuple[Path, float],
     folder, _ = short_job
     middle = next((folder / "checkpoints").glob("epoch=7-*.ckpt"))
     app.run(config(tmp_path, *SHORT, f"ckpt_path='{middle}'"))
-    again = ledger.read_jsonl(tmp_path / "ledger.jsonl")
-    assert without_seconds(again) == without_seconds(ledger.read_jsonl(folder / "ledger.jsonl"))
+    again = read_jsonl(tmp_path / "ledger.jsonl")
+    assert without_seconds(again) == without_seconds(read_jsonl(folder / "ledger.jsonl"))
     ours, theirs = weights(tmp_path), weights(folder)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -240,11 +240,11 @@ def test_strict_tolerance_delivers_the_dense_network_unchanged(tmp_path: Path) -
     strict, plain = tmp_path / "strict", tmp_path / "plain"
     assert app.run(config(strict, *SHORT, "protect.malignant=0.0")) == 0.0
     assert app.run(config(plain, *SHORT, "~callbacks.classprune")) == 0.0
-    rows = ledger.read_jsonl(strict / "ledger.jsonl")
+    rows = read_jsonl(strict / "ledger.jsonl")
     assert [row["verdict"] in ("refused", "unproven") for row in rows] == [False, True]
     ours, theirs = weights(strict), weights(plain)
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    assert "delivered unchanged" in ledger.achievement(rows)
+    assert "delivered unchanged" in achievement(rows)
     assert not (plain / "ledger.jsonl").exists()
 
 
@@ -266,8 +266,8 @@ def test_command_prints_the_ledger_and_the_sentence(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "* delivered: round" in done.stdout
     assert "Test, malignant: missed" in done.stdout
-    rows, said = ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl"), " ".join(done.stdout.split())
-    assert f"{ledger.achievement(rows)} {recommendation(rows)} Run folder: " in said
+    rows, said = read_jsonl(tmp_path / "out" / "ledger.jsonl"), " ".join(done.stdout.split())
+    assert f"{achievement(rows)} {recommendation(rows)} Run folder: " in said
     assert "Tip:" not in done.stderr
     assert "Warning" not in done.stderr
 
@@ -288,8 +288,8 @@ def test_killed_job_goes_on_from_its_last_checkpoint(short_job: tuple[Path, floa
     assert not (tmp_path / "out" / "test.json").exists()
     done = command(*SHORT, "ckpt_path=out/checkpoints/last.ckpt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    rows = ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl")
-    assert without_seconds(rows) == without_seconds(ledger.read_jsonl(short_job[0] / "ledger.jsonl"))
+    rows = read_jsonl(tmp_path / "out" / "ledger.jsonl")
+    assert without_seconds(rows) == without_seconds(read_jsonl(short_job[0] / "ledger.jsonl"))
     ours, theirs = weights(tmp_path / "out"), weights(short_job[0])
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
@@ -316,11 +316,9 @@ def test_two_processes_count_the_test_split_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_default_job_on_solar_cells_starts_and_judges(tmp_path: Path) -> None:
-    done = command(
-        "trainer.max_epochs=1", "callbacks.classprune.max_rounds=1", "trainer.accelerator=cpu", cwd=tmp_path
-    )
+    done = command("trainer.max_epochs=1", "search.max_rounds=1", "trainer.accelerator=cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    rows = ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl")
+    rows = read_jsonl(tmp_path / "out" / "ledger.jsonl")
     assert [row["epochs"] for row in rows] == [1, 1]
     assert rows[0]["classes"]["defective"]["support"] == 205
     assert rows[0]["validation_passes"] > 1  # the dense network, and pruned without retraining
@@ -350,6 +348,6 @@ def test_the_live_view_goes_with_the_trainers_bar(
 ) -> None:
     trainers: list[Any] = []
     monkeypatch.setattr(LiveView, "on_train_start", lambda _, trainer, __: trainers.append(trainer))
-    arguments = [*SHORT, "trainer.max_epochs=1", "callbacks.classprune.max_rounds=1"]
+    arguments = [*SHORT, "trainer.max_epochs=1", "search.max_rounds=1"]
     app.run(config(tmp_path, *arguments, f"trainer.enable_progress_bar={shown}"))
     assert bool(trainers) == (shown == "true")

@@ -109,7 +109,7 @@ def test_seeds_of_a_setting_are_grouped(sweep: Path) -> None:
 
 
 def test_labels_are_short() -> None:
-    values = (("callbacks.classprune.rewind", "lr"), ("optimizer.lr", "0.00123456"), ("seed/x", "12345678"))
+    values = (("search.rewind", "lr"), ("optimizer.lr", "0.00123456"), ("seed/x", "12345678"))
     assert Setting(values, ()).label == "rewind=lr, lr=0.001235, x=12345678"
 
 
