@@ -1,8 +1,7 @@
-"""The ready-made job: every config option builds, and whole jobs run end to end."""
+"""The ready-made job: whole jobs, end to end."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import subprocess
@@ -13,12 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from lightning_classprune import ClassAwarePruningCallback, LiveView
+from lightning_classprune import LiveView
 from lightning_classprune.job import app
 from lightning_classprune.job.data.small import BreastCancerData
 from lightning_classprune.ledger.recommendation import recommendation
@@ -51,10 +48,6 @@ SHORT = [
 ]
 
 
-def options(group: str) -> list[str]:
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
-
-
 def weights(folder: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = torch.load(folder / "accepted.ckpt", weights_only=True)["state_dict"]
     return state
@@ -62,86 +55,6 @@ def weights(folder: Path) -> dict[str, Tensor]:
 
 def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
-# --- configuration --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "group", ["data", "model", "loss", "optimizer", "scheduler", "trainer", "callbacks", "objective"]
-)
-def test_every_option_of_every_group_composes(group: str, tmp_path: Path) -> None:
-    assert len(options(group)) >= 3
-    for option in options(group):
-        chosen = f"{group}=[{option}]" if group == "callbacks" else f"{group}={option}"
-        cfg = config(tmp_path, chosen)
-        assert cfg[group] is not None
-
-
-@pytest.mark.parametrize("model", options("model"))
-@pytest.mark.parametrize("loss", options("loss"))
-def test_every_model_and_loss_is_built_from_the_facts(model: str, loss: str, tmp_path: Path) -> None:
-    cfg = config(tmp_path, f"model={model}", f"loss={loss}")
-    cfg.facts = FACTS
-    module = app.build_module(cfg)
-    scores = module(torch.randn(3, 1, 64, 64))
-    assert scores.shape == (3, 2)
-    assert torch.isfinite(module.loss(scores, torch.tensor([0, 1, 1])))
-
-
-@pytest.mark.parametrize("optimizer", options("optimizer"))
-@pytest.mark.parametrize("scheduler", options("scheduler"))
-def test_every_optimizer_goes_with_every_scheduler(optimizer: str, scheduler: str, tmp_path: Path) -> None:
-    cfg = config(
-        tmp_path,
-        "data=breast_cancer",
-        "callbacks=[]",
-        f"optimizer={optimizer}",
-        f"scheduler={scheduler}",
-        "trainer.fast_dev_run=true",
-        "trainer.accelerator=cpu",
-        "trainer.enable_progress_bar=false",
-    )
-    assert app.run(cfg) == 0.0
-
-
-def test_callback_option_is_the_constructor() -> None:
-    entry = yaml.safe_load((CONF / "plugin" / "callbacks" / "classprune.yaml").read_text())["classprune"]
-    parameters = dict(inspect.signature(ClassAwarePruningCallback).parameters)
-    given = {key: value for key, value in entry.items() if not key.startswith("_")}
-    assert set(parameters) - set(given) == {"predict", "guard_dataloader"}
-    for name, value in given.items():
-        default = parameters[name].default
-        assert value == ("???" if default is inspect.Parameter.empty else default), name
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        ([], ("adaptive", "lr", 4, 1, 5)),
-        (["trainer.max_epochs=5"], ("adaptive", "lr", 3, 1, 5)),
-        (["trainer.max_epochs=-1", "trainer.max_steps=100"], ("adaptive", "lr", None, 1, 5)),
-        (["trainer.max_epochs=null"], ("adaptive", "lr", None, 1, 5)),
-        (["callbacks.classprune.rewind=init"], ("adaptive", "init", 4, 1, 5)),
-        (["search=fixed"], ("fixed", "init", None, 0, None)),
-        (["hparams_search=optuna"], ("fixed", "init", None, 0, None)),
-    ],
-)
-def test_the_search_of_the_job(tmp_path: Path, overrides: list[str], expected: tuple[Any, ...]) -> None:
-    if "hparams_search=optuna" in overrides:
-        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    classprune = config(tmp_path, *overrides).callbacks.classprune
-    found = (classprune[k] for k in ("schedule", "rewind", "round_epochs", "retries", "max_rounds"))
-    assert tuple(found) == expected
-    assert classprune.on_refusal == ("retry" if classprune.retries else "stop")
-
-
-def test_a_tolerance_object_can_be_written_in_yaml(tmp_path: Path) -> None:
-    tolerance = "{defective: {_target_: lightning_classprune.FNTolerance, count: 3}}"
-    cfg = config(tmp_path, f"protect={tolerance}")
-    cfg.facts = FACTS | {"class_names": ["functional", "defective"]}
-    callback = instantiate(cfg.callbacks.classprune)
-    assert callback.settings.protect[1].count == 3
 
 
 def test_facts_resolve_names_and_refuse_unknown_ones() -> None:
@@ -152,14 +65,6 @@ def test_facts_resolve_names_and_refuse_unknown_ones() -> None:
     for wrong in ("melanoma", 2, -1):
         with pytest.raises(ValueError, match=r"protect: .*malignant"):
             app.facts(data, {wrong: 0.1})
-
-
-def test_what_must_be_told_is_asked_for(tmp_path: Path) -> None:
-    cfg = config(tmp_path, "data=imagefolder")
-    assert OmegaConf.is_missing(cfg, "protect")
-    assert OmegaConf.is_missing(cfg.data, "root")
-    cfg = config(tmp_path, "data=npz", "data.root=x", "data.name=y", "protect={1:0.02}")
-    assert dict(cfg.protect) == {1: 0.02}
 
 
 # --- whole jobs -----------------------------------------------------------------------------------------------------
