@@ -146,6 +146,7 @@ def test_a_job_of_a_sweep_is_the_job_alone(sweep: Sweep, tmp_path: Path) -> None
     cfg = OmegaConf.load(tmp_path / "sweep" / jobs["3"].name / "config.yaml")
     cfg.run_dir = cfg.trainer.default_root_dir = cfg.trainer.logger.save_dir = str(tmp_path / "alone")
     cfg.callbacks.model_checkpoint.dirpath = str(tmp_path / "alone" / "checkpoints")
+    cfg.callbacks.classprune.files.ladder = str(tmp_path / "alone" / "tickets")
     assert OmegaConf.is_dict(cfg)
     app.run(cfg)
     assert ledger(tmp_path / "alone") == ledger(tmp_path / "sweep" / jobs["3"].name)
