@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_classprune import ClassAwarePruningCallback
-from lightning_classprune.trainer.forward import as_in_validation
 from lightning_classprune.job.data.base import SplitDataModule, TensorBatches
 from lightning_classprune.losses import ClassDependentLoss, class_balanced_weights, log_odds
+from lightning_classprune.trainer.forward import as_in_validation
 
 
 class LaterClassWeights(Callback):

@@ -12,10 +12,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from lightning_classprune import ClassAwarePruningCallback
-from lightning_classprune.trainer.forward import as_in_validation
 from lightning_classprune.job.classifier import decide
 from lightning_classprune.job.data.base import SplitDataModule
 from lightning_classprune.losses import log_odds
+from lightning_classprune.trainer.forward import as_in_validation
 
 
 class RoundScores(Callback):

@@ -13,7 +13,7 @@ from lightning_classprune.guard import statistics
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.evidence import Evidence
 from lightning_classprune.guard.tolerance import FNTolerance
-from lightning_classprune.guard.verdict import ClassVerdict, judge, judge_class, power_warning
+from lightning_classprune.guard.verdict import ClassVerdict, judge_class, power_warning
 
 # --- tolerance ---
 
