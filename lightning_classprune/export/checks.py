@@ -36,6 +36,7 @@ def in_memory(rule: Deployed) -> Reader:
     return read
 
 
+@torch.no_grad()
 def compared(reader: Reader, truth: Reader, example: Tensor) -> dict[str, float | int]:
     """Return the largest difference of a score, and how many samples are decided otherwise."""
     (scores, decision), (expected, decided) = reader(example), truth(example)
