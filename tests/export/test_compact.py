@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.pruning.test_channels import IMAGE, Net, conv_bn, pooled
-from tests.pruning.test_units import fit, images, network
-from tests.support.helpers import weights
+from tests.pruning.test_granularities import fit, images, network
+from tests.support.compare import weights
 
 pytest.importorskip("torch_pruning")
 
@@ -256,6 +256,7 @@ def test_half_of_the_channels_of_known_networks(name):
     assert after < 0.45 * before
 
 
+@pytest.mark.fit
 def test_a_channel_run_shrinks_to_its_channels():
     module = network()
     callback = ClassAwarePruningCallback(
