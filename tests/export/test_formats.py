@@ -90,6 +90,7 @@ def test_ours_are_three() -> None:
     ]
 
 
+@pytest.mark.processes  # asks git for the commit
 def test_a_format_of_ones_own_is_written_checked_and_told(tmp_path: Path) -> None:
     layer, masks = linear()
     y = torch.tensor([0, 1, 0, 1, 0, 1])

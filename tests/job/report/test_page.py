@@ -235,6 +235,7 @@ def measured(text: str, width: int, folder: Path, *, dark: bool = False) -> dict
     return result
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: how the page looks is not checked")
 @pytest.mark.parametrize("case", ["finished", "hostile name", "retried", "labels"])
 def test_a_browser_fits_the_page_on_a_telephone_and_fetches_nothing(case: str, tmp_path: Path) -> None:
@@ -244,6 +245,7 @@ def test_a_browser_fits_the_page_on_a_telephone_and_fetches_nothing(case: str, t
     assert (found["broken"], found["loaded"]) == (0, 0)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: how the page looks is not checked")
 def test_a_browser_shows_light_and_dark(tmp_path: Path) -> None:
     text = rendered("finished")
