@@ -28,14 +28,15 @@ from lightning_classprune.job import jobs
 from lightning_classprune.job.classifier import Classifier
 from lightning_classprune.job.data.base import SplitDataModule
 from lightning_classprune.job.final_test import ClassCounts
+from lightning_classprune.job.ledger_file import LedgerFile
 from lightning_classprune.job.objective import Objective
 from lightning_classprune.job.report.pictures import thumbnails
 from lightning_classprune.job.report.report_app import write_report
-from lightning_classprune.job.run_folder import LedgerRecorder, RunFolder
-from lightning_classprune.ledger import figure as report
-from lightning_classprune.ledger import recommendation as recommend
-from lightning_classprune.ledger import text as ledger
+from lightning_classprune.job.run_folder import RunFolder
+from lightning_classprune.ledger.figure import figure
+from lightning_classprune.ledger.recommendation import recommendation
 from lightning_classprune.ledger.rows import Row
+from lightning_classprune.ledger.text import achievement, table, write_jsonl
 from lightning_classprune.pruning.masks import layer_counts
 from lightning_classprune.tickets.loading import load_ticket
 
@@ -107,21 +108,20 @@ def _run(cfg: DictConfig, folder: RunFolder, resume: bool) -> Objective:
         callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]  # Lightning refuses one then
     pruning = next((c for c in callbacks if isinstance(c, ClassAwarePruningCallback)), None)
     if pruning is not None:
-        callbacks.append(LedgerRecorder(folder, pruning))
+        callbacks.append(LedgerFile(folder, pruning))
     counts = ClassCounts(data.class_names)
     trainer: Trainer = instantiate(cfg.trainer, callbacks=[*callbacks, counts])
     checkpoint = (folder.last_checkpoint if resume else None) or cfg.ckpt_path
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     rows = [] if pruning is None else pruning.ledger
     if trainer.is_global_zero and pruning is not None and rows:
-        decisions = cast(
-            dict[str, Decisions], pruning.guard_outcomes
-        )  # of classes, which is what this job does
-        ledger.write_jsonl(rows, folder.ledger_file)
+        # Of classes, which is what this job does.
+        decisions = cast(dict[str, Decisions], pruning.guard_outcomes)
+        write_jsonl(rows, folder.ledger_file)
         folder.write_guard(decisions)
         folder.write_json("layers.json", {"layers": layer_counts(pruning.masks)})
         with harmless("ledger.png"):
-            report.figure(rows).savefig(folder.path / "ledger.png")
+            figure(rows).savefig(folder.path / "ledger.png")
         with harmless(folder.pictures_file.name):
             folder.write_pictures(thumbnails(data, decisions, cfg.facts.protected))
     trainer.save_checkpoint(folder.accepted, weights_only=False)
@@ -206,12 +206,12 @@ def tell(rows: list[Row], test: dict[str, Any], folder: Path) -> None:
     """Print the ledger, the counts of the test split, and what was achieved."""
     console = Console(width=max(shutil.get_terminal_size(fallback=(100, 24)).columns, 80))
     if rows:
-        console.print(ledger.table(rows))
+        console.print(table(rows))
     for name, counts in test["classes"].items():
         before = f" (dense {test['dense'][name]['fn']})" if "dense" in test else ""
         console.print(f"Test, {name}: missed {counts['fn']} of {counts['support']}{before}", markup=False)
-    console.print(ledger.achievement(rows), markup=False)
-    if advice := recommend.recommendation(rows):
+    console.print(achievement(rows), markup=False)
+    if advice := recommendation(rows):
         console.print(advice, markup=False)
     console.print(f"Run folder: {folder}", markup=False, soft_wrap=True)
 

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_classprune.job.objective import Objective
 from lightning_classprune.job.run_folder import RunFolder
-from lightning_classprune.job.sweep import sweep_report
+from lightning_classprune.job.sweep.summary import write_summary
 from lightning_classprune.job.sweep.sweep import tally
 
 log = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ def _moved(cfg: DictConfig, path: Path) -> DictConfig:
 
 def _summarise(sweep_dir: Path) -> None:
     try:
-        jobs = sweep_report.write(sweep_dir)
+        jobs = write_summary(sweep_dir)
     except Exception as error:  # a summary can be made again, a job cannot
         log.warning("No summary of %s: %s: %s", sweep_dir, type(error).__name__, error)
         return

@@ -22,7 +22,7 @@ from tests.support.app_job import SHORT, config
 JOB = [
     *SHORT,
     "protect.malignant=0.2",
-    "+callbacks.bomb={_target_: test_resume_run.Bomb, folder: '${run_dir}'}",
+    "+callbacks.bomb={_target_: tests.job.test_resume_run.Bomb, folder: '${run_dir}'}",
 ]
 
 

@@ -12,8 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_classprune import files
 from lightning_classprune.job.report.page import PageData, render
 from lightning_classprune.job.run_folder import RunFolder
-
-ROW_KEYS = ("round", "attempt", "sparsity", "verdict", "classes")
+from lightning_classprune.ledger.rows import Row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +46,7 @@ def page_data(folder: RunFolder) -> PageData:
     """
     rows = folder.ledger()
     for number, row in enumerate(rows, start=1):
-        missing = [key for key in ROW_KEYS if key not in row]
+        missing = [key for key in Row.__annotations__ if key not in row]
         if missing:
             raise ValueError(
                 f"{folder.ledger_file}, line {number}: not a row of a ledger, it has no {missing}"

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_classprune.job.sweep import sweep_report
+from lightning_classprune.job.sweep.summary import write_summary
 from lightning_classprune.job.sweep.sweep import tally
 
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("sweep_dir", type=Path, help="such as multirun/<date>/<time>")
     folder: Path = parser.parse_args(arguments).sweep_dir
     try:
-        jobs = sweep_report.write(folder)
+        jobs = write_summary(folder)
     except ValueError as error:
         parser.error(str(error))
     print(f"{tally(jobs)}. Summary: {folder / 'summary.html'}")
