@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lightning_classprune import ClassAwarePruningCallback, LiveView
 from lightning_classprune.job import app
+from lightning_classprune.job.configuration import conf_dir
 from lightning_classprune.job.data.small import BreastCancerData
 from lightning_classprune.ledger import text as ledger
 from lightning_classprune.ledger.recommendation import recommendation
@@ -30,7 +31,7 @@ from tests.support import ROOT
 from tests.support.app_job import config
 from tests.support.helpers import assert_same
 
-CONF = app.conf_dir()
+CONF = conf_dir()
 FACTS = {
     "class_names": ["no", "yes"],
     "num_classes": 2,
