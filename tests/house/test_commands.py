@@ -17,12 +17,11 @@ JOB, REPORT, EXPORT, SWEEP = (
 )
 # Runs a module as `python -m` does, and tells on the last line of standard error what it has loaded.
 PROBE = """
-import runpy, sys
+import atexit, runpy, sys
+heavy = {"torch", "lightning", "scipy", "matplotlib", "hydra"}
+atexit.register(lambda: print(*sys.modules.keys() & heavy, file=sys.stderr))
 module, *sys.argv[1:] = sys.argv[1:]
-try:
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-finally:
-    print(*sys.modules.keys() & {"torch", "lightning", "scipy", "matplotlib", "hydra"}, file=sys.stderr)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
 
