@@ -30,6 +30,14 @@ LINE = {room: line for line, rooms in enumerate(ORDER) for room in rooms}
 FREE = {"files", "losses"}  # import no room; everyone may import them
 AT_THE_DOOR = {"job", "__main__"}  # may import the package itself, which everything else stands behind
 ROOMS = ("trainer", "guard", "pruning", "ledger", "tickets", "rounds", "export", "job")
+ENTRY_POINTS = {
+    "__init__.py",
+    "job/command.py",
+    "job/export_app.py",
+    "job/report/report_app.py",
+    "job/sweep/sweep_app.py",
+}
+EXTRAS = {"elpv_dataset", "onnx", "onnxruntime", "onnxscript", "pandas", "sklearn", "torch_pruning"}
 FOLDERS = [*ROOMS, "job/data", "job/report", "job/sweep"]
 
 
@@ -178,6 +186,19 @@ def planted(folder: Path, files: dict[str, str]) -> None:
         (folder / NAME / name).parent.mkdir(exist_ok=True)
         with (folder / NAME / name).open("a", encoding="utf-8") as file:
             file.write(f"\n{code}\n" if file.tell() else f"{code}\n")
+
+
+def test_functions_import_nothing_but_optional_packages() -> None:
+    """Only entry points wait until they know what is asked of them."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).as_posix()
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                for node, _ in imports(function):
+                    modules = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+                    found |= {(name, str(module).split(".")[0]) for module in modules}
+    assert {name for name, module in found if module not in EXTRAS} == ENTRY_POINTS
 
 
 # -- the house --

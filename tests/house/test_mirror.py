@@ -28,7 +28,7 @@ def imported(test: Path) -> set[str]:
     return names
 
 
-def tested(module: str, tests: Path) -> bool:
+def is_tested(module: str, tests: Path) -> bool:
     """Whether a test in the folder that mirrors the module's, or in integration/, imports the module itself."""
     folder, _, _ = module.rpartition("/")
     files = [*(tests / folder).glob("test_*.py"), *(tests / "integration").glob("test_*.py")]
@@ -37,7 +37,7 @@ def tested(module: str, tests: Path) -> bool:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_each_module_has_a_test_where_one_looks_for_it(module: str) -> None:
-    assert tested(module, ROOT / "tests"), f"no test in tests/{module.rpartition('/')[0]} imports {module}"
+    assert is_tested(module, ROOT / "tests"), f"no test in tests/{module.rpartition('/')[0]} imports {module}"
 
 
 def test_folders_of_tests_are_rooms() -> None:
@@ -63,4 +63,4 @@ def test_folders_of_tests_are_rooms() -> None:
 def test_what_counts_as_a_test_of_a_module(file: str, code: str, found: bool, tmp_path: Path) -> None:
     (tmp_path / file).parent.mkdir()
     (tmp_path / file).write_text(code)
-    assert tested("guard/task", tmp_path) is found
+    assert is_tested("guard/task", tmp_path) is found
