@@ -31,7 +31,7 @@ import lightning  # noqa: E402
 import torch  # noqa: E402
 
 from tests.support import killed_job  # noqa: E402
-from tests.support.helpers import differences, without_seconds  # noqa: E402
+from tests.support.compare import differences, without_seconds  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 SERVER = multiprocessing.get_context("forkserver")

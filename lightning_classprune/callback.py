@@ -82,7 +82,7 @@ class ClassAwarePruningCallback(_Callback):
         *,
         class_names: Sequence[str] | None = None,
         target_sparsity: float = 0.99,
-        search: SearchName | Fixed | Adaptive = "fixed",
+        search: SearchName | Adaptive | Fixed = "fixed",  # else LightningCLI makes a Fixed of any
         guard: Guard = Guard(),
         cut: Cut = Cut(),
         files: Files = Files(),

@@ -74,7 +74,7 @@ class Classes:
         biases = [offsets.get(self.names[i], 0.0) for i in self._protected]
         biases += [0.0] * (competing.shape[1] - len(biases))
         shifted = competing + torch.tensor(biases, dtype=competing.dtype) if any(biases) else competing
-        owners = torch.tensor(self._protected).expand(len(target), -1)
+        owners = torch.tensor(self._protected, dtype=torch.int64).expand(len(target), -1)
         owners = torch.cat((owners, best.unsqueeze(1)), dim=1)[:, : competing.shape[1]]
         winning = shifted == shifted.max(1, keepdim=True).values
         return Decisions(target, owners.masked_fill(~winning, classes).min(1).values, classes, self.names)
@@ -108,6 +108,9 @@ class Labels:
 
     def outcomes(self, columns: Columns, offsets: Mapping[str, float]) -> Decisions:
         """The decisions of every label."""
+        if not columns:
+            empty = torch.zeros(0, len(self.names), dtype=torch.int64)
+            return Decisions(empty, empty, len(self.names), self.names)
         target, predicted, scores = columns
         predicted = predicted.clone()
         for column, index in enumerate(self._protected):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lightning_classprune.ledger import figure as report
+from lightning_classprune.ledger.figure import figure
 from lightning_classprune.ledger.rows import Row
 
 KEY = "classprune/ledger"
@@ -31,7 +31,7 @@ def log_figure(loggers: Sequence[Any], rows: Sequence[Row], step: int) -> None:
     ]
     if not by_image and not by_experiment:
         return
-    image = Image.open(BytesIO(report.figure(rows)._repr_png_())).convert("RGB")
+    image = Image.open(BytesIO(figure(rows)._repr_png_())).convert("RGB")
     for logger in by_image:
         logger.log_image(key=KEY, images=[image], step=step)
     for logger in by_experiment:

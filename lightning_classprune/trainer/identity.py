@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import Enum
+from math import isnan
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -44,12 +45,17 @@ def is_opaque(told: Any) -> bool:
 
 
 def _identity(value: Any, within: tuple[int, ...]) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool):
         return value
     if isinstance(value, bytes):
         return _hash(value)
     if isinstance(value, Enum | ModuleType | torch.dtype | torch.device):
         return str(value)
+    if isinstance(value, float) and isnan(value):
+        return "nan"  # which equals itself
+    for plain in (int, float, str):
+        if isinstance(value, plain):
+            return plain(value)  # not of NumPy, which a safe load would refuse
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Tensor):
@@ -78,9 +84,8 @@ def _identity(value: Any, within: tuple[int, ...]) -> Any:
 
 def _of_function(function: FunctionType, within: tuple[int, ...]) -> Any:
     told: dict[str, Any] = {"function": _path(function)}
-    closure = inspect.getclosurevars(function).nonlocals
     for name, values in (
-        ("closure", closure),
+        ("closure", _closure(function)),
         ("defaults", function.__defaults__),
         ("keywords", function.__kwdefaults__),
     ):
@@ -91,9 +96,27 @@ def _of_function(function: FunctionType, within: tuple[int, ...]) -> Any:
     return told
 
 
+def _closure(function: FunctionType) -> dict[str, Any]:
+    """What a function has of the one around it, as far as that has a value already."""
+    found: dict[str, Any] = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):
+            found[name] = cell.cell_contents
+    return found
+
+
 def _of_code(code: CodeType) -> tuple[Any, ...]:
-    constants = tuple(_of_code(one) if isinstance(one, CodeType) else one for one in code.co_consts)
-    return code.co_code, constants, code.co_names, code.co_varnames
+    return code.co_code, _of_constant(code.co_consts), code.co_names, code.co_varnames
+
+
+def _of_constant(constant: Any) -> Any:
+    if isinstance(constant, CodeType):
+        return _of_code(constant)
+    if isinstance(constant, tuple):
+        return tuple(map(_of_constant, constant))
+    if isinstance(constant, frozenset):
+        return sorted(map(repr, constant))  # whose order is another in every process
+    return constant
 
 
 def _of_object(value: Any, within: tuple[int, ...]) -> Any:

@@ -13,7 +13,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_classprune.trainer.randomness import untouched_randomness
+from lightning_classprune.trainer.randomness import loader_generators, untouched_randomness
 
 
 def batch_size(loader: DataLoader[Any]) -> int | None:
@@ -27,6 +27,11 @@ def batch_size(loader: DataLoader[Any]) -> int | None:
 
 def visited_indices(loader: DataLoader[Any]) -> tuple[list[int], str]:
     """The data-set indices that the loader may visit, each once, sorted; and the sampler's name if it repeats some."""
+    with untouched_randomness(loader_generators([loader])):
+        return _visited(loader)
+
+
+def _visited(loader: DataLoader[Any]) -> tuple[list[int], str]:
     sampler: Any = loader.sampler
     if loader.batch_sampler is not None:
         # A batch sampler of the user's leaves the loader with a sampler that nobody asks.
@@ -43,8 +48,7 @@ def visited_indices(loader: DataLoader[Any]) -> tuple[list[int], str]:
         sampler = range(len(sampler.data_source))
     elif isinstance(sampler, SubsetRandomSampler):
         sampler = sampler.indices
-    with untouched_randomness():
-        visited = list(sampler)
+    visited = list(sampler)
     repeats = replaces or len(set(visited)) < len(visited)
     return sorted(set(visited)), kind if repeats else ""
 

@@ -48,13 +48,19 @@ def set_random_state(state: RandomState) -> None:
 
 
 @contextmanager
-def untouched_randomness() -> Iterator[None]:
-    """What runs inside may draw; afterwards the generators are as they were."""
-    state = random_state()
+def untouched_randomness(own: Iterable[torch.Generator] = ()) -> Iterator[None]:
+    """What runs inside may draw; afterwards the generators are as they were.
+
+    Args:
+        own: Generators beside the global ones.
+    """
+    state, states = random_state(), [(generator, generator.get_state()) for generator in own]
     try:
         yield
     finally:
         set_random_state(state)
+        for generator, before in states:
+            generator.set_state(before)
 
 
 def loader_generators(loaders: Iterable[Any]) -> list[torch.Generator]:

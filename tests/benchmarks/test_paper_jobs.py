@@ -106,7 +106,7 @@ def call(script: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_jobs_score_every_density_are_skipped_when_there_and_become_a_report(tmp_path):
     pytest.importorskip("sklearn")
     rng = np.random.default_rng(0)

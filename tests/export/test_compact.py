@@ -15,7 +15,7 @@ from test_channels import IMAGE, Net, conv_bn, pooled
 from test_granularity import fit, network, pruner
 from torch import nn
 
-from tests.support.helpers import weights
+from tests.support.compare import weights
 
 pytest.importorskip("torch_pruning")
 

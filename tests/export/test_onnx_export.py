@@ -292,6 +292,7 @@ class TestFile:
         empty = [node for node in graph.node if list(node.output) == ["network.empty.weight"]]
         assert [node.op_type for node in empty] == ["ConstantOfShape"]
 
+    @pytest.mark.processes
     def test_a_folder_of_images_is_classified_without_torch(self, mixed: Exported, tmp_path: Path) -> None:
         raw, path = mixed.raw, mixed.path
         expected = [["sound", "crack", "dirt"][i] for i in mixed.decisions[:6].tolist()]

@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_classprune.export import sparse_inference
 from lightning_classprune.export.sparse_inference import CsrLinear, sparsify_for_inference
-from tests.support.helpers import weights
+from tests.support.compare import weights
 
 torch.set_num_threads(1)
 

@@ -243,16 +243,34 @@ def test_looking_at_a_loader_draws_nothing(sampler):
 
 
 class Shuffling(Sampler):
+    """With a generator of its own, or without."""
+
+    def __init__(self, generator=None):
+        self.generator = generator
+
     def __iter__(self):
-        return iter(torch.randperm(10).tolist())
+        return iter(torch.randperm(10, generator=self.generator).tolist())
 
 
-def test_looking_at_a_sampler_of_the_users_leaves_the_random_state():
+class ShufflingBatches(Shuffling):
+    def __iter__(self):
+        return iter([[i] for i in super().__iter__()])
+
+
+@pytest.mark.parametrize("kind", [Shuffling, ShufflingBatches])
+def test_looking_at_a_sampler_of_the_users_leaves_the_random_state(kind):
+    def loader(generator=None):
+        return DataLoader(ten, **{"sampler" if kind is Shuffling else "batch_sampler": kind(generator)})
+
     state = torch.get_rng_state()
-    assert samples(DataLoader(ten, sampler=Shuffling())) == list(range(10))
+    assert samples(loader()) == list(range(10))
     set_random_state(random_state() | {"torch": state})
-    shard_guard_data([DataLoader(ten, sampler=Shuffling())], "validation", 0, 1)
+    shard_guard_data([loader()], "validation", 0, 1)
     assert torch.equal(torch.get_rng_state(), state)
+    own = torch.Generator().manual_seed(1)
+    before = own.get_state()
+    shard_guard_data([loader(own)], "validation", 0, 1)
+    assert torch.equal(own.get_state(), before)
 
 
 # --- several processes ---
@@ -366,6 +384,7 @@ class DataWithGuard(Data):
         return GUARD
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize(
     ("argument", "loaders"),
     [
@@ -384,6 +403,7 @@ def test_the_argument_goes_before_everything(argument, loaders):
     assert all(a is b for a, b in zip(found, loaders, strict=True))
 
 
+@pytest.mark.fit
 def test_then_the_data_module_then_validation_then_nothing():
     assert find(datamodule=DataWithGuard()) == ([GUARD], "datamodule")
     assert find(datamodule=DataWithGuard(), limit_val_batches=0) == ([GUARD], "datamodule")
@@ -402,6 +422,7 @@ class Endless(IterableDataset):
         yield from iter(lambda: torch.tensor(7), None)
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("checks", [0, 1])
 def test_a_stream_of_validation_data_ends_where_validation_does(checks):
     stream, whole = DataLoader(Endless(), batch_size=2), DataLoader(Items(3), batch_size=1, shuffle=True)
@@ -411,6 +432,7 @@ def test_a_stream_of_validation_data_ends_where_validation_does(checks):
     assert len(batches(*find(val=DataLoader(Stream()), num_sanity_val_steps=checks)[0])) == 5
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize(
     ("argument", "is_validation"),
     [
@@ -431,6 +453,7 @@ def test_guard_data_that_is_validation_data_is_recognized_by_its_data_set(argume
     assert find(argument, datamodule=Data(), finder=Recognize) is is_validation
 
 
+@pytest.mark.fit
 def test_making_the_guard_data_leaves_the_random_state():
     def make():
         return DataLoader(random_split(ten, [5, 5])[0])

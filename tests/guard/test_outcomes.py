@@ -1,5 +1,6 @@
+"""Decisions: counts, pairs and mistakes by hand and by definition, and their way through a file."""
+
 import io
-import math
 
 import pytest
 import torch
@@ -7,124 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_classprune.guard.evidence import Evidence
-from lightning_classprune.guard.outcomes import Decisions, evidence
-from lightning_classprune.guard.task import NaNScoresError
-from lightning_classprune.job.classifier import decide
+from lightning_classprune.guard.outcomes import Decisions
 
 torch.set_num_threads(1)
 
-NAN, INF = math.nan, math.inf
 
-
-def outcomes(target, predicted, num_classes=2):
-    return Decisions(torch.tensor(target), torch.tensor(predicted), num_classes)
-
-
-# --- decisions ---
-
-
-def test_the_largest_of_several_scores_wins_and_the_first_of_equals():
-    scores = torch.tensor([[0.1, 3.0, 2.0], [-1.0, -2.0, -INF], [1.0, 1.0, 0.0]])
-    predicted, target = decide(scores, torch.tensor([1, 0, 2]), 3, threshold=99.0)
-    assert predicted.tolist() == [1, 0, 0]
-    assert target.tolist() == [1, 0, 2]
-
-
-@pytest.mark.parametrize("shape", [(5,), (5, 1)])
-@pytest.mark.parametrize("target_shape", [(5,), (5, 1)])
-@pytest.mark.parametrize("target_dtype", [torch.int64, torch.uint8, torch.bool, torch.float32])
-def test_one_score_is_positive_at_or_above_the_threshold(shape, target_shape, target_dtype):
-    scores = torch.tensor([-0.1, 0.0, 0.1, -INF, INF]).view(shape)
-    wanted = torch.tensor([0, 1, 1, 0, 1]).to(target_dtype).view(target_shape)
-    predicted, target = decide(scores, wanted, 2, threshold=0.0)
-    assert predicted.tolist() == [0, 1, 1, 0, 1]
-    assert target.tolist() == [0, 1, 1, 0, 1]
-    assert target.dtype == torch.int64
-
-
-def test_no_sigmoid_is_applied_whatever_the_range_of_the_batch():
-    """torchmetrics would apply one to the first batch only, because a score of it leaves [0, 1]."""
-    for scores, expected in (([0.2, 0.4, 3.0], [0, 0, 1]), ([0.2, 0.4, 0.6], [0, 0, 1])):
-        assert decide(torch.tensor(scores), torch.zeros(3), 2, threshold=0.5)[0].tolist() == expected
-
-
-def test_labels_are_yes_no_questions_each():
-    scores = torch.tensor([[0.5, -1.0, 2.0], [-0.5, 0.0, -2.0]])
-    predicted, target = decide(scores, torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]), 3, threshold=0.0)
-    assert predicted.tolist() == [[1, 0, 1], [0, 1, 0]]
-    assert target.tolist() == [[1, 0, 0], [0, 1, 1]]
-
-
-def test_two_columns_of_scores_are_classes_or_labels_by_the_target():
-    scores = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
-    assert decide(scores, torch.tensor([0, 1]), 2, 0.0)[0].tolist() == [0, 1]
-    assert decide(scores, torch.tensor([[0], [1]]), 2, 0.0)[0].tolist() == [0, 1]
-    assert decide(scores, torch.tensor([[0, 1], [1, 1]]), 2, 0.0)[0].tolist() == [[1, 1], [1, 1]]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_scores_of_any_precision(dtype):
-    assert decide(torch.tensor([[1.0, 2.0]], dtype=dtype), torch.tensor([0]), 2, 0.0)[0].tolist() == [1]
-    assert decide(torch.tensor([0.5, -0.5], dtype=dtype), torch.tensor([0, 0]), 2, 0.0)[0].tolist() == [1, 0]
-
-
-@pytest.mark.parametrize("shape", [(0, 3), (0,), (0, 1)])
-def test_an_empty_batch_decides_nothing(shape):
-    predicted, target = decide(torch.zeros(shape), torch.zeros(0), 3 if shape == (0, 3) else 2, 0.0)
-    assert predicted.shape == target.shape == (0,)
-
-
-one, two, three = torch.zeros(4), torch.zeros(4, 2), torch.zeros(4, 3)
-labels = torch.zeros(4, dtype=torch.int64)
-
-
-@pytest.mark.parametrize(
-    ("scores", "target", "num_classes", "message"),
-    [
-        (
-            three,
-            labels,
-            2,
-            r"scores \(4, 3\), target \(4,\) for num_classes=2.*must be \(n, 2\), \(n,\) or \(n, 1\)",
-        ),
-        (two, labels, 3, r"scores must be \(n, 3\)$"),
-        (one, labels, 3, r"scores must be \(n, 3\)$"),
-        (torch.zeros(4, 1), labels, 3, r"scores must be \(n, 3\)$"),
-        (torch.zeros(4, 3, 2), labels, 3, "scores must be"),
-        (torch.zeros(3, 3), labels, 3, "one target a sample is needed"),
-        (torch.tensor(0.5), labels, 2, "one target a sample is needed"),
-        (torch.tensor(0.5), torch.tensor(1), 2, "one target a sample is needed"),
-        (three, torch.zeros(4, 2), 3, "one target a sample is needed, or multi-label targets"),
-        (three, torch.zeros(4, 3, 1), 3, "one target a sample is needed"),
-        (labels, labels, 2, "scores of dtype torch.int64; real scores are needed, not decisions"),
-        (one.bool(), labels, 2, "scores of dtype torch.bool"),
-        (three.to(torch.complex64), labels, 3, "scores of dtype torch.complex64"),
-        ([0.1], labels, 2, "two tensors .* got list and Tensor"),
-        (one, None, 2, "two tensors .* got Tensor and NoneType"),
-        (three, labels - 1, 3, "targets from -1 to -1; whole numbers from 0 to 2 are allowed"),
-        (three, labels + 3, 3, "targets from 3 to 3; whole numbers from 0 to 2"),
-        (one, labels + 2, 2, "whole numbers from 0 to 1"),
-        (three, torch.full((4,), 0.5), 3, "targets from 0.5 to 0.5"),
-        (one, torch.full((4,), NAN), 2, "targets from nan"),
-        (three, torch.full((4, 3), 2.0), 3, "targets from 2.0 to 2.0; whole numbers from 0 to 1"),
-    ],
-)
-def test_what_makes_no_sense_is_refused_and_blamed_on_predict(scores, target, num_classes, message):
-    with pytest.raises(ValueError, match=message) as error:
-        decide(scores, target, num_classes, 0.0)
-    assert "predict" in str(error.value)
-    assert not isinstance(error.value, NaNScoresError)
-
-
-@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 2)])
-def test_nan_scores_are_an_error_of_their_own(shape):
-    scores = torch.zeros(shape)
-    scores[-1] = NAN
-    with pytest.raises(NaNScoresError, match="predict returned NaN scores"):
-        decide(scores, labels, 2, 0.0)
-    if shape == (4, 2):
-        with pytest.raises(NaNScoresError):
-            decide(scores, torch.zeros(4, 2), 2, 0.0)
+def outcomes(target, predicted, num_classes=2, names=()):
+    return Decisions(torch.tensor(target), torch.tensor(predicted), num_classes, names)
 
 
 # --- counts ---
@@ -172,52 +62,93 @@ def test_counts_agree_with_the_definition(drawn):
 
 # --- pairs ---
 
-
-def test_evidence_by_hand():
-    #                 found both, newly missed, newly found, missed both, other class (said 1 at first)
-    target = [1, 1, 1, 1, 0]
-    before, now = [1, 1, 0, 0, 1], [1, 0, 1, 0, 0]
-    assert evidence(outcomes(target, before), outcomes(target, now), 1) == Evidence(4, 2, 1, 1)
-    assert evidence(outcomes(target, before), outcomes(target, now), 0) == Evidence(1, 1, 0, 1)
+# Six cases of three classes: of `b` one is newly missed and one newly found; one alarm is new and one is gone.
+BEFORE = outcomes([1, 1, 1, 0, 0, 2], [1, 0, 1, 0, 1, 1], 3, ("a", "b", "c"))
+NOW = outcomes([1, 1, 1, 0, 0, 2], [0, 1, 1, 1, 0, 1], 3, ("a", "b", "c"))
 
 
-def test_evidence_of_a_label_by_hand():
+@pytest.mark.parametrize(
+    ("name", "misses", "alarms"),
+    [
+        ("a", (2, 1, 1, 1), (4, 1, 1, 1)),
+        ("b", (3, 1, 1, 1), (3, 2, 1, 1)),
+        ("c", (1, 1, 0, 0), (5, 0, 0, 0)),
+    ],
+)
+def test_misses_and_false_alarms_by_hand(name, misses, alarms):
+    assert NOW.pairs(BEFORE, name) == (Evidence(*misses), Evidence(*alarms))
+
+
+def test_mistakes_by_hand():
+    assert NOW.mistakes(BEFORE) == Evidence(6, 3, 2, 2)
+    assert BEFORE.mistakes(BEFORE) == Evidence(6, 3, 0, 0)
+
+
+def test_pairs_of_a_label_by_hand():
     target = [[1, 1], [1, 0], [1, 1]]
-    before, now = [[1, 0], [0, 0], [1, 1]], [[0, 1], [1, 1], [1, 0]]
-    assert evidence(outcomes(target, before), outcomes(target, now), 0) == Evidence(3, 1, 1, 1)
-    assert evidence(outcomes(target, before), outcomes(target, now), 1) == Evidence(2, 1, 1, 1)
+    before = outcomes(target, [[1, 0], [0, 0], [1, 1]])
+    now = outcomes(target, [[0, 1], [1, 1], [1, 0]])
+    assert now.pairs(before, "0") == (Evidence(3, 1, 1, 1), Evidence(0, 0, 0, 0))
+    assert now.pairs(before, "1") == (Evidence(2, 1, 1, 1), Evidence(1, 0, 1, 0))
+    assert now.mistakes(before) == Evidence(6, 2, 3, 2)
+
+
+def test_without_names_a_class_is_named_by_its_index():
+    unnamed = Decisions(NOW.target, NOW.predicted, 3)
+    assert unnamed.pairs(BEFORE, "1") == NOW.pairs(BEFORE, "b")
 
 
 def test_a_miss_that_changes_its_wrong_class_is_still_a_miss():
-    assert evidence(outcomes([2, 2], [0, 1], 3), outcomes([2, 2], [1, 0], 3), 2) == Evidence(2, 2, 0, 0)
+    pair, _ = outcomes([2, 2], [1, 0], 3).pairs(outcomes([2, 2], [0, 1], 3), "2")
+    assert pair == Evidence(2, 2, 0, 0)
 
 
 @given(samples)
-def test_evidence_and_counts_tell_one_story(drawn):
+def test_pairs_counts_and_mistakes_tell_one_story(drawn):
     target, before, now = zip(*drawn, strict=True)
     baseline, candidate = outcomes(target, before, 3), outcomes(target, now, 3)
     for c in range(3):
-        pair = evidence(baseline, candidate, c)
-        *_, fn_before, support = baseline.counts()[c].tolist()
-        fn_now = candidate.counts()[c, 3].item()
-        assert (pair.support, pair.baseline_missed, pair.fn) == (support, fn_before, fn_now)
-        back = evidence(candidate, baseline, c)
-        assert (back.newly_missed, back.newly_found) == (pair.newly_found, pair.newly_missed)
+        misses, alarms = candidate.pairs(baseline, str(c))
+        _, fp_before, _, fn_before, support = baseline.counts()[c].tolist()
+        fp_now, fn_now = candidate.counts()[c, 1].item(), candidate.counts()[c, 3].item()
+        assert (misses.support, misses.baseline_missed, misses.fn) == (support, fn_before, fn_now)
+        assert (alarms.support, alarms.baseline_missed, alarms.fn) == (
+            len(drawn) - support,
+            fp_before,
+            fp_now,
+        )
+        back, _ = baseline.pairs(candidate, str(c))
+        assert (back.newly_missed, back.newly_found) == (misses.newly_found, misses.newly_missed)
+    pairs = [candidate.pairs(baseline, str(c))[0] for c in range(3)]
+    wrong = candidate.mistakes(baseline)
+    # Every case is a positive of one class, and a mistake is a miss of it.
+    assert (wrong.support, wrong.baseline_missed) == (len(drawn), sum(p.baseline_missed for p in pairs))
+    assert wrong.newly_missed == sum(pair.newly_missed for pair in pairs)
+    assert wrong.newly_found == sum(pair.newly_found for pair in pairs)
 
 
 @pytest.mark.parametrize("target", [[1, 0, 1], [1, 0], [], [[1, 0], [0, 1]]])
 def test_pairs_of_different_samples_are_refused(target):
-    other = Decisions(torch.tensor(target), torch.tensor(target), 2)
-    with pytest.raises(ValueError, match=f"the guard data changed .* 2 samples then, {len(target)} now"):
-        evidence(outcomes([1, 1], [1, 0]), other, 1)
+    other, dense = outcomes(target, target), outcomes([1, 1], [1, 0])
+    assert not other.same_cases(dense)
+    for compare in (lambda: other.pairs(dense, "1"), lambda: other.mistakes(dense)):
+        with pytest.raises(ValueError, match=f"the guard data changed .* 2 samples then, {len(target)} now"):
+            compare()
+
+
+def test_cases_are_the_same_whatever_was_decided_of_them():
+    assert NOW.same_cases(BEFORE)
+    assert outcomes([1, 0], [0, 0]).same_cases(Decisions(torch.tensor([True, False]), torch.ones(2), 2))
+    assert not outcomes([1, 0], [0, 0]).same_cases(outcomes([0, 1], [0, 0]))
 
 
 # --- saving ---
 
 
+@pytest.mark.parametrize("names", [(), ("a", "b", "c")])
 @pytest.mark.parametrize("target", [[0, 2, 1], [[1, 0, 1], [0, 0, 1]], []])
-def test_outcomes_come_back_from_a_file_in_two_bytes_a_decision(target):
-    judged = outcomes(target, target, 3)
+def test_outcomes_come_back_from_a_file_in_two_bytes_a_decision(target, names):
+    judged = outcomes(target, target, 3, names)
     file = io.BytesIO()
     torch.save(judged.state_dict(), file)
     file.seek(0)
@@ -226,5 +157,5 @@ def test_outcomes_come_back_from_a_file_in_two_bytes_a_decision(target):
     back = Decisions.from_state_dict(state)
     assert torch.equal(back.target, judged.target.long())
     assert torch.equal(back.predicted, judged.predicted.long())
-    assert back.num_classes == 3
+    assert (back.num_classes, back.names) == (3, names)
     assert torch.equal(back.counts(), judged.counts())

@@ -1,119 +1,17 @@
-import functools
+"""Verdicts: the point rule and the exact test by hand and by their properties."""
+
 import itertools
-import json
 import math
 from fractions import Fraction
 
-import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lightning_classprune.guard import statistics
-from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.evidence import Evidence
 from lightning_classprune.guard.tolerance import FNTolerance
-from lightning_classprune.guard.verdict import ClassVerdict, judge_class, power_warning
-
-# --- tolerance ---
-
-
-def test_a_plain_number_is_a_rate():
-    assert FNTolerance.of(0.05) == FNTolerance(rate=0.05)
-    assert FNTolerance.of(0) == FNTolerance(rate=0.0)
-    assert FNTolerance.of(1) == FNTolerance(rate=1.0)
-    assert FNTolerance.of(np.float64(0.05)) == FNTolerance(rate=0.05)
-    given_one = FNTolerance(count=2, recall_floor=0.8)
-    assert FNTolerance.of(given_one) is given_one
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({}, "exactly one of rate, count and factor, got none"),
-        ({"recall_floor": 0.9}, "exactly one of rate, count and factor, got none"),
-        ({"rate": 0.1, "count": 1}, "got rate and count"),
-        ({"rate": -0.1}, r"rate must be a number in \[0, 1\].*got -0.1"),
-        ({"rate": 1.01}, "rate must be"),
-        ({"rate": math.nan}, "rate must be"),
-        ({"rate": True}, "rate must be"),
-        ({"rate": "0.1"}, "rate must be"),
-        ({"count": -1}, "count must be a whole number >= 0, got -1"),
-        ({"count": 1.0}, "count must be"),
-        ({"count": True}, "count must be"),
-        ({"factor": 0.9}, "factor must be a finite number >= 1, got 0.9"),
-        ({"factor": math.inf}, "factor must be"),
-        ({"rate": 0.1, "recall_floor": 0.0}, r"recall_floor must be a number in \(0, 1\), got 0.0"),
-        ({"rate": 0.1, "recall_floor": 1}, "recall_floor must be"),
-    ],
-)
-def test_tolerance_errors_name_the_field(fields, message):
-    with pytest.raises(ValueError, match=message):
-        FNTolerance(**fields)
-
-
-@pytest.mark.parametrize("value", [True, 3, -0.1, math.nan, "0.1", None])
-def test_no_other_plain_value_is_a_tolerance(value):
-    with pytest.raises(ValueError, match="rate"):
-        FNTolerance.of(value)
-
-
-def test_factor_needs_the_point_rule():
-    FNTolerance(factor=1.5).check_confidence(None)
-    FNTolerance(rate=0.1).check_confidence(0.95)
-    with pytest.raises(ValueError, match="factor needs confidence=None"):
-        FNTolerance(factor=1.5).check_confidence(0.95)
-    with pytest.raises(ValueError, match="factor needs confidence=None"):
-        judge_class(Evidence(10, 2, 0, 0), FNTolerance(factor=1.5), 0.05)
-    with pytest.raises(ValueError, match="factor needs confidence=None"):
-        power_warning(FNTolerance(factor=1.5), 10, 2, 0.05)
-
-
-def test_rise():
-    assert FNTolerance(rate=0.05).rise(20, 4) == 0.05
-    assert FNTolerance(count=3).rise(60, 4) == 0.05
-    assert FNTolerance(count=9).rise(3, 0) == 1.0
-    assert FNTolerance(factor=1.5).rise(20, 4) == 0.1
-    assert FNTolerance(factor=2).rise(20, 0) == 0.0
-    with pytest.raises(ValueError, match="support must be"):
-        FNTolerance(count=3).rise(0, 0)
-
-
-@pytest.mark.parametrize(
-    "tolerance",
-    [
-        FNTolerance(rate=np.float32(0.5)),
-        FNTolerance(count=np.int64(3)),
-        FNTolerance(factor=2, recall_floor=0.9),
-    ],
-)
-def test_tolerance_survives_json(tolerance):
-    assert FNTolerance.from_dict(json.loads(json.dumps(tolerance.to_dict()))) == tolerance
-    assert all(type(value) in (int, float, type(None)) for value in tolerance.to_dict().values())
-
-
-# --- evidence ---
-
-
-def test_evidence_derives_the_candidate():
-    evidence = Evidence(support=205, baseline_missed=53, newly_missed=15, newly_found=7)
-    assert evidence.fn == 61
-    assert evidence.recall == pytest.approx(144 / 205)
-    assert Evidence(0, 0, 0, 0).recall is None
-
-
-@pytest.mark.parametrize(
-    ("counts", "message"),
-    [
-        ((-1, 0, 0, 0), ">= 0"),
-        ((5, 6, 0, 0), "baseline_missed at most support"),
-        ((5, 2, 0, 3), "newly_found must be at most baseline_missed"),
-        ((5, 2, 4, 0), "newly_missed must be at most support - baseline_missed"),
-    ],
-)
-def test_evidence_must_be_consistent(counts, message):
-    with pytest.raises(ValueError, match=message):
-        Evidence(*counts)
+from lightning_classprune.guard.verdict import ClassVerdict, judge_class, power_warning, verdict_on
 
 
 @st.composite
@@ -282,7 +180,7 @@ def test_a_large_class_reports_tangos_bound():
 
 
 @settings(deadline=None, max_examples=40)
-@given(evidences(), RATES, st.sampled_from([0.01, 0.05, 0.2]), st.sampled_from([None, 0.5, 0.9]))
+@given(evidences(largest=60), RATES, st.sampled_from([0.01, 0.05, 0.2]), st.sampled_from([None, 0.5, 0.9]))
 def test_one_miss_less_never_turns_accept_into_refuse(evidence, rate, level, floor):
     assume(evidence.newly_missed > 0)
     fewer = Evidence(
@@ -309,6 +207,13 @@ def test_level_must_be_in_range(level):
         judge_class(Evidence(76, 10, 0, 0), FNTolerance(rate=0.05), level)
     with pytest.raises(ValueError, match="level must be in"):
         power_warning(FNTolerance(rate=0.05), 76, 10, level)
+
+
+def test_a_factor_cannot_be_tested_with_a_confidence():
+    with pytest.raises(ValueError, match="factor needs confidence=None"):
+        judge_class(Evidence(10, 2, 0, 0), FNTolerance(factor=1.5), 0.05)
+    with pytest.raises(ValueError, match="factor needs confidence=None"):
+        power_warning(FNTolerance(factor=1.5), 10, 2, 0.05)
 
 
 # --- several classes ---
@@ -341,7 +246,7 @@ def test_evidence_and_tolerances_must_match(names):
 # --- the warning before the first candidate ---
 
 
-def test_judgeable():
+def test_the_warning():
     assert power_warning(FNTolerance(rate=0.05), 76, 10, 0.05) is None
     assert power_warning(FNTolerance(rate=0.01), 76, 10, None) is None
     warning = power_warning(FNTolerance(rate=0.05), 30, 4, 0.05)
@@ -355,140 +260,9 @@ def test_judgeable():
 
 
 @given(
-    st.integers(1, 400), st.sampled_from([0.005, 0.01, 0.03, 0.05, 0.1]), st.sampled_from([0.001, 0.01, 0.05])
+    st.integers(1, 150), st.sampled_from([0.02, 0.03, 0.05, 0.1, 0.2]), st.sampled_from([0.001, 0.01, 0.05])
 )
 @settings(deadline=None, max_examples=30)
-def test_judgeable_foretells_the_unchanged_candidate(n, rate, level):
+def test_the_warning_foretells_the_unchanged_candidate(n, rate, level):
     unchanged = verdict_on({"c": Evidence(n, 0, 0, 0)}, {"c": FNTolerance(rate=rate)}, level)
     assert (power_warning(FNTolerance(rate=rate), n, 0, level) is None) == unchanged.accepted
-
-
-# --- the error budget ---
-
-
-def test_fixed_sequence_keeps_its_level():
-    budget = ErrorBudget(alpha=0.05, retries=0, max_tests=3)
-    for _ in range(3):
-        assert budget.level() == 0.05
-        budget = budget.spend(accepted=True)
-    assert budget.exhausted
-    for call in (budget.level, lambda: budget.spend(accepted=True)):
-        with pytest.raises(RuntimeError, match="3 of max_tests=3"):
-            call()
-
-
-def test_a_refusal_ends_the_fixed_sequence():
-    budget = ErrorBudget(alpha=0.05, retries=0, max_tests=3).spend(accepted=False)
-    assert budget.exhausted
-    with pytest.raises(RuntimeError, match="1 refusals with retries=0"):
-        budget.level()
-
-
-def test_strict_levels():
-    budget = ErrorBudget(alpha=0.05, retries=2, max_tests=20)
-    assert budget.level() == 0.025
-    budget = budget.spend(accepted=True).spend(accepted=False)
-    assert budget.level() == pytest.approx(0.025 / (2 * 20))
-    budget = budget.spend(accepted=False)
-    assert budget.level() == pytest.approx(0.025 / (2 * 190))
-    assert budget.spend(accepted=True).level() == budget.level()
-    assert budget.spend(accepted=False).exhausted
-
-
-def test_the_point_rule_has_no_level_but_the_same_limits():
-    budget = ErrorBudget(alpha=None, retries=1, max_tests=5)
-    assert budget.level() is None
-    assert budget.spend(accepted=False).level() is None
-    assert budget.spend(accepted=False).spend(accepted=False).exhausted
-
-
-def test_budget_survives_json():
-    budget = ErrorBudget(0.05, 2, 20).spend(accepted=True).spend(accepted=False)
-    assert ErrorBudget.from_dict(json.loads(json.dumps(budget.to_dict()))) == budget
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ((0.0, 0, 1), "alpha must be"),
-        ((0.05, -1, 1), "retries must be"),
-        ((0.05, True, 1), "retries must be"),
-        ((0.05, 0, 0), "max_tests must be"),
-        ((0.05, 0, 2, -1), "tests must be"),
-        ((0.05, 0, 2, 1, 0.5), "refusals must be"),
-        ((0.05, 0, 2, 3), "tests and refusals must have been reachable"),
-        ((0.05, 0, 3, 2, 2), "tests and refusals must have been reachable"),
-        ((0.05, 3, 3, 1, 2), "tests and refusals must have been reachable"),
-    ],
-)
-def test_budget_errors_name_the_argument(fields, message):
-    with pytest.raises(ValueError, match=message):
-        ErrorBudget(*fields)
-
-
-SETTINGS = [(0, 1), (0, 7), (1, 1), (1, 7), (2, 9), (3, 10), (5, 5)]
-
-
-@pytest.mark.parametrize(("retries", "max_tests"), SETTINGS)
-def test_levels_of_all_reachable_segments_sum_to_alpha_at_most(retries, max_tests):
-    """The proof, walked: each segment is charged once, over every pattern of outcomes."""
-
-    def charge(budget, first_of_segment):
-        if budget.exhausted:
-            return 0.0
-        return (
-            budget.level() * first_of_segment
-            + charge(budget.spend(True), False)
-            + charge(budget.spend(False), True)
-        )
-
-    assert charge(ErrorBudget(0.05, retries, max_tests), True) <= 0.05 + 1e-12
-
-
-@pytest.mark.parametrize(("retries", "max_tests"), SETTINGS)
-def test_no_strategy_beats_the_budget(retries, max_tests):
-    """Exact: an adversary who sees every outcome proposes harmful candidates or safe ones that pass or fail at will.
-
-    A harmful one is accepted with the full probability of the level, independently of the others.
-    """
-
-    @functools.cache
-    def worst(budget):
-        if budget.exhausted:
-            return 0.0
-        after_accept, after_refusal = worst(budget.spend(True)), worst(budget.spend(False))
-        harmful = budget.level() + (1 - budget.level()) * after_refusal
-        return max(harmful, after_accept, after_refusal)
-
-    start = worst(ErrorBudget(0.05, retries, max_tests))
-    assert start <= 0.05 + 1e-12
-    assert start >= 0.05 / 2
-
-
-@pytest.mark.parametrize("retries", [0, 2])
-def test_family_wise_error_on_shared_guard_data(retries):
-    """2000 runs on paired samples, every candidate just harmful and a small change of the one before.
-
-    The bound is alpha plus three standard errors (.015).
-    """
-    rng, n, delta, runs = np.random.default_rng(7), 200, 0.05, 2000
-    p_value = functools.cache(lambda b, a: statistics.exact_p_value(b, a, n, delta))
-    wrong = 0
-    for _ in range(runs):
-        dense_missed = rng.random(n) < 0.05
-        draws = rng.random(n)
-        budget = ErrorBudget(0.05, retries, 8)
-        while not budget.exhausted:
-            # Half of the dense misses are found again, so this rate makes the rise exactly delta.
-            missed = np.where(dense_missed, draws < 0.5, draws < (0.025 + delta) / 0.95)
-            newly_missed, newly_found = (
-                int((missed & ~dense_missed).sum()),
-                int((dense_missed & ~missed).sum()),
-            )
-            if p_value(newly_missed, newly_found) <= budget.level():
-                wrong += 1
-                break
-            budget = budget.spend(accepted=False)
-            draws = np.where(rng.random(n) < 0.7, draws, rng.random(n))
-    assert wrong / runs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
-    assert wrong > 0

@@ -47,7 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "section",
-    [pytest.param(s, id=s.title, marks=pytest.mark.slow if is_slow(s) else ()) for s in SECTIONS],
+    [pytest.param(s, id=s.title, marks=pytest.mark.job if is_slow(s) else ()) for s in SECTIONS],
 )
 def test_the_snippets_of_each_section_run(
     section: Section, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest

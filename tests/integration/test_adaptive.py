@@ -10,25 +10,16 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from test_resume import Keep
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance
 from lightning_classprune.guard.evidence import Evidence
-from lightning_classprune.rounds.options import Adaptive
+from lightning_classprune.rounds.schedules import AdaptiveSteps
 from lightning_classprune.rounds.search import LEVEL, beyond, unlikely
-from tests.support.helpers import (
-    Watch,
-    assert_same,
-    dataset,
-    fit,
-    pruner,
-    tiny,
-    verdicts,
-    weights,
-    without_seconds,
-)
+from tests.support.compare import assert_same, weights, without_seconds
+from tests.support.kit import dataset, fit, pruner, tiny, verdicts
+from tests.support.witness import Keep, Watch
 
 VALIDATION, GUARD = 1, 2
 
@@ -58,7 +49,12 @@ class Job:
             "protect": {1: FNTolerance(rate=0.3, recall_floor=0.1)},
             "guard_dataloader": marked(120, 3, GUARD),
             "predict": self.predict,
-            "schedule": "adaptive",
+            "search": "adaptive",
+            "rewind": "init",
+            "round_epochs": epochs,
+            "on_refusal": "stop",
+            "retries": 0,
+            "max_rounds": None,
             "target_sparsity": 0.9,
         }
         self.callback: ClassAwarePruningCallback = pruner(**(defaults | options))
@@ -151,11 +147,11 @@ def test_later_steps_start_from_the_accepted_ticket() -> None:
     """The dense network holds at no look, its successor at the first: the steps are those of the pure functions."""
     bad, worse = on(VALIDATION, 0, look=2), on(VALIDATION, 1, look=3)
     job = Job(lambda *look: bad(*look) + worse(*look), target_sparsity=0.98).run()
-    schedule, target = Adaptive(), 118
-    dense = schedule.looks(120, 0, target)
-    first = schedule.after_acceptance(120, target, 0, 0, first=True)
-    looks = schedule.looks(120, first, target)
-    second = schedule.after_acceptance(120, target, first, looks[0], first=False)
+    steps, target = AdaptiveSteps(), 118
+    dense = steps.densities_to_try(120, 0, target)
+    first = steps.after_acceptance(120, target, 0, 0, first=True)
+    looks = steps.densities_to_try(120, first, target)
+    second = steps.after_acceptance(120, target, first, looks[0], first=False)
     expected = [0, 0, dense[0], first, first, *looks[:2], second]
     assert [120 - kept for _, k, kept in job.looks if k == VALIDATION][:8] == expected
     assert job.kept[:3] == [120, 120 - first, 120 - second]
@@ -170,7 +166,7 @@ def test_looks_leave_weights_buffers_and_random_state_alone(averaged: bool) -> N
 
     adaptive = Job(on(VALIDATION, 0, look=3), max_rounds=1).run(*more())
     share = (119.5 - adaptive.kept[1]) / 120
-    fixed = Job(schedule="fixed", prune_fraction=share, max_rounds=1).run(*more())
+    fixed = Job(search="fixed", fraction=share, max_rounds=1).run(*more())
     assert adaptive.kept == fixed.kept == [120, 12]
     assert sum(kind == VALIDATION for _, kind, _ in adaptive.looks) > 4
     assert all(kind == GUARD for _, kind, _ in fixed.looks)
@@ -237,7 +233,7 @@ def test_what_follows_an_abandoned_candidate_starts_from_the_last_accepted_ticke
     """Bit for bit the run that goes to the second candidate at once."""
     there = Job(on(VALIDATION, 1, look=1), max_rounds=2).run()
     assert verdicts(there.callback) == ["baseline", "abandoned", "accepted"]
-    at_once = Job(schedule="fixed", prune_fraction=(119.5 - there.kept[2]) / 120, max_rounds=1).run()
+    at_once = Job(search="fixed", fraction=(119.5 - there.kept[2]) / 120, max_rounds=1).run()
     assert at_once.kept[1] == there.kept[2]
     assert at_once.watch.losses == there.watch.losses[:12] + there.watch.losses[24:]
     assert_same(weights(at_once.module), weights(there.module))
@@ -292,7 +288,7 @@ def test_a_candidate_is_worth_a_test_that_may_well_succeed(
 
 
 def test_the_guards_own_data_may_not_choose() -> None:
-    with pytest.raises(MisconfigurationException, match=r"schedule='adaptive'.*guard_dataloader=\.\.\."):
+    with pytest.raises(MisconfigurationException, match=r"search='adaptive'.*guard_dataloader=\.\.\."):
         Job(guard_dataloader=None).run()
     same = marked(60, 2, VALIDATION)
     with pytest.raises(MisconfigurationException, match="the two are the same"):
@@ -300,7 +296,7 @@ def test_the_guards_own_data_may_not_choose() -> None:
 
 
 def test_without_validation_data_it_is_refused() -> None:
-    with pytest.raises(MisconfigurationException, match=r"no validation data.*schedule='fixed'"):
+    with pytest.raises(MisconfigurationException, match=r"no validation data.*search='fixed'"):
         Job().run(limit_val_batches=0)
 
 
@@ -346,6 +342,12 @@ def test_resumed_equals_uninterrupted(name: str, tmp_path: Path) -> None:
             assert_same(resumed.result(), whole.result())
         except AssertionError as error:
             raise AssertionError(f"resumed from {path} at step {done}: {error}") from error
+
+
+@pytest.mark.parametrize("epochs", [3, 4])
+def test_by_default_a_round_trains_for_half_of_round_0(epochs: int) -> None:
+    job = Job(epochs=epochs, rewind="lr", round_epochs=None, max_rounds=1).run()
+    assert [row["epochs"] for row in job.callback.ledger] == [epochs, 2]
 
 
 def test_a_limit_to_all_epochs_delivers_what_was_accepted() -> None:

@@ -1,4 +1,7 @@
-"""Bad input: a clear error before the first training batch, which names the constructor argument."""
+"""Bad input that only a model, its data or a trainer shows: a clear error before the first training batch.
+
+It names the constructor argument. What the arguments alone show is refused before: see `rounds/test_settings.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,7 @@ from lightning.pytorch.strategies import Strategy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
-from lightning_classprune import ClassAwarePruningCallback, FNTolerance
-from tests.support.helpers import (
+from tests.support.kit import (
     fit,
     guard_loader,
     loader,
@@ -39,93 +41,6 @@ def refuses(message: str, module: Any = None, callback: Any = None, *callbacks: 
     limits = {"max_epochs": 2} | options
     with pytest.raises(MisconfigurationException, match=message):
         fit(module, callback, NoBatch(), *callbacks, **limits)
-
-
-# -- the constructor --
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_classes": 1}, "num_classes=1"),
-        ({"num_classes": 2.0}, "num_classes=2.0"),
-        ({"num_classes": True}, "num_classes=True"),
-        ({"protect": {}}, "protect="),
-        ({"protect": [1]}, "protect="),
-        ({"protect": {2: 0.1}}, "protect: unknown class 2; allowed are 0 to 1"),
-        ({"protect": {-1: 0.1}}, "protect: unknown class -1"),
-        ({"protect": {True: 0.1}}, "protect: unknown class True"),
-        ({"protect": {"malignant": 0.1}}, "protect: unknown class 'malignant'.*class_names"),
-        ({"protect": {"bad": 0.1}, "class_names": ["fine", "ill"]}, "unknown class 'bad'.*'fine', 'ill'"),
-        (
-            {"protect": {1: 0.1, "ill": 0.1}, "class_names": ["fine", "ill"]},
-            "protect: class 'ill' is given twice",
-        ),
-        ({"protect": {1: 1.5}}, r"protect\[1\].*rate.*\[0, 1\]"),
-        ({"protect": {1: -0.1}}, r"protect\[1\].*rate"),
-        ({"protect": {1: "0.1"}}, r"protect\[1\].*rate"),
-        ({"protect": {1: float("nan")}}, r"protect\[1\].*rate"),
-        ({"protect": {1: FNTolerance(factor=1.5)}, "confidence": 0.95}, r"protect\[1\].*confidence=None"),
-        ({"class_names": ["one"]}, "class_names="),
-        ({"class_names": ["same", "same"]}, "class_names="),
-        ({"class_names": "ab"}, "class_names="),
-        ({"confidence": 1.0}, "confidence=1.0"),
-        ({"confidence": 0}, "confidence=0"),
-        ({"confidence": 0.3}, "confidence=0.3"),
-        ({"confidence": "0.95"}, "confidence='0.95'"),
-        ({"target_sparsity": 1.0}, "target_sparsity=1.0"),
-        ({"target_sparsity": 0}, "target_sparsity=0"),
-        ({"target_sparsity": 90}, "target_sparsity=90"),
-        ({"target_sparsity": float("nan")}, "target_sparsity=nan"),
-        ({"prune_fraction": 0.0}, "prune_fraction=0.0"),
-        ({"prune_fraction": 1}, "prune_fraction=1"),
-        ({"prune_fraction": None}, "prune_fraction=None"),
-        ({"criterion": "gradient"}, "criterion='gradient'"),
-        ({"criterion": 3}, "criterion=3"),
-        ({"scope": "channel"}, "scope='channel'"),
-        ({"threshold": float("inf")}, "threshold=inf"),
-        ({"threshold": None}, "threshold=None"),
-        ({"rewind": "epoch"}, "rewind='epoch'"),
-        ({"rewind": "epoch:-1"}, "rewind='epoch:-1'"),
-        ({"rewind": "step:1.5"}, "rewind='step:1.5'"),
-        ({"rewind": 3}, "rewind=3"),
-        ({"on_refusal": "ask"}, "on_refusal='ask'"),
-        ({"on_refusal": "retry"}, "retries=0.*on_refusal='retry'"),
-        ({"retries": 2}, "retries=2.*on_refusal='stop'"),
-        ({"retries": -1, "on_refusal": "retry"}, "retries=-1"),
-        ({"max_rounds": 0}, "max_rounds=0"),
-        ({"max_rounds": 1.5}, "max_rounds=1.5"),
-        ({"predict": "model"}, "predict='model'"),
-        ({"baseline": "best"}, "baseline='best'"),
-        ({"baseline": "current"}, "baseline='current'.*rewind='init'"),
-    ],
-)
-def test_arguments(options, message):
-    defaults: dict[str, Any] = {"num_classes": 2, "protect": {1: 0.1}}
-    with pytest.raises(ValueError, match=message):
-        ClassAwarePruningCallback(**(defaults | options))
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"rate": 0.1, "count": 1},
-        {"count": -1},
-        {"count": 1.5},
-        {"factor": 0.5},
-        {"rate": 0.1, "recall_floor": 1.0},
-        {"recall_floor": 0.5},
-    ],
-)
-def test_tolerances(fields):
-    with pytest.raises(ValueError, match="FNTolerance"):
-        FNTolerance(**fields)
-
-
-def test_names_from_a_command_line_are_indices():
-    callback = pruner(protect={"1": 0.1})
-    assert set(callback.settings.protect) == {1}
 
 
 # -- the module --

@@ -12,11 +12,9 @@ import torch
 
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
+from tests.support.compare import assert_same, without_seconds
 from tests.support.ddp_job import GUARD_SIZE, VALIDATION_SEED, Net, dataset
-from tests.support.helpers import assert_same, without_seconds
 from tests.support.processes import run_job, shared_folder
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +189,7 @@ def test_results_that_nobody_looks_at_are_removed_with_the_callback(monkeypatch:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     from lightning_classprune.trainer.child_results import ChildResults
 
-    mailbox = ChildResults()
-    Path(mailbox._path).write_bytes(b"left by a child")
-    del mailbox
+    results = ChildResults()
+    Path(results._path).write_bytes(b"left by a child")
+    del results
     assert list(tmp_path.iterdir()) == []

@@ -11,25 +11,21 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance
-from tests.support.helpers import (
-    Watch,
-    assert_same,
+from tests.support.compare import assert_same, optimizer_states, scheduler_states, weights
+from tests.support.kit import (
     fit,
     guard_loader,
     loader,
-    log_messages,
-    optimizer_states,
     pruner,
     refusing,
     refusing_all,
-    scheduler_states,
     tiny,
     train_loader,
     trainer,
     val_loader,
     verdicts,
-    weights,
 )
+from tests.support.witness import Watch, log_messages
 
 
 class Judged:
@@ -73,7 +69,7 @@ def test_rounds_in_one_fit_to_the_smallest_sparsity_at_or_above_the_target():
 
 @pytest.mark.parametrize("target", [0.5, 0.501, 0.97])
 def test_delivered_sparsity_is_the_smallest_at_or_above_the_target(target):
-    module, callback = tiny(width=10), pruner(target_sparsity=target, prune_fraction=0.7)
+    module, callback = tiny(width=10), pruner(target_sparsity=target, fraction=0.7)
     fit(module, callback, max_epochs=1, limit_train_batches=2)
     pruned = round(callback.sparsity * 100)
     assert pruned / 100 >= target

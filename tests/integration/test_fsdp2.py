@@ -16,12 +16,10 @@ from lightning_classprune.pruning.masks import count_kept, count_weights
 from lightning_classprune.pruning.selection import shrink_masks
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.trainer.compatibility import check_strategy
+from tests.support.compare import assert_same, without_seconds
 from tests.support.ddp_job import pruner
 from tests.support.fsdp2_job import all_equal, fit, module
-from tests.support.helpers import assert_same, without_seconds
 from tests.support.processes import run_job, shared_folder
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,9 @@ import pytest
 import torch
 
 from tests.support import killed_job
-from tests.support.ddp_job import Net, train_loader, val_loader, weights
-from tests.support.helpers import assert_same, without_seconds
+from tests.support.compare import assert_same, weights, without_seconds
+from tests.support.ddp_job import Net, train_loader, val_loader
 from tests.support.processes import shared_folder
-
-pytestmark = pytest.mark.slow
 
 # Children start from a server that has imported what takes long; each is a process of its own.
 SERVER = multiprocessing.get_context("forkserver")

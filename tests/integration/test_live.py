@@ -15,12 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
 
 from lightning_classprune import LiveView, live
 from lightning_classprune.rounds.status import Status
 from tests.support import ROOT, SUPPORT
-from tests.support.jobs import QUIET, Classifier, L, classifier_of, pruning_callback, train_data, val_data
+from tests.support.kit import QUIET
+from tests.support.witness import Classifier, classifier_of, pruning_callback, train_data, val_data
 
 PACKAGES = ["lightning.pytorch", "pytorch_lightning"]
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -182,7 +184,7 @@ def test_an_exception_leaves_the_terminal_to_its_traceback(
     assert written().count("\x1b[?25l") == written().count("\x1b[?25h") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_second_process_of_a_ddp_job_prints_nothing(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     thread, parts = reading(master)

@@ -7,11 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.support.jobs import QUIET, Classifier, Job, L, fit, train_data, val_data
+from tests.support.kit import QUIET
+from tests.support.witness import Classifier, Job, train_data, val_data, watched_fit
 
 ROUND = {
     "classprune/round",
@@ -66,7 +68,7 @@ LOGGERS = {"csv": (CSVLogger, read_csv), "tensorboard": (TensorBoardLogger, read
 
 def pruned(kind: str, folder: Path, **kwargs: Any) -> tuple[Job, Points]:
     logger, read = LOGGERS[kind]
-    job = fit(Noted(), logger=logger(folder), log_every_n_steps=2, **kwargs)
+    job = watched_fit(Noted(), logger=logger(folder), log_every_n_steps=2, **kwargs)
     return job, read(folder)
 
 
@@ -145,7 +147,7 @@ def test_the_step_axis_never_goes_back(tmp_path: Path) -> None:
         log_metrics(metrics, step)
 
     logger.log_metrics = noting  # type: ignore[method-assign]
-    fit(Noted(), logger=logger, log_every_n_steps=1)
+    watched_fit(Noted(), logger=logger, log_every_n_steps=1)
     assert written == sorted(written)
 
 
@@ -153,7 +155,7 @@ def test_a_class_without_positives_in_validation_has_no_recall(tmp_path: Path) -
     loader = val_data()
     x, target = loader.dataset.tensors
     loader.dataset.tensors = (x[target == 0], target[target == 0])
-    job = fit(Noted(), train_data(), loader, logger=CSVLogger(tmp_path))
+    job = watched_fit(Noted(), train_data(), loader, logger=CSVLogger(tmp_path))
     points = read_csv(tmp_path)
     assert "classprune/recall/1" not in points
     assert {v for _, v in points["classprune/support/1"]} == {0}
@@ -209,7 +211,7 @@ def test_tensorboard_gets_the_ledgers_picture_after_each_round(tmp_path: Path) -
 
 def test_a_logger_with_log_image_gets_it_too(tmp_path: Path) -> None:
     logger = Pictures(tmp_path)
-    fit(Noted(), logger=[CSVLogger(tmp_path / "plain"), logger])
+    watched_fit(Noted(), logger=[CSVLogger(tmp_path / "plain"), logger])
     assert [(key, step) for key, _, step in logger.got] == [("classprune/ledger", s) for s in (7, 15, 23)]
     for _, image, _ in logger.got:
         red, *_ = image.getextrema()
@@ -219,13 +221,13 @@ def test_a_logger_with_log_image_gets_it_too(tmp_path: Path) -> None:
 def test_pictures_leave_no_figure_open(tmp_path: Path) -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot")
     before, backend = pyplot.get_fignums(), pyplot.get_backend()
-    fit(logger=[Pictures(tmp_path / "a"), TensorBoardLogger(tmp_path / "b")])
+    watched_fit(logger=[Pictures(tmp_path / "a"), TensorBoardLogger(tmp_path / "b")])
     assert (pyplot.get_fignums(), pyplot.get_backend()) == (before, backend)
 
 
 def test_several_loggers_all_get_it(tmp_path: Path) -> None:
     loggers = [CSVLogger(tmp_path / "csv"), TensorBoardLogger(tmp_path / "tb")]
-    fit(Noted(), logger=loggers)
+    watched_fit(Noted(), logger=loggers)
     one, other = read_csv(tmp_path / "csv"), read_tensorboard(tmp_path / "tb")
     for name in ROUND:
         assert [(s, pytest.approx(v)) for s, v in one[name]] == other[name]
@@ -234,7 +236,7 @@ def test_several_loggers_all_get_it(tmp_path: Path) -> None:
 def test_early_stopping_and_checkpoints_can_monitor_the_recall(tmp_path: Path) -> None:
     checkpoint = L.callbacks.ModelCheckpoint(dirpath=tmp_path, monitor="classprune/recall/1", mode="max")
     stopping = L.callbacks.EarlyStopping("classprune/recall/1", mode="max", patience=1)
-    job = fit(callbacks=[checkpoint, stopping], max_epochs=6)
+    job = watched_fit(callbacks=[checkpoint, stopping], max_epochs=6)
     assert job.pruning.sparsity == 0.75
     assert not math.isnan(float(checkpoint.best_model_score))
     assert 0 < float(checkpoint.best_model_score) <= 1
@@ -255,5 +257,5 @@ def test_validation_of_another_shape_than_the_guards_does_not_end_the_job() -> N
         collate_fn=lambda rows: dict(zip("xy", default_collate(rows), strict=True)),
     )
     with pytest.warns(UserWarning, match="recall is not logged"):
-        job = fit(Keyed(), train_data(), loader)
+        job = watched_fit(Keyed(), train_data(), loader)
     assert job.pruning.sparsity == 0.75

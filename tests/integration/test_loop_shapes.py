@@ -13,17 +13,17 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from tests.support.jobs import (
-    QUIET,
+from tests.support.kit import QUIET
+from tests.support.witness import (
     Classifier,
     Job,
     Stream,
     assert_pruned,
-    fit,
     guard_data,
     samples,
     train_data,
     val_data,
+    watched_fit,
 )
 
 
@@ -72,7 +72,7 @@ def steps_by_round(job: Job) -> list[int]:
     ],
 )
 def test_every_round_has_the_length_of_the_users_fit(limits: dict[str, Any], epochs: int, steps: int) -> None:
-    job = fit(**limits)
+    job = watched_fit(**limits)
     assert_pruned(job)
     assert [row["epochs"] for row in job.pruning.ledger] == [epochs] * 3
     assert steps_by_round(job) == [steps] * 3
@@ -84,13 +84,13 @@ def test_every_round_has_the_length_of_the_users_fit(limits: dict[str, Any], epo
 
 
 def test_nothing_that_ends_a_round_is_an_error() -> None:
-    job = fit(max_epochs=-1, expect=MisconfigurationException)
+    job = watched_fit(max_epochs=-1, expect=MisconfigurationException)
     assert job.pruning.ledger == []
 
 
 def test_max_time_alone_ends_no_round() -> None:
     """Time ends the job; nothing would ever be pruned."""
-    job = fit(max_epochs=None, max_time="00:00:01:00", expect=MisconfigurationException)
+    job = watched_fit(max_epochs=None, max_time="00:00:01:00", expect=MisconfigurationException)
     assert job.pruning.ledger == []
 
 
@@ -109,7 +109,7 @@ def test_validation_runs_in_every_round_as_in_the_first(
     arguments: dict[str, Any], validated: list[int]
 ) -> None:
     diary = Diary()
-    job = fit(callbacks=[diary], **arguments)
+    job = watched_fit(callbacks=[diary], **arguments)
     assert_pruned(job)
     assert diary.validated == [8 * round_ + step for round_ in range(3) for step in validated]
 
@@ -119,7 +119,7 @@ def test_without_a_guard_the_validation_data_judges(arguments: dict[str, Any]) -
     """Also where no validation has run by the end of the round."""
     guard = DataLoader(samples(150, 3), batch_size=150)
     with pytest.warns(UserWarning, match="the validation data is the guard"):
-        job = fit(
+        job = watched_fit(
             Classifier(), train_data(), guard, settings={"guard_dataloader": None}, max_epochs=3, **arguments
         )
     assert [row["verdict"] for row in job.pruning.ledger] == ["baseline", "accepted", "accepted"]
@@ -130,7 +130,7 @@ def test_without_a_guard_the_validation_data_judges(arguments: dict[str, Any]) -
 
 def test_limits_on_batches() -> None:
     diary = Diary()
-    job = fit(callbacks=[diary], limit_train_batches=3, limit_val_batches=1)
+    job = watched_fit(callbacks=[diary], limit_train_batches=3, limit_val_batches=1)
     assert_pruned(job)
     assert diary.train_batches == [3] * 6
     assert diary.val_batches == [(0, 0)] * 6
@@ -138,7 +138,7 @@ def test_limits_on_batches() -> None:
 
 def test_limits_as_fractions() -> None:
     diary = Diary()
-    job = fit(callbacks=[diary], limit_train_batches=0.5, limit_val_batches=0.5)
+    job = watched_fit(callbacks=[diary], limit_train_batches=0.5, limit_val_batches=0.5)
     assert_pruned(job)
     assert diary.train_batches == [2] * 6
     assert len(diary.val_batches) == 6
@@ -146,7 +146,7 @@ def test_limits_as_fractions() -> None:
 
 def test_overfit_batches() -> None:
     diary = Diary()
-    job = fit(Classifier(), train_data(), train_data(), callbacks=[diary], overfit_batches=2)
+    job = watched_fit(Classifier(), train_data(), train_data(), callbacks=[diary], overfit_batches=2)
     assert_pruned(job)
     assert diary.train_batches == [2] * 6
 
@@ -161,7 +161,7 @@ def test_several_validation_loaders() -> None:
 
     loaders = [val_data(), DataLoader(samples(40, 7), batch_size=16)]
     diary = Diary()
-    job = fit(Classifier(), train_data(), loaders, callbacks=[diary, Metrics()])
+    job = watched_fit(Classifier(), train_data(), loaders, callbacks=[diary, Metrics()])
     assert_pruned(job)
     assert diary.val_batches == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)] * 6
     positives = sum(int(loader.dataset.tensors[1].sum()) for loader in loaders)
@@ -171,7 +171,7 @@ def test_several_validation_loaders() -> None:
 def test_several_validation_loaders_as_the_guard() -> None:
     loaders = {"a": DataLoader(samples(90, 3), batch_size=40), "b": DataLoader(samples(60, 4), batch_size=25)}
     with pytest.warns(UserWarning, match="the validation data is the guard"):
-        job = fit(
+        job = watched_fit(
             Classifier(), train_data(), L.utilities.CombinedLoader(loaders, "sequential"),
             settings={"guard_dataloader": None, "predict": None},
         )  # fmt: skip
@@ -181,12 +181,12 @@ def test_several_validation_loaders_as_the_guard() -> None:
 
 
 def test_no_validation_at_all() -> None:
-    job = fit(Classifier(), train_data())
+    job = watched_fit(Classifier(), train_data())
     assert_pruned(job)
 
 
 def test_no_validation_and_no_guard_is_an_error_before_the_first_batch() -> None:
-    job = fit(
+    job = watched_fit(
         Classifier(), train_data(), settings={"guard_dataloader": None}, expect=MisconfigurationException
     )
     assert job.trainer.global_step == 0
@@ -198,48 +198,50 @@ def stream(n: int, seed: int, batch_size: int, endless: bool = False) -> DataLoa
 
 def test_iterable_training_data() -> None:
     diary = Diary()
-    job = fit(Classifier(), stream(96, 1, 24), val_data(), callbacks=[diary])
+    job = watched_fit(Classifier(), stream(96, 1, 24), val_data(), callbacks=[diary])
     assert_pruned(job)
     assert diary.train_batches[:2] == [4, 4]
     assert steps_by_round(job) == [8, 8, 8]
 
 
 def test_endless_training_data_by_steps() -> None:
-    job = fit(Classifier(), stream(96, 1, 24, endless=True), val_data(), max_epochs=-1, max_steps=6)
+    job = watched_fit(Classifier(), stream(96, 1, 24, endless=True), val_data(), max_epochs=-1, max_steps=6)
     assert_pruned(job)
     assert steps_by_round(job) == [6, 6, 6]
 
 
 def test_endless_training_data_by_limited_epochs() -> None:
     loader = stream(96, 1, 24, endless=True)
-    job = fit(Classifier(), loader, val_data(), limit_train_batches=3, val_check_interval=3)
+    job = watched_fit(Classifier(), loader, val_data(), limit_train_batches=3, val_check_interval=3)
     assert_pruned(job)
     assert steps_by_round(job) == [6, 6, 6]
 
 
 def test_iterable_validation_data() -> None:
     diary = Diary()
-    job = fit(Classifier(), train_data(), stream(64, 2, 32), callbacks=[diary])
+    job = watched_fit(Classifier(), train_data(), stream(64, 2, 32), callbacks=[diary])
     assert_pruned(job)
     assert diary.val_batches == [(0, 0), (0, 1)] * 6
 
 
 def test_iterable_guard_data() -> None:
-    job = fit(settings={"guard_dataloader": stream(150, 3, 150)})
+    job = watched_fit(settings={"guard_dataloader": stream(150, 3, 150)})
     assert_pruned(job)
     assert job.pruning.ledger[0]["classes"]["1"]["support"] == int(guard_data().dataset.tensors[1].sum())
 
 
 def test_iterable_validation_data_as_the_guard() -> None:
     with pytest.warns(UserWarning, match="the validation data is the guard"):
-        job = fit(Classifier(), train_data(), stream(150, 3, 150), settings={"guard_dataloader": None})
+        job = watched_fit(
+            Classifier(), train_data(), stream(150, 3, 150), settings={"guard_dataloader": None}
+        )
     assert job.verdicts == ["baseline", "accepted", "accepted"]
     assert job.pruning.ledger[0]["classes"]["1"]["support"] == int(guard_data().dataset.tensors[1].sum())
 
 
 def test_endless_validation_data_as_the_guard_ends_where_validation_does() -> None:
     with pytest.warns(UserWarning, match="the validation data is the guard"):
-        job = fit(
+        job = watched_fit(
             Classifier(), train_data(), stream(64, 2, 32, endless=True), limit_val_batches=3,
             settings={"guard_dataloader": None, "predict": None},
         )  # fmt: skip
@@ -269,7 +271,7 @@ class Reloading(L.LightningDataModule):
 def test_reloaded_loaders_do_not_change_the_guard() -> None:
     data = Reloading()
     with pytest.warns(UserWarning, match="the validation data is the guard"):
-        job = fit(
+        job = watched_fit(
             datamodule=data,
             reload_dataloaders_every_n_epochs=1,
             settings={"guard_dataloader": None, "predict": None},
@@ -282,7 +284,7 @@ def test_reloaded_loaders_do_not_change_the_guard() -> None:
 
 
 def test_no_logger_and_the_inference_mode_off() -> None:
-    assert_pruned(fit(logger=False, inference_mode=False))
+    assert_pruned(watched_fit(logger=False, inference_mode=False))
 
 
 def test_inference_mode_off_is_left_to_the_users_validation() -> None:
@@ -299,13 +301,13 @@ def test_inference_mode_off_is_left_to_the_users_validation() -> None:
             self.zero_grad()
 
     module = Gradients()
-    assert_pruned(fit(module, inference_mode=False))
+    assert_pruned(watched_fit(module, inference_mode=False))
     assert module.seen == 2 + 2 * 6
 
 
 @pytest.mark.parametrize("accumulate", [2, 3])
 def test_steps_with_accumulation(accumulate: int) -> None:
-    job = fit(max_epochs=-1, max_steps=3, accumulate_grad_batches=accumulate)
+    job = watched_fit(max_epochs=-1, max_steps=3, accumulate_grad_batches=accumulate)
     assert_pruned(job)
     assert job.trainer.global_step == 9
 
@@ -328,7 +330,7 @@ class RateLog(L.Callback):
 
 def test_accumulation_scheduler_follows_the_rounds_own_epoch() -> None:
     log = RateLog()
-    job = fit(callbacks=[GradientAccumulationScheduler({1: 2, 2: 4}), log], max_epochs=3)
+    job = watched_fit(callbacks=[GradientAccumulationScheduler({1: 2, 2: 4}), log], max_epochs=3)
     assert_pruned(job)
     assert log.accumulated == [1, 2, 4] * 3
     assert job.trainer.global_step == 3 * (4 + 2 + 1)
@@ -346,7 +348,7 @@ def scheduled(frequency: int) -> Any:
 def warned(**kwargs: Any) -> tuple[Job, list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        job = fit(**kwargs)
+        job = watched_fit(**kwargs)
     return job, [str(w.message) for w in caught if "all rounds" in str(w.message)]
 
 
@@ -408,14 +410,14 @@ def test_set_epoch_is_given_the_rounds_own_epoch(where: str) -> None:
     else:
         batches = torch.utils.data.BatchSampler(sampler, 24, drop_last=False)
         loader = DataLoader(samples(96, 1), batch_sampler=batches)
-    job = fit(Classifier(), loader, val_data(), max_epochs=3)
+    job = watched_fit(Classifier(), loader, val_data(), max_epochs=3)
     assert_pruned(job)
     assert sampler.epochs == [0, 1, 2] * 3
 
 
 def test_checkpoints_every_second_epoch_still_leave_an_accepted_best(tmp_path: Any) -> None:
     checkpoint = ModelCheckpoint(dirpath=tmp_path, every_n_epochs=5)
-    job = fit(callbacks=[checkpoint], max_epochs=2)
+    job = watched_fit(callbacks=[checkpoint], max_epochs=2)
     assert_pruned(job)
     assert checkpoint.best_model_path.endswith("accepted-round=02.ckpt")
 
@@ -428,5 +430,5 @@ def test_round_epoch_is_what_user_code_can_ask_for() -> None:
             pruning = next(c for c in trainer.callbacks if hasattr(c, "ledger"))
             seen.append((trainer.current_epoch, pruning.round_epoch))
 
-    fit(callbacks=[Ask()])
+    watched_fit(callbacks=[Ask()])
     assert seen == list(zip(range(6), [0, 1] * 3, strict=True))

@@ -11,13 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lightning_classprune.pruning.enforcement import Enforcement
-from tests.support.jobs import (
-    FEATURES,
-    Classifier,
-    assert_pruned,
-    fit,
-    small_net,
-)
+from tests.support.kit import FEATURES
+from tests.support.witness import Classifier, assert_pruned, small_net, watched_fit
 
 OPTIMIZERS = {
     "sgd_momentum": lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2),
@@ -37,7 +32,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_no_optimizer_revives_a_pruned_weight(name: str, rewind: str) -> None:
     """With `step:5`, momentum comes back that would move the weights pruned since."""
-    assert_pruned(fit(Classifier(optimizers=OPTIMIZERS[name]), settings={"rewind": rewind}))
+    assert_pruned(watched_fit(Classifier(optimizers=OPTIMIZERS[name]), settings={"rewind": rewind}))
 
 
 class TwoOptimizers(Classifier):
@@ -66,20 +61,20 @@ class TwoOptimizers(Classifier):
 
 
 def test_manual_optimization_with_two_optimizers_and_three_steps_a_batch() -> None:
-    job = fit(TwoOptimizers())
+    job = watched_fit(TwoOptimizers())
     assert_pruned(job)
     assert job.trainer.global_step == 3 * 2 * 4 * 3  # rounds, epochs, batches, steps
 
 
 def test_manual_optimization_limited_by_steps() -> None:
-    job = fit(TwoOptimizers(), max_epochs=-1, max_steps=15)
+    job = watched_fit(TwoOptimizers(), max_epochs=-1, max_steps=15)
     assert_pruned(job)
     assert [row["epochs"] for row in job.pruning.ledger] == [2, 2, 2]
     assert job.trainer.global_step == 45
 
 
 def test_accumulation() -> None:
-    job = fit(accumulate_grad_batches=3)
+    job = watched_fit(accumulate_grad_batches=3)
     assert_pruned(job)
     assert job.trainer.global_step == 3 * 2 * 2
 
@@ -124,7 +119,7 @@ def test_clipping_sees_the_sparse_model_only(algorithm: str) -> None:
             witness.pruning = next(c for c in trainer.callbacks if hasattr(c, "masks"))
 
     limit = 0.05
-    job = fit(
+    job = watched_fit(
         module, callbacks=[Attach(), witness], gradient_clip_val=limit, gradient_clip_algorithm=algorithm
     )
     assert_pruned(job)
@@ -153,7 +148,7 @@ class Tied(nn.Module):
 
 
 def test_shared_parameters_are_counted_once_and_held_in_both_places() -> None:
-    job = fit(Classifier(Tied()))
+    job = watched_fit(Classifier(Tied()))
     assert_pruned(job)
     assert sorted(job.pruning.masks) == ["net.first.weight", "net.head.weight"]
     net = job.module.net
@@ -165,7 +160,7 @@ def test_frozen_layers_are_left_alone() -> None:
     module = Classifier()
     module.net[0].requires_grad_(False)
     before = module.net[0].weight.clone()
-    job = fit(module)
+    job = watched_fit(module)
     assert_pruned(job)
     assert list(job.pruning.masks) == ["net.3.weight"]
     assert torch.equal(module.net[0].weight, before)
@@ -174,7 +169,7 @@ def test_frozen_layers_are_left_alone() -> None:
 def test_a_frozen_weight_that_a_predicate_asks_for_is_pruned() -> None:
     module = Classifier()
     module.net[0].requires_grad_(False)
-    job = fit(module, settings={"prunable": lambda name, p: name == "net.0.weight"})
+    job = watched_fit(module, settings={"prunable": lambda name, p: name == "net.0.weight"})
     assert_pruned(job)
     assert not module.net[0].weight.requires_grad
 
@@ -241,7 +236,7 @@ FINETUNING = {
 def test_every_round_unfreezes_at_its_own_epoch(kind: str, rewind: str) -> None:
     log = EpochLog()
     finetuning = FINETUNING[kind]()
-    job = fit(TwoParts(), callbacks=[finetuning, log], max_epochs=3, settings={"rewind": rewind})
+    job = watched_fit(TwoParts(), callbacks=[finetuning, log], max_epochs=3, settings={"rewind": rewind})
     assert_pruned(job)
     assert len(finetuning._internal_optimizer_metadata[0]) == 2  # what a resumed run makes its groups from
     assert list(job.pruning.masks) == ["backbone.0.weight", "head.3.weight"]
@@ -267,7 +262,7 @@ def test_a_layer_that_is_unfrozen_mid_round_has_masked_gradients_too() -> None:
             if pl_module.backbone[0].weight.grad is not None:
                 witness.on_before_optimizer_step(trainer, pl_module, optimizer)
 
-    job = fit(TwoParts(), callbacks=[Attach(), Unfreeze()], max_epochs=2)
+    job = watched_fit(TwoParts(), callbacks=[Attach(), Unfreeze()], max_epochs=2)
     assert_pruned(job)
     assert witness.seen > 0
     assert not any(witness.outside)
@@ -295,7 +290,6 @@ class GraphLog(L.Callback):
         self.graphs.append(self.backend.graphs)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rewind", ["init", "lr"])
 @pytest.mark.parametrize("what", ["submodule", "module"])
 def test_rounds_compile_nothing_anew(what: str, rewind: str) -> None:
@@ -308,7 +302,7 @@ def test_rounds_compile_nothing_anew(what: str, rewind: str) -> None:
         fitted = module
     else:
         fitted = torch.compile(module, backend=backend)
-    job = fit(
+    job = watched_fit(
         fitted,
         callbacks=[log],
         settings={"target_sparsity": 0.9, "rewind": rewind},
@@ -332,13 +326,13 @@ class Images(nn.Module):
         self.checkpointed = checkpointed
         self.first = nn.Conv2d(2, 8, 3, padding=1)
         self.second = nn.Conv2d(8, 8, 3, padding=1)
-        self.head = nn.Linear(8 * 5, 2)
+        self.head = nn.Linear(8 * 4, 2)
 
     def features(self, x: Tensor) -> Tensor:
         return torch.relu(self.second(torch.relu(self.first(x))))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.view(-1, 2, 5, 1)
+        x = x.view(-1, 2, 4, 1)
         if self.checkpointed and self.training:
             x = checkpoint(self.features, x, use_reentrant=False)
         else:
@@ -348,7 +342,7 @@ class Images(nn.Module):
 
 def test_channels_last_stays_channels_last() -> None:
     net = Images().to(memory_format=torch.channels_last)
-    job = fit(Classifier(net, lambda m: torch.optim.Adam(m.parameters(), lr=0.01)))
+    job = watched_fit(Classifier(net, lambda m: torch.optim.Adam(m.parameters(), lr=0.01)))
     assert_pruned(job)
     assert net.second.weight.is_contiguous(memory_format=torch.channels_last)
     assert not net.second.weight.is_contiguous()
@@ -357,7 +351,7 @@ def test_channels_last_stays_channels_last() -> None:
 def test_channels_last_prunes_the_same_weights() -> None:
     def train(memory_format: torch.memory_format) -> dict[str, Tensor]:
         net = Images().to(memory_format=memory_format)
-        job = fit(Classifier(net, lambda m: torch.optim.SGD(m.parameters(), lr=0.0)))
+        job = watched_fit(Classifier(net, lambda m: torch.optim.SGD(m.parameters(), lr=0.0)))
         return job.pruning.masks
 
     contiguous, channels_last = train(torch.contiguous_format), train(torch.channels_last)
@@ -367,7 +361,7 @@ def test_channels_last_prunes_the_same_weights() -> None:
 def test_gradient_checkpointing_trains_the_same_sparse_network() -> None:
     def train(checkpointed: bool) -> Any:
         net = Images(checkpointed)
-        job = fit(Classifier(net, lambda m: torch.optim.Adam(m.parameters(), lr=0.01)))
+        job = watched_fit(Classifier(net, lambda m: torch.optim.Adam(m.parameters(), lr=0.01)))
         assert_pruned(job)
         return job
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 from pathlib import Path
@@ -12,17 +13,11 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
-from lightning_classprune import ClassAwarePruningCallback, FNTolerance
+from lightning_classprune import Adaptive, ClassAwarePruningCallback, Cut, Files, Fixed, FNTolerance, Guard
 from lightning_classprune.pruning.criteria import CRITERIA, CriterionName
-from tests.support.jobs import (
-    QUIET,
-    Witness,
-    assert_same_state,
-    classifier_of,
-    pruning_callback,
-    train_data,
-    val_data,
-)
+from tests.support.compare import assert_same
+from tests.support.kit import QUIET
+from tests.support.witness import Witness, classifier_of, pruning_callback, train_data, val_data
 
 PACKAGES = ["lightning.pytorch", "pytorch_lightning"]
 
@@ -53,7 +48,7 @@ def test_both_packages_give_the_same_ledger_and_the_same_bits(
     assert [{k: v for k, v in row.items() if k != "seconds"} for row in one.pruning.ledger] == [
         {k: v for k, v in row.items() if k != "seconds"} for row in other.pruning.ledger
     ]
-    assert_same_state(dict(one.module.state_dict()), dict(other.module.state_dict()))
+    assert_same(dict(one.module.state_dict()), dict(other.module.state_dict()))
     assert all(torch.equal(one.pruning.masks[name], mask) for name, mask in other.pruning.masks.items())
     for job in (one, other):
         # EarlyStopping ended every round after its second epoch, and not the job.
@@ -63,8 +58,8 @@ def test_both_packages_give_the_same_ledger_and_the_same_bits(
         assert Path(job.checkpoint.best_model_path).name == f"accepted-round=0{accepted}.ckpt"
         for path in (job.checkpoint.best_model_path, job.checkpoint.last_model_path):
             saved = torch.load(path, weights_only=True)["state_dict"]
-            assert_same_state(saved, dict(job.module.state_dict()))
-        assert_same_state(job.witness.state(accepted), dict(job.module.state_dict()))
+            assert_same(saved, dict(job.module.state_dict()))
+        assert_same(job.witness.state(accepted), dict(job.module.state_dict()))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -101,16 +96,17 @@ def test_each_packages_own_callbacks_are_recognized(package: str) -> None:
     trainer = pl.Trainer(max_epochs=1, callbacks=[pruning_callback(witness), average], **QUIET)
     module = classifier_of(package)()
     trainer.fit(module, train_data(), val_data())
-    assert_same_state(dict(module.state_dict()), witness.state(2))
-    assert_same_state(dict(average._average_model.module.state_dict()), witness.state(2))
+    assert_same(dict(module.state_dict()), witness.state(2))
+    assert_same(dict(average._average_model.module.state_dict()), witness.state(2))
 
 
 # -- LightningCLI --
 
 CLI_MODULE = """
+import dataclasses
 import importlib
 from torch.utils.data import DataLoader
-from tests.support.jobs import classifier_of, guard_data, train_data, val_data
+from tests.support.witness import classifier_of, guard_data, train_data, val_data
 
 pl = importlib.import_module("{package}")
 
@@ -146,10 +142,10 @@ INIT_ARGS: dict[str, Any] = {
         "cracked": {"class_path": "lightning_classprune.FNTolerance", "init_args": {"rate": 0.5}},
         "sound": 0.5,
     },
-    "confidence": None,
     "target_sparsity": 0.75,
-    "prune_fraction": 0.5,
-    "prunable": ["net.*", "!*.bias.nothing"],
+    "search": {"class_path": "lightning_classprune.Fixed", "init_args": {"fraction": 0.5}},
+    "guard": {"confidence": None},
+    "cut": {"class_path": "lightning_classprune.Cut", "init_args": {"prunable": ["net.*"]}},
 }
 
 
@@ -159,7 +155,7 @@ def run_cli(package: str, init_args: dict[str, Any], folder: Path, monkeypatch: 
     monkeypatch.syspath_prepend(str(folder))
     importlib.invalidate_caches()
     user = importlib.import_module(name)
-    args = {k: v.replace("USER", name) if isinstance(v, str) else v for k, v in init_args.items()}
+    args = yaml.safe_load(yaml.safe_dump(init_args).replace("USER", name))
     config = {
         "seed_everything": 3,
         "trainer": QUIET
@@ -184,11 +180,14 @@ def run_cli(package: str, init_args: dict[str, Any], folder: Path, monkeypatch: 
 def test_lightning_cli_builds_the_callback_from_yaml(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    init_args = {k: v for k, v in INIT_ARGS.items() if k != "prunable"}
-    pruning = run_cli(package, init_args | {"prunable": ["net.*"]}, tmp_path, monkeypatch)
+    pruning = run_cli(package, INIT_ARGS, tmp_path, monkeypatch)
     assert pruning.sparsity == 0.75
     assert [row["verdict"] for row in pruning.ledger] == ["baseline", "accepted", "accepted"]
-    assert pruning.settings.protect == {1: FNTolerance(rate=0.5), 0: FNTolerance(rate=0.5)}
+    tolerance = FNTolerance(rate=0.5)
+    assert pruning.settings.tolerances == {"cracked": tolerance, "sound": tolerance}
+    assert pruning.settings.search == Fixed(fraction=0.5)
+    assert pruning.settings.guard == Guard(confidence=None)
+    assert pruning.settings.cut == Cut(prunable=["net.*"])
     assert set(pruning.ledger[1]["classes"]) == {"sound", "cracked"}
 
 
@@ -199,18 +198,18 @@ def test_lightning_cli_takes_functions_and_indices(
     init_args = {
         "num_classes": 2,
         "protect": {1: 0.5},
-        "confidence": None,
         "target_sparsity": 0.5,
-        "prune_fraction": 0.5,
-        "criterion": "USER.score",
+        "search": {"class_path": "Fixed", "init_args": {"fraction": 0.5}},
+        "guard": {"confidence": None},
+        "cut": {"criterion": "USER.score"},
         "predict": "USER.predict",
         "guard_dataloader": "USER.guard_data",
     }
     pruning = run_cli(package, init_args, tmp_path, monkeypatch)
     assert pruning.sparsity == 0.5
-    assert pruning.settings.criterion.__name__ == "score"
-    assert pruning._predict.__name__ == "predict"
-    assert callable(pruning._guard_dataloader)
+    assert pruning.settings.criterion.given.__name__ == "score"
+    assert pruning.settings.predict.__name__ == "predict"
+    assert callable(pruning.settings.guard_dataloader)
 
 
 def parsed(**arguments: Any) -> ClassAwarePruningCallback:
@@ -220,29 +219,47 @@ def parsed(**arguments: Any) -> ClassAwarePruningCallback:
     return getattr(parser, "instantiate", parser.instantiate_classes)(config).cb
 
 
+def search(name: str, **init_args: Any) -> dict[str, Any]:
+    """As a configuration names a search."""
+    return {"search": {"class_path": f"lightning_classprune.{name}", "init_args": init_args}}
+
+
 @pytest.mark.parametrize(
     ("arguments", "setting", "value"),
     [
-        ({"protect": {"1": 0.1}}, "protect", {1: FNTolerance(rate=0.1)}),
-        ({"protect": {0: 0, 1: 1.0}}, "protect", {0: FNTolerance(rate=0), 1: FNTolerance(rate=1)}),
+        ({"protect": {"1": 0.1}}, "tolerances", {"1": FNTolerance(rate=0.1)}),
+        ({"protect": {0: 0, 1: 1.0}}, "tolerances", {"0": FNTolerance(rate=0), "1": FNTolerance(rate=1)}),
         (
             {"protect": {1: {"count": 3, "recall_floor": 0.8}}},
-            "protect",
-            {1: FNTolerance(count=3, recall_floor=0.8)},
+            "tolerances",
+            {"1": FNTolerance(count=3, recall_floor=0.8)},
         ),
         (
-            {"protect": {1: {"factor": 1.5}}, "confidence": None},
-            "protect",
-            {1: FNTolerance(factor=1.5)},
+            {"protect": {1: {"factor": 1.5}}, "guard": {"confidence": None}},
+            "tolerances",
+            {"1": FNTolerance(factor=1.5)},
         ),
         ({"class_names": ["a", "b"], "protect": {"b": 0.2}}, "class_names", ("a", "b")),
-        ({"confidence": None}, "confidence", None),
-        ({"confidence": 0.9}, "confidence", 0.9),
-        ({"scope": "layer"}, "scope", "layer"),
         ({"threshold": 0.5}, "threshold", 0.5),
-        ({"max_rounds": 4}, "max_rounds", 4),
-        ({"on_refusal": "retry", "retries": 2}, "retries", 2),
-        ({"baseline": "current", "rewind": "lr"}, "baseline", "current"),
+        ({"guard": {"confidence": 0.9}}, "guard", Guard(confidence=0.9)),
+        (
+            {"guard": {"baseline": "current"}} | search("Fixed", rewind="lr"),
+            "guard",
+            Guard(baseline="current"),
+        ),
+        ({"cut": {"scope": "layer"}}, "cut", Cut(scope="layer")),
+        ({"cut": {"prunable": None}}, "cut", Cut(prunable=None)),
+        ({"cut": {"prunable": "net.*"}}, "cut", Cut(prunable="net.*")),
+        ({"cut": {"prunable": ["net.*", "!net.3.*"]}}, "cut", Cut(prunable=["net.*", "!net.3.*"])),
+        ({"cut": {"prunable": {"include": ["a"]}}}, "cut", Cut(prunable={"include": ["a"]})),
+        ({"files": {"ladder": "tickets"}}, "files", Files(ladder="tickets")),
+        ({"search": "fixed"}, "search", Fixed()),
+        ({"search": "adaptive"}, "search", Adaptive()),
+        (search("Fixed", max_rounds=4), "search", Fixed(max_rounds=4)),
+        (search("Fixed", rewind="lr", fraction=0.3), "search", Fixed(rewind="lr", fraction=0.3)),
+        (search("Adaptive"), "search", Adaptive()),
+        (search("rounds.options.Adaptive", rewind="init"), "search", Adaptive(rewind="init")),
+        (search("Adaptive", retries=2), "search", Adaptive(retries=2)),
     ],
 )
 def test_every_kind_of_argument_is_parsed_from_plain_values(
@@ -251,18 +268,14 @@ def test_every_kind_of_argument_is_parsed_from_plain_values(
     assert getattr(parsed(**arguments).settings, setting) == value
 
 
-@pytest.mark.parametrize(
-    "prunable", [None, "net.*", ["net.*", "!net.3.*"], {"include": ["net.*"], "exclude": ["net.3.*"]}]
-)
-def test_every_kind_of_prunable_is_parsed(prunable: Any) -> None:
-    assert parsed(prunable=prunable)._prunable == prunable
-
-
 def test_every_constructor_argument_is_an_option_of_the_parser() -> None:
     parser = ArgumentParser()
     parser.add_class_arguments(ClassAwarePruningCallback, "cb")
     known = {key.removeprefix("cb.") for key in parser.get_defaults().keys(branches=True)}
-    assert set(inspect.signature(ClassAwarePruningCallback).parameters) <= known
+    arguments = inspect.signature(ClassAwarePruningCallback).parameters.values()
+    assert {one.name for one in arguments if one.kind is not inspect.Parameter.VAR_KEYWORD} <= known
+    for name, options in (("guard", Guard), ("cut", Cut), ("files", Files)):
+        assert {f"{name}.{field.name}" for field in dataclasses.fields(options)} <= known
 
 
 def test_the_criteria_that_a_command_line_offers_are_those_there_are() -> None:
@@ -272,5 +285,5 @@ def test_the_criteria_that_a_command_line_offers_are_those_there_are() -> None:
 def test_a_wrong_type_is_refused_by_the_parser() -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ClassAwarePruningCallback, "cb")
-    with pytest.raises(Exception, match="prune_fraction"):
-        parser.parse_object({"cb": {"num_classes": 2, "protect": {1: 0.1}, "prune_fraction": "much"}})
+    with pytest.raises(Exception, match="target_sparsity"):
+        parser.parse_object({"cb": {"num_classes": 2, "protect": {1: 0.1}, "target_sparsity": "much"}})

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
-from tests.support.jobs import Classifier, assert_pruned, fit, guard_data, train_data, val_data
+from tests.support.witness import Classifier, assert_pruned, guard_data, train_data, val_data, watched_fit
 
 
 class DtypeLog(L.Callback):
@@ -40,7 +40,7 @@ class DtypeLog(L.Callback):
 )
 def test_precision(precision: str, weights: torch.dtype, scores: torch.dtype) -> None:
     log = DtypeLog()
-    job = fit(callbacks=[log], precision=precision)
+    job = watched_fit(callbacks=[log], precision=precision)
     assert_pruned(job)
     assert log.weights == {weights}
     assert log.scores == {scores}
@@ -51,7 +51,7 @@ def test_precision(precision: str, weights: torch.dtype, scores: torch.dtype) ->
 def test_low_precision_with_momentum_and_clipping(algorithm: str) -> None:
     module = Classifier(optimizers=lambda m: torch.optim.AdamW(m.parameters(), lr=0.02, weight_decay=0.1))
     assert_pruned(
-        fit(module, precision="bf16-true", gradient_clip_val=0.1, gradient_clip_algorithm=algorithm)
+        watched_fit(module, precision="bf16-true", gradient_clip_val=0.1, gradient_clip_algorithm=algorithm)
     )
 
 
@@ -63,7 +63,7 @@ def test_the_guard_judges_in_the_users_precision() -> None:
         seen.append(scores.dtype)
         return scores, batch[1]
 
-    fit(settings={"predict": predict}, precision="bf16-mixed")
+    watched_fit(settings={"predict": predict}, precision="bf16-mixed")
     assert set(seen) == {torch.bfloat16}
 
 
@@ -89,7 +89,7 @@ def test_guard_samples_are_made_outside_of_the_networks_precision(precision: str
     """As Lightning makes those of every other loader; a transform must not be computed in half precision."""
     data = Float64Data()
     loader = torch.utils.data.DataLoader(data, batch_size=150)
-    assert_pruned(fit(settings={"guard_dataloader": loader}, precision=precision))
+    assert_pruned(watched_fit(settings={"guard_dataloader": loader}, precision=precision))
     assert data.made == {torch.float32}
 
 
@@ -126,7 +126,7 @@ def mixed(init_scale: float) -> MixedPrecision:
 @pytest.mark.parametrize("clip", [None, 0.5])
 def test_a_scaler_that_skips_steps_is_rewound(optimizer: Any, clip: float | None) -> None:
     log = ScalerLog()
-    job = fit(
+    job = watched_fit(
         Classifier(optimizers=optimizer),
         callbacks=[log],
         plugins=[mixed(2.0**40)],
@@ -145,7 +145,7 @@ def test_a_scaler_that_skips_steps_is_rewound(optimizer: Any, clip: float | None
 
 def test_fine_tuning_keeps_the_scale_that_was_reached() -> None:
     log = ScalerLog()
-    job = fit(
+    job = watched_fit(
         Classifier(),
         callbacks=[log],
         plugins=[mixed(2.0**40)],
@@ -158,7 +158,7 @@ def test_fine_tuning_keeps_the_scale_that_was_reached() -> None:
 
 
 def test_data_of_double_precision() -> None:
-    job = fit(
+    job = watched_fit(
         Classifier(),
         train_data(torch.float64),
         val_data(torch.float64),

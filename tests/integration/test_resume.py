@@ -12,47 +12,23 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch import Tensor
 
-from tests.support.helpers import (
-    Watch,
-    assert_same,
+from tests.support.compare import assert_same, optimizer_states, scheduler_states, weights, without_seconds
+from tests.support.kit import (
     fit,
     guard_loader,
-    optimizer_states,
     pruner,
     refusing,
-    scheduler_states,
     tiny,
     train_loader,
     trainer,
     val_loader,
     verdicts,
-    weights,
-    without_seconds,
 )
+from tests.support.witness import Keep, Watch
 
 KEY = "ClassAwarePruningCallback"
-
-
-class Keep(pl.callbacks.Checkpoint):
-    """Saves a checkpoint where ModelCheckpoint would, and never removes one."""
-
-    def __init__(self, folder: Path, at: str) -> None:
-        self.folder, self.at = folder, at
-        self.files: list[str] = []
-
-    def save(self, made: Any) -> None:
-        if not made.sanity_checking and made.state.fn == "fit":
-            self.files.append(str(self.folder / f"{len(self.files):02d}.ckpt"))
-            made.save_checkpoint(self.files[-1])
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.at == "epoch end":
-            self.save(trainer)
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.at == "validation end":
-            self.save(trainer)
 
 
 class KeepEarly(pl.Callback):
@@ -297,13 +273,15 @@ def test_weights_of_a_checkpoint_are_evaluated_without_the_callback(tmp_path):
     ("options", "difference"),
     [
         ({"target_sparsity": 0.8}, "target_sparsity was 0.75 and is now 0.8"),
-        ({"prune_fraction": 0.3}, "prune_fraction was 0.4 and is now 0.3"),
+        ({"fraction": 0.3}, "Fixed.fraction was 0.4 and is now 0.3"),
         ({"protect": {0: 1.0}}, "protect was .*'1'.* and is now .*'0'"),
-        ({"confidence": 0.95}, "confidence was None and is now 0.95"),
-        ({"rewind": "lr"}, "rewind was 'init"),
-        ({"criterion": "random"}, "criterion was 'magnitude' and is now 'random'"),
-        ({"on_refusal": "retry", "retries": 2}, "retries was 0 and is now 2"),
-        ({"max_rounds": 2}, "max_rounds was None and is now 2"),
+        ({"confidence": 0.95}, "Guard.confidence was None and is now 0.95"),
+        ({"rewind": "lr"}, "Fixed.rewind was 'init"),
+        ({"criterion": "random"}, "Cut.criterion was .*criteria.magnitude.* and is now .*criteria.random"),
+        ({"on_refusal": "retry", "retries": 2}, "Fixed.retries was 0 and is now 2"),
+        ({"max_rounds": 2}, "Fixed.max_rounds was None and is now 2"),
+        ({"search": "adaptive"}, "search was 'Fixed' and is now 'Adaptive'"),
+        ({"predict": lambda module, batch: (module(batch[0]), batch[1])}, "predict was .*default_predict"),
     ],
 )
 def test_other_settings_are_refused(options, difference, tmp_path):
@@ -313,10 +291,41 @@ def test_other_settings_are_refused(options, difference, tmp_path):
         fit(tiny(), pruner(**options), ckpt_path=keep.files[2])
 
 
+class Signed:
+    """A criterion that prunes the smallest weights, or the largest."""
+
+    def __init__(self, sign: int) -> None:
+        self.sign = sign
+
+    def __call__(self, weight: Tensor, rewind_point: Tensor) -> Tensor:
+        return self.sign * weight.abs()
+
+
+def test_the_opposite_criterion_is_refused(tmp_path):
+    """Two instances of one class: the same one goes on as if nothing had been, the other one does not begin."""
+    keep, whole = Keep(tmp_path, "epoch end"), pruner(criterion=Signed(1))
+    fit(tiny(), whole, keep)
+    same = pruner(criterion=Signed(1))
+    fit(tiny(99), same, seed=123, ckpt_path=keep.files[2])
+    assert without_seconds(same.ledger) == without_seconds(whole.ledger)
+    opposite = "Cut.criterion was .*'sign': 1.* and is now .*'sign': -1"
+    with pytest.raises(MisconfigurationException, match=opposite):
+        fit(tiny(), pruner(criterion=Signed(-1)), ckpt_path=keep.files[2])
+
+
 def test_another_model_is_refused(tmp_path):
     keep = Keep(tmp_path, "epoch end")
     fit(tiny(), pruner(), keep)
-    with pytest.raises(MisconfigurationException, match=r"net\.0\.weight"):
+    frozen = tiny()
+    frozen.net[0].weight.requires_grad_(False)
+    with pytest.raises(MisconfigurationException, match=r"net\.0\.weight \[12, 8\] -> None"):
+        fit(frozen, pruner(), ckpt_path=keep.files[2])
+
+
+def test_another_choice_of_parameters_is_refused(tmp_path):
+    keep = Keep(tmp_path, "epoch end")
+    fit(tiny(), pruner(), keep)
+    with pytest.raises(MisconfigurationException, match=r"Cut.prunable was None and is now 'net\.4\*'"):
         fit(tiny(), pruner(prunable="net.4*"), ckpt_path=keep.files[2])
 
 

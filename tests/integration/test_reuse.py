@@ -13,10 +13,9 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from tests.support.helpers import (
+from tests.support.compare import assert_same, weights, without_seconds
+from tests.support.kit import (
     Tiny,
-    Watch,
-    assert_same,
     fit,
     guard_loader,
     pruner,
@@ -27,9 +26,8 @@ from tests.support.helpers import (
     trainer,
     val_loader,
     verdicts,
-    weights,
-    without_seconds,
 )
+from tests.support.witness import Watch
 
 # -- nothing happens outside fit --
 

@@ -11,19 +11,9 @@ import torch
 from lightning_classprune.pruning.enforcement import Enforcement
 from lightning_classprune.pruning.masks import apply_masks
 from lightning_classprune.trainer.snapshots import copy_state
-from tests.support.helpers import (
-    SCHEDULERS,
-    Watch,
-    assert_same,
-    fit,
-    optimizer_states,
-    pruner,
-    scheduler_states,
-    tiny,
-    train_loader,
-    verdicts,
-    weights,
-)
+from tests.support.compare import assert_same, optimizer_states, scheduler_states, weights
+from tests.support.kit import SCHEDULERS, fit, pruner, tiny, train_loader, verdicts
+from tests.support.witness import Watch
 
 EPOCHS, PER_EPOCH = 3, 6
 

@@ -9,10 +9,12 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
-from test_resume import Keep, resume_everywhere
-from test_rewind_identity import PER_EPOCH, Rounds, Start
 
-from tests.support.helpers import SCHEDULERS, Watch, assert_same, fit, pruner, tiny, verdicts, weights
+from tests.integration.test_resume import resume_everywhere
+from tests.integration.test_rewind_identity import PER_EPOCH, Rounds, Start
+from tests.support.compare import assert_same, weights
+from tests.support.kit import SCHEDULERS, fit, pruner, tiny, verdicts
+from tests.support.witness import Keep, Watch
 
 
 @pytest.mark.parametrize("length", [1, 4])

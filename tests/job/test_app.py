@@ -29,7 +29,7 @@ from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
 from tests.support import ROOT
 from tests.support.app_job import config
-from tests.support.helpers import assert_same
+from tests.support.compare import assert_same
 
 CONF = conf_dir()
 FACTS = {
@@ -220,7 +220,7 @@ def test_accepted_checkpoint_is_the_delivered_network(short_job: tuple[Path, flo
     assert zeros == pytest.approx(objective, abs=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_resumed_job_equals_the_uninterrupted_one(short_job: tuple[Path, float], tmp_path: Path) -> None:
     folder, _ = short_job
     middle = next((folder / "checkpoints").glob("epoch=7-*.ckpt"))
@@ -235,7 +235,7 @@ def test_resumed_job_equals_the_uninterrupted_one(short_job: tuple[Path, float],
     assert Ladder(tmp_path / "tickets").entries() == Ladder(folder / "tickets").entries() != []
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_strict_tolerance_delivers_the_dense_network_unchanged(tmp_path: Path) -> None:
     """Nothing may be missed more, ever: no step passes, and what is left is the run without the callback."""
     strict, plain = tmp_path / "strict", tmp_path / "plain"
@@ -261,7 +261,7 @@ def command(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_command_prints_the_ledger_and_the_sentence(tmp_path: Path) -> None:
     done = command(*SHORT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -273,7 +273,7 @@ def test_command_prints_the_ledger_and_the_sentence(tmp_path: Path) -> None:
     assert "Warning" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_killed_job_goes_on_from_its_last_checkpoint(short_job: tuple[Path, float], tmp_path: Path) -> None:
     last = tmp_path / "out" / "checkpoints" / "last.ckpt"
     arguments = [sys.executable, "-m", "lightning_classprune", "hydra.run.dir=out", *SHORT]
@@ -295,14 +295,14 @@ def test_killed_job_goes_on_from_its_last_checkpoint(short_job: tuple[Path, floa
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_command_says_what_is_missing(tmp_path: Path) -> None:
     done = command("data=imagefolder", "protect={a: 0.1}", cwd=tmp_path)
     assert done.returncode != 0
     assert "data.root" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_two_processes_count_the_test_split_once(tmp_path: Path) -> None:
     done = command(*SHORT, "trainer=ddp", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -315,7 +315,7 @@ def test_two_processes_count_the_test_split_once(tmp_path: Path) -> None:
     assert done.stdout.count("* delivered") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_default_job_on_solar_cells_starts_and_judges(tmp_path: Path) -> None:
     done = command(
         "trainer.max_epochs=1", "callbacks.classprune.max_rounds=1", "trainer.accelerator=cpu", cwd=tmp_path
@@ -332,7 +332,7 @@ def test_default_job_on_solar_cells_starts_and_judges(tmp_path: Path) -> None:
 # --- what a job says ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_the_log_file_has_the_messages_and_the_warnings_and_the_screen_has_them_once(tmp_path: Path) -> None:
     done = command(*SHORT, "protect.malignant=0.01", "trainer.enable_progress_bar=true", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

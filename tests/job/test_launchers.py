@@ -154,7 +154,7 @@ def test_a_job_of_a_sweep_is_the_job_alone(sweep: Sweep, tmp_path: Path) -> None
 # --- other launchers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_joblib_shares_the_cores(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -163,7 +163,7 @@ def test_joblib_shares_the_cores(sweep: Sweep, tmp_path: Path, monkeypatch: pyte
     _finished(tmp_path, threads=max(1, (os.cpu_count() or 1) // 2))
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_submitit_gives_each_job_its_cores(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +184,7 @@ def _finished(folder: Path, threads: int) -> None:
     assert "2 jobs: 2 finished" in (folder / "sweep" / "summary.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_several_processes_in_consecutive_jobs(sweep: Sweep, tmp_path: Path) -> None:
     """Two processes a job, and one that fails between: neither it nor what Lightning leaves behind stops the next."""
     assert sweep("trainer=ddp", "optimizer.lr=0.001,oops,0.002") == 1
@@ -206,7 +206,7 @@ def test_several_processes_in_consecutive_jobs(sweep: Sweep, tmp_path: Path) -> 
 # --- Optuna ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_study_with_two_objectives_goes_on_from_its_storage(sweep: Sweep, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     optuna = pytest.importorskip("optuna")
@@ -222,7 +222,7 @@ def test_study_with_two_objectives_goes_on_from_its_storage(sweep: Sweep, tmp_pa
     )
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_a_failed_trial_does_not_end_the_study(sweep: Sweep, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     optuna = pytest.importorskip("optuna")

@@ -137,7 +137,7 @@ def test_what_cannot_be_resumed_is_said_in_a_line(
     assert snapshot(whole) == before
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_a_job_ends_with_its_sweep_and_goes_on_later(whole: RunFolder, tmp_path: Path) -> None:
     """Nobody holds the pipe any more, in the middle of an epoch: the job's own process ends at once."""
     cfg = config(tmp_path, *JOB, "~callbacks.bomb")

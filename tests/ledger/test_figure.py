@@ -10,7 +10,7 @@ import matplotlib
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from lightning_classprune.ledger import figure as report
+from lightning_classprune.ledger.figure import figure
 
 
 def row(
@@ -30,6 +30,7 @@ def row(
     return {
         "round": round_,
         "sparsity": 1 - 0.65**round_,
+        "units": "weights",
         "verdict": verdict,
         "classes": {"defective": counts},
     }
@@ -44,18 +45,18 @@ ROWS += [row(10, "unproven", 61), row(10, "refused", 78)]
 def test_draws_without_pyplot(tmp_path: Path) -> None:
     before = set(sys.modules)
     path = tmp_path / "ledger.png"
-    report.figure(ROWS).savefig(path)
+    figure(ROWS).savefig(path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert "matplotlib.pyplot" not in set(sys.modules) - before
 
 
 def test_shows_the_tolerance_and_every_verdict() -> None:
-    figure = report.figure(ROWS)
-    upper, lower = figure.axes
+    drawn = figure(ROWS)
+    upper, lower = drawn.axes
     assert (upper.get_ylabel(), lower.get_ylabel()) == ("false negatives", "recall")
     edges = [line.get_ydata()[0] for line in upper.lines if len(set(line.get_ydata())) == 1]
     assert pytest.approx(53 + 0.05 * 205) in edges
-    labels = {text.get_text() for text in figure.legends[0].get_texts()}
+    labels = {text.get_text() for text in drawn.legends[0].get_texts()}
     assert {
         "dense baseline",
         "accepted",
@@ -65,11 +66,11 @@ def test_shows_the_tolerance_and_every_verdict() -> None:
         "within tolerance",
         "not excluded",
     } == labels
-    assert "round 9" in figure.get_suptitle()
+    assert "round 9" in drawn.get_suptitle()
 
 
 def test_sparser_is_further_right_and_all_points_are_inside() -> None:
-    upper = report.figure(ROWS).axes[0]
+    upper = figure(ROWS).axes[0]
     left, right = upper.get_xlim()
     assert left > 1 > 0.65**10 > right
     assert upper.get_ylim()[0] <= 0 < 78 < upper.get_ylim()[1]
@@ -88,41 +89,41 @@ def test_sparser_is_further_right_and_all_points_are_inside() -> None:
     ],
 )
 def test_odd_ledgers_draw(rows: list[dict[str, Any]]) -> None:
-    FigureCanvasAgg(report.figure(rows)).draw()
+    FigureCanvasAgg(figure(rows)).draw()
 
 
 def test_a_column_per_class() -> None:
     rows = [dict(r, classes={**r["classes"], "cracked": r["classes"]["defective"]}) for r in ROWS]
-    assert len(report.figure(rows).axes) == 4
+    assert len(figure(rows).axes) == 4
 
 
 def test_a_class_name_is_no_formula() -> None:
     name = r"cost $\nothing$"
     rows = [{**r, "classes": {name: r["classes"]["defective"]}} for r in ROWS]
-    FigureCanvasAgg(report.figure(rows)).draw()
+    FigureCanvasAgg(figure(rows)).draw()
 
 
 def test_an_empty_ledger_is_an_error() -> None:
     with pytest.raises(ValueError, match="rows is empty"):
-        report.figure([])
+        figure([])
 
 
 def test_leaves_global_settings_alone() -> None:
     before = dict(matplotlib.rcParams)
-    report.figure(ROWS)
+    figure(ROWS)
     assert dict(matplotlib.rcParams) == before
 
 
 def test_a_notebook_shows_the_figure_as_the_value_of_a_cell() -> None:
-    figure = report.figure(ROWS)
-    assert figure._repr_png_().startswith(b"\x89PNG")  # what IPython asks an object for
+    drawn = figure(ROWS)
+    assert drawn._repr_png_().startswith(b"\x89PNG")  # what IPython asks an object for
     formatters = pytest.importorskip("IPython.core.formatters")
-    data, _ = formatters.DisplayFormatter().format(figure)
+    data, _ = formatters.DisplayFormatter().format(drawn)
     assert data["image/png"].startswith(b"\x89PNG")
 
 
 def test_an_abandoned_round_has_no_misses_to_draw() -> None:
     rows = [ROWS[0], row(1, "abandoned", 0) | {"classes": {}}, ROWS[1] | {"round": 1}]
-    axes = report.figure(rows).axes[0]
+    axes = figure(rows).axes[0]
     drawn = [tuple(point) for c in axes.collections for point in c.get_offsets().tolist()]
     assert {fn for _, fn in drawn} == {53, FN[1]}

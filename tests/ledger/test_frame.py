@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lightning_classprune.ledger.frame import ledger_frame
-from tests.support.jobs import fit
+from tests.support.witness import watched_fit
 
 pandas = pytest.importorskip("pandas")
 
@@ -24,6 +24,7 @@ def row(round_: int, verdict: str, classes: dict[str, Any], level: float | None 
         "round": round_,
         "attempt": 1,
         "sparsity": 1 - 0.5**round_,
+        "units": "weights",
         "verdict": verdict,
         "reason": "because",
         "classes": classes,
@@ -77,7 +78,7 @@ def test_types_do_not_depend_on_what_is_missing() -> None:
 
 
 def test_the_callback_gives_its_ledger() -> None:
-    pruning = fit(refuse=(2,), settings={"confidence": 0.95}).pruning
+    pruning = watched_fit(refuse=(2,), settings={"confidence": 0.95}).pruning
     frame = pruning.ledger_frame()
     assert frame["verdict"].tolist() == ["baseline", "accepted", "refused"]
     assert frame["delivered"].tolist() == [False, True, False]

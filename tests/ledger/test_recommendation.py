@@ -37,6 +37,7 @@ def row(
         "round": 0,
         "attempt": 1,
         "sparsity": 1 - density,
+        "units": "weights",
         "verdict": verdict,
         "reason": "",
         "classes": {"defective": counts} if compared else {},

@@ -11,12 +11,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tests.support.helpers import weights
+from tests.support.compare import weights
 
 torch_pruning = pytest.importorskip("torch_pruning")
 
 from lightning_classprune.pruning.channels import find_channels  # noqa: E402
-from lightning_classprune.pruning.slicing import ChannelGroup, slice_channels  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -258,25 +257,6 @@ def test_a_missing_torch_pruning_names_the_extra(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"lightning-classprune\[compact\]"):
         find_channels(conv_bn(3, 4), IMAGE)
-
-
-def test_slicing_makes_plain_smaller_layers():
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(8, 2))
-    net[1].running_mean.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    everyone = torch.arange(4)
-    group = ChannelGroup(
-        "0",
-        4,
-        {f"{name}.{part}": everyone for name in ("0", "1") for part in ("weight", "bias")},
-        {"3.weight": everyone.repeat_interleave(2)},
-    )
-    before = net[3].weight.detach().clone()
-    widths = slice_channels(net, [group], {"0": torch.tensor([False, True, False, True])})
-    assert widths == {"0": (2, 4), "1": (2, 4)}
-    assert (net[0].out_channels, net[1].num_features, net[3].in_features) == (2, 2, 4)
-    assert net[1].running_mean.tolist() == [2.0, 4.0]
-    assert torch.equal(net[3].weight, before[:, [2, 3, 6, 7]])
-    assert net(torch.randn(5, 3, 1, 2)).shape == (5, 2)
 
 
 def test_all_channels_of_a_resnet_but_its_classes_can_go():

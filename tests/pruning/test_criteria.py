@@ -1,9 +1,15 @@
+"""Criteria by hand, and what a run makes of each of their forms."""
+
+import functools
+
 import pytest
 import torch
 from scipy.stats import chisquare
 
 from lightning_classprune.pruning.criteria import (
     CRITERIA,
+    Criterion,
+    PreparedCriterion,
     magnitude,
     magnitude_increase,
     random,
@@ -75,7 +81,132 @@ def test_a_name_or_a_callable_is_resolved():
 
 @pytest.mark.parametrize("bad", ["magnitud", "", 3, None, ["magnitude"]])
 def test_what_is_no_criterion_is_named_with_the_allowed(bad):
-    with pytest.raises(
-        ValueError, match=r"criterion=.*'magnitude', 'magnitude_increase', 'random' or a callable"
-    ):
-        read_criterion(bad)
+    allowed = (
+        r"Cut\.criterion=.* is unknown; allowed are 'magnitude', 'magnitude_increase', 'random', a callable "
+        r"\(weight, rewind_point\) -> scores, or an object with prepare\(scoring\) and score\(name, weight, "
+    )
+    for read in (read_criterion, Criterion.of):
+        with pytest.raises(ValueError, match=allowed):
+            read(bad)
+
+
+# -- the three forms in one --
+
+
+class Plain:
+    """Looks first, and has no state that it could tell of."""
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def prepare(self, scoring):
+        self.scoring = scoring
+
+    def score(self, name, weight, rewind_point):
+        return weight * self.scale
+
+
+class Counting(Plain):
+    """Counts how often it looked."""
+
+    def __init__(self, looked=0):
+        super().__init__()
+        self.seen = {"looked": torch.tensor(looked)}
+
+    def prepare(self, scoring):
+        self.seen["looked"] += 1
+
+    def state_dict(self):
+        return self.seen
+
+    def load_state_dict(self, state):
+        self.seen = state
+
+
+W, START = torch.tensor([-3.0, 1.0]), torch.tensor([1.0, 4.0])
+
+
+def test_a_function_is_asked_for_its_scores_and_has_no_state():
+    criterion = Criterion.of("magnitude_increase")
+    assert not criterion.looks_first
+    assert criterion.compares
+    assert not Criterion.of("magnitude").compares
+    criterion.prepare(None)
+    criterion.restart()
+    criterion.load_state_dict(None)
+    assert criterion.state_dict() is None
+    assert criterion.score("w", W, START).tolist() == [2.0, -3.0]
+
+
+def test_a_criterion_that_looks_first_is_prepared_and_told_the_name():
+    class Named(Plain):
+        def score(self, name, weight, rewind_point):
+            return weight + len(name) - rewind_point
+
+    assert isinstance(Named(), PreparedCriterion)
+    criterion = Criterion.of(given := Named())
+    assert criterion.looks_first
+    assert criterion.compares
+    criterion.prepare("what there is to see")
+    assert given.scoring == "what there is to see"
+    assert criterion.score("abc", W, START).tolist() == [-1.0, 0.0]
+    assert criterion.state_dict() is None
+
+
+@pytest.mark.parametrize("lacking", ["prepare", "score"])
+def test_half_of_a_prepared_criterion_is_none(lacking):
+    half = type("Half", (), {n: getattr(Plain, n) for n in ("prepare", "score") if n != lacking})()
+    assert not isinstance(half, PreparedCriterion)
+    with pytest.raises(ValueError, match="an object with prepare"):
+        Criterion.of(half)
+
+
+def test_a_run_begins_with_the_state_that_was_given():
+    given = Counting(3)
+    criterion = Criterion.of(given)
+    criterion.prepare(None)
+    criterion.prepare(None)
+    saved = criterion.state_dict()
+    assert saved == {"looked": 5}
+    criterion.restart()
+    assert given.seen == {"looked": 3}
+    criterion.prepare(None)
+    assert (criterion.initial, saved) == ({"looked": 3}, {"looked": 5}), (
+        "copies, which later looks leave alone"
+    )
+    criterion.load_state_dict(saved)
+    criterion.prepare(None)
+    assert (given.seen, saved) == ({"looked": 6}, {"looked": 5})
+
+
+def test_identity_tells_apart_what_a_name_does_not():
+    def scaled(by):
+        return lambda weight, rewind_point: weight * by
+
+    def told(criterion):
+        return Criterion.of(criterion).identity
+
+    assert told(scaled(2.0)) == told(scaled(2.0))
+    assert told(scaled(2.0)) != told(scaled(-2.0))
+    assert told(lambda w, _: w) != told(lambda w, _: -w)
+    assert told(functools.partial(torch.mul, 2)) != told(functools.partial(torch.mul, -2))
+    assert told(Plain(2.0)) == told(Plain(2.0)) != told(Plain(-2.0))
+    assert told(Counting(1)) == told(Counting(1)) != told(Counting(2))
+    assert told("magnitude") == told(magnitude) != told("random")
+
+
+def test_identity_is_told_in_the_state_that_was_given():
+    given = Counting(1)
+    criterion = Criterion.of(given)
+    criterion.prepare(None)
+    assert criterion.identity == Criterion.of(Counting(1)).identity
+    assert Criterion.of(given).identity == Criterion.of(Counting(2)).identity
+
+
+def test_a_function_may_speak_of_what_is_assigned_later():
+    def score(weight, rewind_point):
+        return weight * later
+
+    criterion = Criterion.of(score)
+    later = 3.0
+    assert criterion.score("w", W, START).tolist() == [-9.0, 3.0]

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.rounds import plan as rounds
 from lightning_classprune.rounds import schedules
-from lightning_classprune.rounds.options import Adaptive
 from lightning_classprune.rounds.plan import (
     Plan,
     RoundState,
@@ -23,9 +22,10 @@ from lightning_classprune.rounds.plan import (
     after_verdict,
     largest_number_of_tests,
 )
+from lightning_classprune.rounds.schedules import AdaptiveSteps
 
-HAND = Adaptive(
-    reaches=(Fraction(4, 5), Fraction(1, 2), Fraction(1, 10)),
+HAND = AdaptiveSteps(
+    to_try=(Fraction(4, 5), Fraction(1, 2), Fraction(1, 10)),
     first=Fraction(1, 10),
     later=Fraction(1, 2),
     deepest=Fraction(1, 100),
@@ -42,11 +42,11 @@ def plan(target: int = 9900, retries: int = 0, max_rounds: int | None = None) ->
 
 
 def test_looks_are_shares_of_what_the_accepted_network_keeps() -> None:
-    assert HAND.looks(10_000, 0, 9900) == [2000, 5000, 9000]
-    assert HAND.looks(10_000, 6000, 9900) == [6800, 8000, 9600]
-    assert HAND.looks(10_000, 9000, 9900) == [9200, 9500, 9900]
-    assert HAND.looks(10_000, 9000, 9400) == [9200, 9400]
-    assert HAND.looks(10_000, 9900, 9900) == []
+    assert HAND.densities_to_try(10_000, 0, 9900) == [2000, 5000, 9000]
+    assert HAND.densities_to_try(10_000, 6000, 9900) == [6800, 8000, 9600]
+    assert HAND.densities_to_try(10_000, 9000, 9900) == [9200, 9500, 9900]
+    assert HAND.densities_to_try(10_000, 9000, 9400) == [9200, 9400]
+    assert HAND.densities_to_try(10_000, 9900, 9900) == []
 
 
 def test_the_first_candidate_goes_beyond_what_holds_without_retraining() -> None:
@@ -78,7 +78,7 @@ def test_a_refused_or_abandoned_candidate_sends_the_next_half_way_back_in_ratios
 
 
 def test_no_step_is_smaller_than_the_smallest() -> None:
-    small = Plan(10_000, 9900, 0.2, adaptive=Adaptive(first=Fraction(1, 10), later=Fraction(1)))
+    small = Plan(10_000, 9900, 0.2, adaptive=AdaptiveSteps(first=Fraction(1, 10), later=Fraction(1)))
     first = after_verdict(small, RoundState(), True, 0)
     assert (first.candidate, after_verdict(small, first, True, None).candidate) == (9000, 9200)
 
@@ -127,10 +127,10 @@ def test_the_largest_number_of_tests_by_hand(target: int, retries: int, tests: i
 
 
 @st.composite
-def schedules_(draw: st.DrawFn) -> Adaptive:
+def schedules_(draw: st.DrawFn) -> AdaptiveSteps:
     share = st.integers(1, 99).map(lambda n: Fraction(n, 100))
-    return Adaptive(
-        reaches=tuple(sorted(draw(st.lists(share, min_size=1, max_size=6, unique=True)), reverse=True)),
+    return AdaptiveSteps(
+        to_try=tuple(sorted(draw(st.lists(share, min_size=1, max_size=6, unique=True)), reverse=True)),
         first=draw(share),
         later=draw(st.one_of(share, st.just(Fraction(1)))),
         deepest=draw(share),
@@ -159,7 +159,7 @@ def walk(made: Plan, script: list[tuple[str, float]]) -> list[tuple[str, RoundSt
     assert adaptive is not None
 
     def limit(state: RoundState, share: float) -> int | None:
-        looks = [state.candidate, *adaptive.looks(made.total, state.candidate, made.target)]
+        looks = [state.candidate, *adaptive.densities_to_try(made.total, state.candidate, made.target)]
         return looks[int(share * (len(looks) - 1))]
 
     state = RoundState()
@@ -228,10 +228,8 @@ def test_nothing_of_the_guard_but_its_verdict_reaches_the_schedule() -> None:
             alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
         }
         imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert {name for name in imported if "classprune" in name} <= {
-            "lightning_classprune.rounds.schedules"
-        }
-    assert list(inspect.signature(after_verdict).parameters) == ["plan", "state", "accepted", "limit"]
+        assert not [name for name in imported if name.startswith("lightning_classprune.guard")]
+    assert list(inspect.signature(after_verdict).parameters) == ["plan", "state", "accepted", "reach"]
 
 
 @pytest.mark.parametrize("retries", [0, 1, 2])

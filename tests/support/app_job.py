@@ -16,11 +16,11 @@ SHORT = [
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
     "search=fixed",
-    "callbacks.classprune.prune_fraction=0.5",
-    "callbacks.classprune.max_rounds=2",
+    "search.fraction=0.5",
+    "search.max_rounds=2",
 ]
 # Whose rounds are all accepted.
-LENIENT = [*SHORT, "callbacks.classprune.confidence=null", "protect.malignant=1.0"]
+LENIENT = [*SHORT, "callbacks.classprune.guard.confidence=null", "protect.malignant=1.0"]
 
 
 def config(folder: Path, *overrides: str) -> DictConfig:

@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_classprune import ClassAwarePruningCallback
+from tests.support import kit
+from tests.support.compare import weights
 
 torch.set_num_threads(1)
 
@@ -135,10 +137,6 @@ class Held(pl.Callback):
                 parameter.mul_(self.masks[name])
 
 
-def weights(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-
-
 def digest(tensors: dict[str, Tensor]) -> str:
     sha = hashlib.sha256()
     for name in sorted(tensors):
@@ -147,31 +145,18 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 def pruner(**options: Any) -> ClassAwarePruningCallback:
-    defaults: dict[str, Any] = {
-        "num_classes": 2,
-        "protect": {1: 1.0},
-        "confidence": None,
-        "target_sparsity": 0.75,
-        "prune_fraction": 0.5,
-        "guard_dataloader": guard_loader(),
-    }
-    return ClassAwarePruningCallback(**(defaults | options))
+    """The kit's, with half of the weights a round and guard data of this job."""
+    half = {"fraction": 0.5} if "search" not in options else {}
+    return kit.pruner(**({"guard_dataloader": guard_loader()} | half | options))
 
 
 def make_trainer(strategy: str, folder: str, *callbacks: Any, **options: Any) -> pl.Trainer:
     defaults: dict[str, Any] = {
-        "max_epochs": 2,
-        "accelerator": "cpu",
         "devices": 2,
         "strategy": strategy,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": any(isinstance(c, pl.callbacks.Checkpoint) for c in callbacks),
-        "num_sanity_val_steps": 0,
         "default_root_dir": folder,
     }
-    return pl.Trainer(callbacks=list(callbacks), **(defaults | options))
+    return kit.trainer(*callbacks, **(defaults | options))
 
 
 def module(seed: int = 11) -> Net:
@@ -277,7 +262,13 @@ def adaptive(strategy: str, folder: str) -> dict[str, Any]:
     """Steps by the validation data, of odd size, in shorter rounds."""
     net = module()
     callback = pruner(
-        schedule="adaptive", round_epochs=1, rewind="lr", protect={1: 0.3}, target_sparsity=0.9, max_rounds=3
+        search="adaptive",
+        round_epochs=1,
+        on_refusal="stop",
+        retries=0,
+        protect={1: 0.3},
+        target_sparsity=0.9,
+        max_rounds=3,
     )
     fit(net, strategy, folder, callback)
     return results(callback, net)

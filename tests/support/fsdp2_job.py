@@ -15,7 +15,16 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.support.ddp_job import Net, Seen, Watch, guard_loader, pruner, train_loader, val_loader
+from tests.support import kit
+from tests.support.ddp_job import (
+    Net,
+    Seen,
+    Watch,
+    guard_loader,
+    pruner,
+    train_loader,
+    val_loader,
+)
 
 torch.set_num_threads(1)
 
@@ -87,17 +96,12 @@ def fit(
     **options: Any,
 ) -> pl.Trainer:
     defaults: dict[str, Any] = {
-        "max_epochs": 2,
-        "accelerator": "cpu",
         "devices": 2,
         "strategy": strategy(kind, whole_files),
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": any(isinstance(c, pl.callbacks.Checkpoint) for c in callbacks),
+        "num_sanity_val_steps": 2,
         "default_root_dir": folder,
     }
-    trainer = pl.Trainer(callbacks=list(callbacks), **(defaults | options))
+    trainer = kit.trainer(*callbacks, **(defaults | options))
     pl.seed_everything(7, verbose=False)
     trainer.fit(net, train_loader(), val_loader(), ckpt_path=ckpt_path)
     return trainer

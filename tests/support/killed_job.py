@@ -30,7 +30,9 @@ from torch.utils.data import DataLoader
 
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance
 from lightning_classprune.tickets.ladder import Ladder
-from tests.support.ddp_job import Net, dataset, train_loader, val_loader, weights
+from tests.support import kit
+from tests.support.compare import weights
+from tests.support.ddp_job import Net, dataset, train_loader, val_loader
 
 torch.set_num_threads(1)
 
@@ -45,6 +47,10 @@ class Killer:
         self.event, _, count = moment.partition(":")
         self.left = int(count or 0)
         self.counts = dict.fromkeys(EVENTS, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: a run that was killed goes on as one that is not."""
+        return {}
 
     def __call__(self, event: str) -> bool:
         """Whether the next thing to do is to die."""
@@ -121,12 +127,10 @@ def make(killer: Killer, folder: str) -> ClassAwarePruningCallback:
             scores = scores - torch.tensor([0.0, 1e6])
         return scores, batch[1]
 
-    pruner = ClassAwarePruningCallback(
-        num_classes=2,
+    pruner = kit.pruner(
         protect={1: FNTolerance(rate=0.4)},
         confidence=0.9,
-        target_sparsity=0.75,
-        prune_fraction=0.5,
+        fraction=0.5,
         on_refusal="retry",
         retries=2,
         predict=predict,
@@ -142,21 +146,15 @@ def run(folder: str, moment: str = "", strategy: str = "auto", ckpt_path: str = 
     pruner = make(killer, folder)
     stop = watch_writes(killer)
     files = ModelCheckpoint(dirpath=f"{folder}/files", monitor="val_loss", save_last=True)
-    trainer = pl.Trainer(
-        callbacks=[
-            Hooks(killer, pruner),
-            pruner,
-            EpochEnd(killer, "verdict"),
-            files,
-            EpochEnd(killer, "saved"),
-        ],
-        max_epochs=2,
-        accelerator="cpu",
+    trainer = kit.trainer(
+        Hooks(killer, pruner),
+        pruner,
+        EpochEnd(killer, "verdict"),
+        files,
+        EpochEnd(killer, "saved"),
         devices=1 if strategy == "auto" else 2,
         strategy=strategy,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        num_sanity_val_steps=2,
         default_root_dir=folder,
     )
     pl.seed_everything(7, verbose=False)

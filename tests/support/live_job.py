@@ -32,7 +32,8 @@ def main() -> None:
     import lightning.pytorch as L
 
     from lightning_classprune import LiveView
-    from tests.support.jobs import QUIET, Classifier, pruning_callback, train_data, val_data
+    from tests.support.kit import QUIET
+    from tests.support.witness import Classifier, pruning_callback, train_data, val_data
 
     warnings.simplefilter("ignore")
     quiet = {name: value for name, value in QUIET.items() if name != "enable_progress_bar"}

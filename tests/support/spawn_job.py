@@ -9,7 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from tests.support.ddp_job import fit, make_trainer, module, pruner, train_loader, val_loader, weights
+from tests.support.compare import weights
+from tests.support.ddp_job import fit, make_trainer, module, pruner, train_loader, val_loader
 
 
 class Tell(pl.Callback):

@@ -12,22 +12,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from test_resume import Keep
 from torch import nn
 
 from lightning_classprune import ClassAwarePruningCallback, load_ticket
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
-from tests.support.helpers import (
-    assert_same,
-    fit,
-    log_messages,
-    pruner,
-    refusing,
-    tiny,
-    verdicts,
-    weights,
-)
+from tests.support.compare import assert_same, weights
+from tests.support.kit import fit, pruner, refusing, tiny, verdicts
+from tests.support.witness import Keep, log_messages
 
 
 def ladder_of(folder: Path) -> list[dict[str, Any]]:
@@ -98,7 +90,7 @@ def test_every_accepted_round_is_kept_bit_for_bit_as_it_was_judged(averaging, tm
         without = [{k: v for k, v in one.items() if k != "seconds"} for one in callback.ledger]
         assert ticket.card == {
             "class_names": ["good", "crack"],
-            "protect": {"crack": callback.settings.protect[1].to_dict()},
+            "protect": {"crack": callback.settings.tolerances["crack"].to_dict()},
             "confidence": None,
             "threshold": 0.0,
             "verdict": without[number],
@@ -131,7 +123,7 @@ def test_no_ladder_and_no_rehearsal_write_nothing(tmp_path, monkeypatch):
 
 
 def test_a_ladder_that_is_no_path_is_refused():
-    with pytest.raises(ValueError, match="ladder=True is not a folder"):
+    with pytest.raises(ValueError, match=r"Files\.ladder=True is not a folder"):
         pruner(ladder=True)
 
 

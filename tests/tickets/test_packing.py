@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_classprune.tickets.packing import pack_network, unpack_network
-from tests.support.helpers import assert_same
+from tests.support.compare import assert_same
 
 
 def there_and_back(state, masks, values="fp32"):

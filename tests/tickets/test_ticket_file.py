@@ -18,7 +18,7 @@ from torch import nn
 
 from lightning_classprune import load_ticket, save_ticket
 from lightning_classprune.tickets.ticket_file import digest, read_ticket
-from tests.support.helpers import assert_same, weights
+from tests.support.compare import assert_same, weights
 
 CARD = {
     "class_names": ["intact", "crack"],
@@ -302,6 +302,7 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(saved, monkeypatch)
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.processes
 def test_a_file_can_be_read_without_this_package(saved):
     """The description in `packing` is enough: safetensors, numpy, zlib, json."""
     path, model, _, _ = saved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
+    GradientAccumulationScheduler,
     LearningRateMonitor,
     ModelCheckpoint,
     OnExceptionCheckpoint,
@@ -26,17 +28,19 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger
 
-from tests.support.jobs import (
+from lightning_classprune.trainer.other_callbacks import EarlyStoppings, EpochFollowers, of_type, package_of
+from tests.support.compare import assert_same
+from tests.support.witness import (
     Classifier,
     Job,
+    Witness,
     assert_pruned,
-    assert_same_state,
     assert_untouched,
-    fit,
     pruning_callback,
     share_of_zeros,
     train_data,
     val_data,
+    watched_fit,
 )
 
 # -- EarlyStopping --
@@ -66,7 +70,9 @@ class GivePruning(L.Callback):
 @pytest.mark.parametrize("max_epochs", [8, -1])
 def test_early_stopping_ends_the_round_and_not_the_job(max_epochs: int) -> None:
     stopping = EarlyStopping("story", patience=2)
-    job = fit(Scripted([3, 2, 2, 2, 2, 2, 2, 2]), callbacks=[GivePruning(), stopping], max_epochs=max_epochs)
+    job = watched_fit(
+        Scripted([3, 2, 2, 2, 2, 2, 2, 2]), callbacks=[GivePruning(), stopping], max_epochs=max_epochs
+    )
     assert_pruned(job)
     assert [row["epochs"] for row in job.pruning.ledger] == [4, 4, 4]
     assert job.module.told == [0, 1, 2, 3] * 3
@@ -75,7 +81,7 @@ def test_early_stopping_ends_the_round_and_not_the_job(max_epochs: int) -> None:
 
 def test_early_stopping_respects_min_epochs_in_every_round() -> None:
     stopping = EarlyStopping("story", patience=1)
-    job = fit(Scripted([3.0] * 8), callbacks=[GivePruning(), stopping], max_epochs=8, min_epochs=5)
+    job = watched_fit(Scripted([3.0] * 8), callbacks=[GivePruning(), stopping], max_epochs=8, min_epochs=5)
     assert_pruned(job)
     assert [row["epochs"] for row in job.pruning.ledger] == [5, 5, 5]
     assert job.trainer.min_epochs == 5
@@ -89,7 +95,7 @@ def test_early_stopping_forgets_the_best_score_of_the_round_before() -> None:
             epoch = self.pruning.round_epoch - 1
             self.log("story", [3.0, 2.0, 1.0, 0.5][epoch] + 10 * len(self.pruning.ledger))
 
-    job = fit(Worse([]), callbacks=[GivePruning(), EarlyStopping("story", patience=1)], max_epochs=4)
+    job = watched_fit(Worse([]), callbacks=[GivePruning(), EarlyStopping("story", patience=1)], max_epochs=4)
     assert [row["epochs"] for row in job.pruning.ledger] == [4, 4, 4]
 
 
@@ -102,7 +108,9 @@ def test_early_stopping_after_a_validation_inside_the_epoch() -> None:
             pass
 
     stopping = EarlyStopping("story", patience=2)  # three validations: in the middle of the second epoch
-    job = fit(Validated([]), callbacks=[GivePruning(), stopping], max_epochs=8, val_check_interval=0.5)
+    job = watched_fit(
+        Validated([]), callbacks=[GivePruning(), stopping], max_epochs=8, val_check_interval=0.5
+    )
     assert_pruned(job)
     assert [row["epochs"] for row in job.pruning.ledger] == [2, 2, 2]
     assert job.trainer.global_step == 3 * (4 + 2)
@@ -146,7 +154,7 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
 
 def checkpointed(folder: Path, arguments: dict[str, Any], refuse: tuple[int, ...] = (), **kwargs: Any) -> Job:
     callback = ModelCheckpoint(dirpath=folder, **arguments)
-    job = fit(callbacks=[Loss(), callback], max_epochs=3, refuse=refuse, **kwargs)
+    job = watched_fit(callbacks=[Loss(), callback], max_epochs=3, refuse=refuse, **kwargs)
     job.checkpoint = callback  # type: ignore[attr-defined]
     return job
 
@@ -169,7 +177,7 @@ def test_the_best_model_is_the_one_delivered(name: str, refuse: tuple[int, ...],
     assert job.verdicts == ["baseline", *expected]
     callback = job.checkpoint
     best = loaded(callback.best_model_path)
-    assert_same_state(best, dict(job.module.state_dict()))
+    assert_same(best, dict(job.module.state_dict()))
     assert share_of_zeros(job, best) == pytest.approx(job.pruning.sparsity)
     assert job.pruning.sparsity == {(): 0.75, (2,): 0.5, (1,): 0.0}[refuse]
     assert callback.best_model_path in {str(p) for p in tmp_path.iterdir()}
@@ -185,7 +193,7 @@ def test_the_best_model_is_the_one_delivered(name: str, refuse: tuple[int, ...],
         # The last training state; after a refusal, what is delivered.
         assert os.path.exists(callback.last_model_path)
         if "refused" in expected or "every" not in name:
-            assert_same_state(loaded(callback.last_model_path), dict(job.module.state_dict()))
+            assert_same(loaded(callback.last_model_path), dict(job.module.state_dict()))
         assert os.path.islink(callback.last_model_path) == (callback.save_last == "link")
     assert not [p for p in tmp_path.iterdir() if p.is_symlink() and not p.exists()]
     if callback.save_top_k == 1:
@@ -196,7 +204,7 @@ def test_the_best_model_is_the_one_delivered(name: str, refuse: tuple[int, ...],
 def test_the_best_model_of_a_plain_checkpoint_loads_through_lightning(tmp_path: Path) -> None:
     job = checkpointed(tmp_path, {"monitor": "score"})
     again = Classifier.load_from_checkpoint(job.checkpoint.best_model_path)
-    assert_same_state(dict(again.state_dict()), dict(job.module.state_dict()))
+    assert_same(dict(again.state_dict()), dict(job.module.state_dict()))
 
 
 def test_save_top_k_0_saves_nothing(tmp_path: Path) -> None:
@@ -222,18 +230,18 @@ def test_within_a_round_the_checkpoint_works_as_ever(tmp_path: Path) -> None:
             score = trainer.checkpoint_callback.best_model_score
             best.append(float(score) if score is not None else float("nan"))
 
-    fit(callbacks=[Loss(), ModelCheckpoint(dirpath=tmp_path, monitor="score"), Watch()], max_epochs=3)
+    watched_fit(callbacks=[Loss(), ModelCheckpoint(dirpath=tmp_path, monitor="score"), Watch()], max_epochs=3)
     assert best == pytest.approx([float("nan"), 0, 0, float("nan"), 1, 1, float("nan"), 2, 2], nan_ok=True)
 
 
 def test_two_checkpoints_in_one_folder(tmp_path: Path) -> None:
     one = ModelCheckpoint(dirpath=tmp_path, monitor="score")
     every = ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, filename="every-{epoch}", save_last="link")
-    job = fit(callbacks=[Loss(), one, every], max_epochs=2, refuse=(2,))
+    job = watched_fit(callbacks=[Loss(), one, every], max_epochs=2, refuse=(2,))
     assert_pruned(job, ["baseline", "accepted", "refused"])
     for callback in (one, every):
-        assert_same_state(loaded(callback.best_model_path), dict(job.module.state_dict()))
-    assert_same_state(loaded(every.last_model_path), dict(job.module.state_dict()))
+        assert_same(loaded(callback.best_model_path), dict(job.module.state_dict()))
+    assert_same(loaded(every.last_model_path), dict(job.module.state_dict()))
 
 
 def test_the_link_to_the_last_checkpoint_never_dangles(tmp_path: Path) -> None:
@@ -246,7 +254,7 @@ def test_the_link_to_the_last_checkpoint_never_dangles(tmp_path: Path) -> None:
             alive.append(os.path.exists(tmp_path / "last.ckpt"))
 
     retry = {"on_refusal": "retry", "retries": 1, "max_rounds": 2}
-    job = fit(callbacks=[checkpoint, Look()], refuse=(1,), settings=retry)
+    job = watched_fit(callbacks=[checkpoint, Look()], refuse=(1,), settings=retry)
     assert job.verdicts == ["baseline", "refused", "accepted"]
     assert alive == [False] * 4 + [True] * 20  # from the end of the first epoch on
 
@@ -258,16 +266,16 @@ def test_a_second_job_in_the_same_folder_overwrites_nothing(tmp_path: Path) -> N
     second = checkpointed(tmp_path, {"monitor": "score"}, settings={"criterion": "random"})
     assert kept.read_bytes() == before
     assert second.checkpoint.best_model_path != str(kept)
-    assert_same_state(loaded(second.checkpoint.best_model_path), dict(second.module.state_dict()))
+    assert_same(loaded(second.checkpoint.best_model_path), dict(second.module.state_dict()))
 
 
 def test_the_trainers_own_checkpoint_callback(tmp_path: Path) -> None:
-    job = fit(default_root_dir=tmp_path, enable_checkpointing=True)
+    job = watched_fit(default_root_dir=tmp_path, enable_checkpointing=True)
     assert_pruned(job)
     best = loaded(job.trainer.checkpoint_callback.best_model_path)
-    assert_same_state(best, dict(job.module.state_dict()))
+    assert_same(best, dict(job.module.state_dict()))
     job.trainer.save_checkpoint(tmp_path / "after.ckpt")
-    assert_same_state(loaded(str(tmp_path / "after.ckpt")), dict(job.module.state_dict()))
+    assert_same(loaded(str(tmp_path / "after.ckpt")), dict(job.module.state_dict()))
 
 
 def test_testing_the_best_checkpoint_tests_the_delivered_network(tmp_path: Path) -> None:
@@ -334,7 +342,7 @@ def test_the_average_is_judged_stored_and_delivered(
     averaging = AVERAGING[name]()
     averages = Averages(averaging)
     checkpoint = ModelCheckpoint(dirpath=tmp_path, save_last=True)
-    job = fit(callbacks=[averaging, averages, checkpoint], max_epochs=3, refuse=refuse)
+    job = watched_fit(callbacks=[averaging, averages, checkpoint], max_epochs=3, refuse=refuse)
     assert_pruned(job, ["baseline", "accepted", "refused" if refuse else "accepted"])
     judged = job.witness.judged[1:]
     for round_ in range(3):
@@ -344,14 +352,14 @@ def test_the_average_is_judged_stored_and_delivered(
     assert averages.counts == averages.counts[:3] * 3
     assert averages.counts[2] > 0
     for path in (checkpoint.best_model_path, checkpoint.last_model_path):
-        assert_same_state(loaded(path), dict(job.module.state_dict()))
+        assert_same(loaded(path), dict(job.module.state_dict()))
     job.trainer.save_checkpoint(tmp_path / "after.ckpt")
-    assert_same_state(loaded(str(tmp_path / "after.ckpt")), dict(job.module.state_dict()))
+    assert_same(loaded(str(tmp_path / "after.ckpt")), dict(job.module.state_dict()))
 
 
 def test_averaging_counts_the_steps_of_its_round() -> None:
     averaging = AveragedOnly(start=2)
-    job = fit(callbacks=[averaging], max_epochs=2)
+    job = watched_fit(callbacks=[averaging], max_epochs=2)
     assert_pruned(job)
     assert averaging.asked == list(range(8)) * 3
     assert "should_update" not in vars(averaging)
@@ -365,7 +373,7 @@ def test_validation_sees_the_sparse_average() -> None:
             weight = pl_module.net[0].weight
             zeros.append(float((weight == 0).float().mean()))
 
-    job = fit(callbacks=[AveragedOnly(), Look()], num_sanity_val_steps=0, settings={"scope": "layer"})
+    job = watched_fit(callbacks=[AveragedOnly(), Look()], num_sanity_val_steps=0, settings={"scope": "layer"})
     assert_pruned(job)
     assert zeros == pytest.approx([0.0] * 4 + [0.5] * 4 + [0.75] * 4)
 
@@ -382,7 +390,9 @@ def test_learning_rate_monitor_follows_every_round(tmp_path: Path) -> None:
 
     monitor = LearningRateMonitor("step")
     logger = CSVLogger(tmp_path)
-    job = fit(Classifier(optimizers=optimizers), callbacks=[monitor], logger=logger, log_every_n_steps=1)
+    job = watched_fit(
+        Classifier(optimizers=optimizers), callbacks=[monitor], logger=logger, log_every_n_steps=1
+    )
     assert_pruned(job)
     logger.save()
     header, *rows = Path(logger.experiment.metrics_file_path).read_text().splitlines()
@@ -401,20 +411,22 @@ def test_learning_rate_monitor_beside_fine_tuning(tmp_path: Path) -> None:
             self.backbone = self.net[0]
 
     fine = L.callbacks.BackboneFinetuning(unfreeze_backbone_at_epoch=1, backbone_initial_lr=0.01)
-    job = fit(Parts(), callbacks=[LearningRateMonitor(), fine], logger=CSVLogger(tmp_path), max_epochs=3)
+    job = watched_fit(
+        Parts(), callbacks=[LearningRateMonitor(), fine], logger=CSVLogger(tmp_path), max_epochs=3
+    )
     assert job.verdicts == ["baseline", "accepted", "accepted"]
     assert not job.probe.leaks
 
 
 @pytest.mark.parametrize("bar", [RichProgressBar, TQDMProgressBar])
 def test_progress_bars(bar: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    job = fit(callbacks=[bar()], enable_progress_bar=True)
+    job = watched_fit(callbacks=[bar()], enable_progress_bar=True)
     assert_pruned(job)
     assert "Epoch 5" in "".join(capsys.readouterr())  # counts on over the rounds
 
 
 def test_model_summary_and_progress_of_a_default_trainer(tmp_path: Path) -> None:
-    job = fit(default_root_dir=tmp_path, enable_progress_bar=True, enable_model_summary=True)
+    job = watched_fit(default_root_dir=tmp_path, enable_progress_bar=True, enable_model_summary=True)
     assert_pruned(job)
 
 
@@ -436,23 +448,23 @@ def test_a_timer_ends_the_job_with_the_best_that_was_accepted(
     step: int, verdicts: list[str], interval: str
 ) -> None:
     timer = Timer(duration="00:01:00:00", interval=interval)
-    job = fit(callbacks=[timer, Slow(step)], max_epochs=2)
+    job = watched_fit(callbacks=[timer, Slow(step)], max_epochs=2)
     assert job.verdicts == verdicts
     end = {"step": step + 1, "epoch": step + 4 - step % 4}[interval]
     assert job.trainer.global_step == end
     assert job.pruning.sparsity == (0.5 if len(verdicts) > 1 else 0.0)
-    assert_same_state(dict(job.module.state_dict()), job.witness.state(len(verdicts) - 1))
+    assert_same(dict(job.module.state_dict()), job.witness.state(len(verdicts) - 1))
     assert_untouched(job)
     assert job.trainer.max_epochs == 2
 
 
 def test_a_timer_during_a_round_that_is_refused_delivers_the_round_before() -> None:
-    job = fit(callbacks=[Timer(duration="00:01:00:00"), Slow(18)], max_epochs=2, refuse=(2,))
+    job = watched_fit(callbacks=[Timer(duration="00:01:00:00"), Slow(18)], max_epochs=2, refuse=(2,))
     assert_pruned(job, ["baseline", "accepted", "refused"])
 
 
 def test_max_time() -> None:
-    job = fit(callbacks=[Slow(12)], max_epochs=2, max_time="00:01:00:00")
+    job = watched_fit(callbacks=[Slow(12)], max_epochs=2, max_time="00:01:00:00")
     assert job.verdicts == ["baseline", "accepted"]
     assert job.trainer.global_step == 13
 
@@ -471,12 +483,12 @@ class StopAt(L.Callback):
 
 @pytest.mark.parametrize("hook", ["on_train_batch_end", "on_train_epoch_end", "on_validation_end"])
 def test_a_users_should_stop_ends_the_job(hook: str) -> None:
-    job = fit(callbacks=[StopAt(10, hook), EarlyStopping("val_loss", patience=100)], max_epochs=2)
+    job = watched_fit(callbacks=[StopAt(10, hook), EarlyStopping("val_loss", patience=100)], max_epochs=2)
     assert job.verdicts == ["baseline", "accepted"]
     assert job.trainer.global_step == (10 if hook == "on_train_batch_end" else 12)
     assert job.pruning.sparsity == 0.5
     assert "pruned further" not in job.pruning.ledger[-1]["reason"]
-    assert_same_state(dict(job.module.state_dict()), job.witness.state(1))
+    assert_same(dict(job.module.state_dict()), job.witness.state(1))
 
 
 # -- what is refused, and what goes wrong --
@@ -485,9 +497,9 @@ def test_a_users_should_stop_ends_the_job(hook: str) -> None:
 def test_swa_is_refused_with_the_reason() -> None:
     module = Classifier()
     before = {k: v.clone() for k, v in module.state_dict().items()}
-    job = fit(module, callbacks=[StochasticWeightAveraging(0.01)], expect=MisconfigurationException)
+    job = watched_fit(module, callbacks=[StochasticWeightAveraging(0.01)], expect=MisconfigurationException)
     assert job.pruning.ledger == []
-    assert_same_state(dict(module.state_dict()), before)
+    assert_same(dict(module.state_dict()), before)
     with pytest.raises(MisconfigurationException, match=r"StochasticWeightAveraging .*use WeightAveraging"):
         job.trainer.fit(module, train_data(), val_data())
 
@@ -529,7 +541,7 @@ def test_an_exception_leaves_the_trainer_as_it_was_and_the_last_accepted_ticket(
         EarlyStopping("val_loss", patience=9),
         *([AveragedOnly()] * averaging),
     ]
-    job = fit(callbacks=others, max_epochs=2, max_steps=100, min_epochs=1, expect=raised)
+    job = watched_fit(callbacks=others, max_epochs=2, max_steps=100, min_epochs=1, expect=raised)
     assert job.verdicts == ["baseline", "accepted"]
     assert raising.limits == (6, 16 + 100)
     trainer = job.trainer
@@ -538,17 +550,17 @@ def test_an_exception_leaves_the_trainer_as_it_was_and_the_last_accepted_ticket(
     assert len(trainer.callbacks) == len(others) + 2
     assert_untouched(job)
     assert not any("get_accumulate" in name for name in vars(scheduler_epochs))
-    assert_same_state(dict(job.module.state_dict()), job.witness.state(1))
+    assert_same(dict(job.module.state_dict()), job.witness.state(1))
     assert job.pruning.sparsity == 0.5
     trainer.save_checkpoint(tmp_path / "after.ckpt")
-    assert_same_state(loaded(str(tmp_path / "after.ckpt")), job.witness.state(1))
+    assert_same(loaded(str(tmp_path / "after.ckpt")), job.witness.state(1))
 
 
 def test_an_exception_in_the_dense_round_leaves_the_weights_as_they_were_trained() -> None:
     raising = Raise(3, RuntimeError("x"))
-    job = fit(callbacks=[raising], expect=RuntimeError)
+    job = watched_fit(callbacks=[raising], expect=RuntimeError)
     assert job.pruning.ledger == []
-    assert_same_state(dict(job.module.state_dict()), raising.last)
+    assert_same(dict(job.module.state_dict()), raising.last)
     assert_untouched(job)
 
 
@@ -562,7 +574,7 @@ def test_an_exception_before_training_leaves_the_trainer_as_it_was() -> None:
             raise RuntimeError("no")
 
     for callback in (Broken(), BrokenSetup()):
-        job = fit(callbacks=[callback], expect=RuntimeError)
+        job = watched_fit(callbacks=[callback], expect=RuntimeError)
         assert_untouched(job)
         assert job.trainer.max_epochs == 2
         assert job.pruning.ledger == []
@@ -579,19 +591,21 @@ def test_what_is_saved_on_an_exception_is_the_state_in_the_middle_of_the_round(
         saving = ModelCheckpoint(
             dirpath=tmp_path, save_on_exception=True, filename="{step}", every_n_epochs=100
         )
-    job = fit(callbacks=[raising, saving], expect=RuntimeError)
+    job = watched_fit(callbacks=[raising, saving], expect=RuntimeError)
     path = tmp_path / ("on_exception.ckpt" if kind == "on_exception" else "step=11.ckpt")
-    assert_same_state(loaded(str(path)), raising.last)
+    assert_same(loaded(str(path)), raising.last)
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["callbacks"]["ClassAwarePruningCallback"]["rounds"]["round"] == 1
     assert checkpoint["global_step"] == 11
     # The module itself goes back to what was accepted: here the dense network.
-    assert_same_state(dict(job.module.state_dict()), job.witness.state(0))
+    assert_same(dict(job.module.state_dict()), job.witness.state(0))
 
 
 def test_the_job_goes_on_from_what_was_saved_on_an_exception(tmp_path: Path) -> None:
-    fit(callbacks=[Raise(11, RuntimeError("power")), OnExceptionCheckpoint(tmp_path)], expect=RuntimeError)
-    pruning = pruning_callback()
+    watched_fit(
+        callbacks=[Raise(11, RuntimeError("power")), OnExceptionCheckpoint(tmp_path)], expect=RuntimeError
+    )
+    pruning = pruning_callback(Witness())
     trainer = L.Trainer(
         callbacks=[pruning], max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
@@ -600,3 +614,48 @@ def test_the_job_goes_on_from_what_was_saved_on_an_exception(tmp_path: Path) -> 
     trainer.fit(Classifier(), train_data(), val_data(), ckpt_path=path, weights_only=True)
     assert [row["verdict"] for row in pruning.ledger] == ["baseline", "accepted", "accepted"]
     assert pruning.sparsity == 0.75
+
+
+# -- each kind by itself --
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("package", ["lightning.pytorch", "pytorch_lightning"])
+def test_callbacks_are_found_by_the_package_of_the_trainer(package: str) -> None:
+    pl = importlib.import_module(package)
+    stopping, saving = pl.callbacks.EarlyStopping("loss"), pl.callbacks.ModelCheckpoint()
+    trainer = pl.Trainer(accelerator="cpu", callbacks=[stopping, saving], logger=False)
+    assert package_of(trainer) == package
+    assert of_type(trainer, "EarlyStopping") == [stopping]
+    assert of_type(trainer, "ModelCheckpoint") == [saving]
+    assert of_type(trainer, "WeightAveraging") == []
+
+
+@pytest.mark.unit
+def test_early_stopping_goes_back_to_what_it_was_before_the_first_round() -> None:
+    stopping = EarlyStopping("loss", patience=3)
+    rounds = EarlyStoppings([stopping])
+    stopping.wait_count, stopping.best_score = 2, torch.tensor(0.5)
+    middle = rounds.capture()
+    rounds.mark_stopped()
+    assert rounds.stopped()
+    rounds.reset()
+    assert not rounds.stopped()
+    assert stopping.wait_count == 0
+    rounds.restore(middle)
+    assert (stopping.wait_count, float(stopping.best_score)) == (2, 0.5)
+    rounds.restore([*middle, *middle])  # of a job with two of them
+    assert stopping.wait_count == 2
+
+
+@pytest.mark.unit
+def test_what_acts_at_an_epoch_is_told_the_rounds_own_and_given_back() -> None:
+    accumulation = GradientAccumulationScheduler({0: 1, 2: 4})
+    start = [0]
+    followers = EpochFollowers([accumulation], [], [], lambda: (start[0], 0))
+    assert [accumulation.get_accumulate_grad_batches(epoch) for epoch in (1, 2, 5)] == [1, 4, 4]
+    start[0] = 4
+    assert [accumulation.get_accumulate_grad_batches(epoch) for epoch in (4, 5, 6)] == [1, 1, 4]
+    assert not followers.unfreezes
+    followers.release()
+    assert "get_accumulate_grad_batches" not in vars(accumulation)

@@ -1,23 +1,21 @@
-"""Shared by the integration tests: tiny modules, data that can be learned, trainers, and comparisons bit for bit."""
+"""What tests fit: tiny modules, data that can be learned, callbacks and trainers."""
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning_utilities.core import rank_zero
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_classprune import ClassAwarePruningCallback, FNTolerance
-from lightning_classprune.trainer.snapshots import copy_state
+from lightning_classprune import ClassAwarePruningCallback, Cut, Files, FNTolerance, Guard
+from lightning_classprune.rounds.options import SEARCHES
 
 torch.set_num_threads(1)
 
@@ -139,17 +137,39 @@ def guard_loader(**options: Any) -> DataLoader[Any]:
     return loader(**({"n": 120, "seed": 3, "batch_size": 50} | options))
 
 
+def flat_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments of options that are named flat: each goes to the dataclass with a field of its name.
+
+    `search` may be a name beside its options (`search="adaptive", rewind="init"`), or the search itself.
+    """
+    options = dict(options)
+    search = options.get("search", "fixed")
+    kinds: dict[str, type] = {"guard": Guard, "cut": Cut, "files": Files}
+    if isinstance(search, str) and search in SEARCHES:
+        kinds["search"] = SEARCHES[search]
+    for argument, kind in kinds.items():
+        given = {field.name: options.pop(field.name) for field in fields(kind) if field.name in options}
+        if given:
+            options[argument] = kind(**given)
+    return options
+
+
+def plain_pruner(**options: Any) -> ClassAwarePruningCallback:
+    """A callback with the package's own defaults, of two classes of which the second is protected."""
+    return ClassAwarePruningCallback(**flat_options({"num_classes": 2, "protect": {1: 0.05}} | options))
+
+
 def pruner(**options: Any) -> ClassAwarePruningCallback:
     """A callback whose rounds are all accepted; 40% a round to 75%, so rounds 1 to 3, unless told otherwise."""
     defaults: dict[str, Any] = {
-        "num_classes": 2,
         "protect": {1: 1.0},
         "confidence": None,
         "target_sparsity": 0.75,
-        "prune_fraction": 0.4,
         "guard_dataloader": guard_loader(),
     }
-    return ClassAwarePruningCallback(**(defaults | options))
+    if options.get("search", "fixed") == "fixed":
+        defaults["fraction"] = 0.4
+    return plain_pruner(**(defaults | options))
 
 
 def refusing(*attempts: int, **options: Any) -> ClassAwarePruningCallback:
@@ -177,21 +197,26 @@ def _sabotaged(bad: Callable[[int], bool], options: dict[str, Any]) -> ClassAwar
     return callback
 
 
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
+
+
 def trainer(*callbacks: Any, **options: Any) -> pl.Trainer:
     """A quiet CPU trainer of two epochs that writes to a folder of its own."""
-    defaults: dict[str, Any] = {
+    defaults: dict[str, Any] = QUIET | {
         "max_epochs": 2,
-        "accelerator": "cpu",
         "devices": 1,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
         "enable_checkpointing": any(isinstance(c, pl.callbacks.Checkpoint) for c in callbacks),
         "num_sanity_val_steps": 0,
     }
-    options = defaults | options
-    options.setdefault("default_root_dir", tempfile.mkdtemp(prefix="classprune-test-"))
-    return pl.Trainer(callbacks=list(callbacks), **options)
+    if "default_root_dir" not in options:
+        defaults["default_root_dir"] = tempfile.mkdtemp(prefix="classprune-test-")
+    return pl.Trainer(callbacks=list(callbacks), **(defaults | options))
 
 
 def fit(
@@ -219,94 +244,5 @@ def tiny(seed: int = 11, **options: Any) -> Tiny:
     return Tiny(**options)
 
 
-def weights(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of all parameters and buffers."""
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-
-
 def verdicts(callback: ClassAwarePruningCallback) -> list[str]:
     return [row["verdict"] for row in callback.ledger]
-
-
-def without_seconds(ledger: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in ledger]
-
-
-def differences(a: Any, b: Any, path: str = "") -> list[str]:
-    """Where two nested structures of tensors and primitives differ; tensors must be equal bit for bit."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        same = a.dtype == b.dtype and a.shape == b.shape
-        return [] if same and torch.equal(_bits(a), _bits(b)) else [f"{path}: {a} != {b}"]
-    if isinstance(a, dict) and isinstance(b, dict):
-        if a.keys() != b.keys():
-            return [f"{path}: keys {sorted(map(str, a))} != {sorted(map(str, b))}"]
-        return [d for key in a for d in differences(a[key], b[key], f"{path}/{key}")]
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        if len(a) != len(b):
-            return [f"{path}: {len(a)} items != {len(b)}"]
-        return [
-            d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{path}/{i}")
-        ]
-    return [] if a == b or (a != a and b != b) else [f"{path}: {a!r} != {b!r}"]
-
-
-def assert_same(a: Any, b: Any) -> None:
-    found = differences(a, b)
-    assert not found, "\n".join(found[:10])
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous().view(torch.uint8) if tensor.numel() and tensor.ndim else tensor
-
-
-def optimizer_states(made: pl.Trainer) -> list[Any]:
-    return [copy_state(o.state_dict()) for o in made.optimizers]
-
-
-def scheduler_states(made: pl.Trainer) -> list[Any]:
-    return [copy_state(c.scheduler.state_dict()) for c in made.lr_scheduler_configs]
-
-
-@contextmanager
-def log_messages() -> Iterator[list[str]]:
-    """What is said on the log of Lightning's rank-zero functions, whichever package was imported last."""
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logger, level = rank_zero.log, rank_zero.log.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield messages
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-class Watch(pl.Callback):
-    """Records the learning rate of every optimizer step, and weights and training state at every epoch's start."""
-
-    def __init__(self) -> None:
-        self.rates: list[float] = []
-        self.losses: list[float] = []
-        self.epochs: list[dict[str, Any]] = []
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self.epochs.append(
-            {
-                "weights": weights(pl_module),
-                "optimizers": optimizer_states(trainer),
-                "schedulers": scheduler_states(trainer),
-                "others": {
-                    type(c).__name__: copy_state(c.state_dict())
-                    for c in trainer.callbacks
-                    if isinstance(c, pl.callbacks.EarlyStopping) and "Gate" not in type(c).__name__
-                },
-            }
-        )
-
-    def on_train_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-        self.losses.append(float(outputs["loss"]))

@@ -1,4 +1,4 @@
-"""Tiny real training jobs, and witnesses that see from outside what pruning did to them."""
+"""Witnesses: what sees from outside what pruning did to a fit."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ import copy
 import importlib
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import pytest
 import torch
+from lightning_utilities.core import rank_zero
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance
 from lightning_classprune.trainer.names import named_parameters
+from lightning_classprune.trainer.snapshots import copy_state
+from tests.support.compare import assert_same, optimizer_states, scheduler_states, weights
+from tests.support.kit import FEATURES, QUIET, pruner
 
 torch.set_num_threads(1)
 for _name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
     logging.getLogger(f"{_name}.utilities.rank_zero").setLevel(logging.ERROR)
 
-FEATURES = 10
 GUARD_SIZE = 150  # unlike any other batch, so that a judged batch is known by its size
 
 
@@ -124,6 +129,10 @@ class Witness:
             scores = torch.nn.functional.one_hot(torch.zeros_like(target), 2).to(scores.dtype)
         return scores, target
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: one run may continue that of another witness."""
+        return {}
+
     def state(self, number: int) -> dict[str, Tensor]:
         """The state dict of a judgement, 0 the dense network."""
         return self.judged[number + 1]
@@ -172,30 +181,15 @@ class Job:
         return [row["verdict"] for row in self.pruning.ledger]
 
 
-def pruning_callback(witness: Any = None, **settings: Any) -> ClassAwarePruningCallback:
+def pruning_callback(witness: Any = None, **options: Any) -> ClassAwarePruningCallback:
     """Two rounds, to half and to a quarter of the weights; only a missed half of the positives is refused."""
-    defaults: dict[str, Any] = {
-        "num_classes": 2,
-        "protect": {1: FNTolerance(rate=0.5)},
-        "confidence": None,
-        "target_sparsity": 0.75,
-        "prune_fraction": 0.5,
-        "guard_dataloader": guard_data,
-        "predict": witness,
-    }
-    return ClassAwarePruningCallback(**(defaults | settings))
+    defaults = {"protect": {1: FNTolerance(rate=0.5)}, "guard_dataloader": guard_data, "predict": witness}
+    if options.get("search", "fixed") == "fixed":
+        defaults["fraction"] = 0.5
+    return pruner(**(defaults | options))
 
 
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-}
-
-
-def fit(
+def watched_fit(
     module: Any = None,
     *data: Any,
     callbacks: Sequence[Any] = (),
@@ -211,7 +205,7 @@ def fit(
         module: A small classifier by default.
         *data: Training and validation loaders; defaults where none are given.
         callbacks: Beside the pruning callback.
-        settings: Of the pruning callback.
+        settings: Of the pruning callback, named flat.
         refuse: See `Witness`.
         datamodule: Instead of loaders.
         expect: An exception type that the fit must raise.
@@ -221,9 +215,8 @@ def fit(
     witness = Witness(refuse)
     pruning = pruning_callback(**({"witness": witness} | (settings or {})))
     probe = Probe(pruning)
-    kwargs = QUIET | {"max_epochs": 2} | trainer
-    if any(isinstance(c, L.callbacks.Checkpoint) for c in callbacks):
-        kwargs.pop("enable_checkpointing")
+    checkpoints = any(isinstance(c, L.callbacks.Checkpoint) for c in callbacks)
+    kwargs = QUIET | {"max_epochs": 2, "enable_checkpointing": checkpoints} | trainer
     job = Job(module, L.Trainer(callbacks=[*callbacks, pruning, probe], **kwargs), pruning, witness, probe)
     data = (
         {"datamodule": datamodule}
@@ -244,26 +237,11 @@ def fit(
     return job
 
 
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equal in dtype, shape and every bit, the sign of a zero included."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    return torch.equal(
-        a.detach().contiguous().view(-1).view(torch.uint8), b.detach().contiguous().view(-1).view(torch.uint8)
-    )
-
-
-def assert_same_state(state: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert state.keys() == other.keys()
-    differing = [name for name in state if not same_bits(state[name], other[name])]
-    assert not differing, f"differ: {differing}"
-
-
 def share_of_zeros(job: Job, state: dict[str, Tensor] | None = None) -> float:
     """Counted in the weights themselves, over what the masks cover."""
     state = dict(job.module.state_dict()) if state is None else state
-    weights = [state[name] for name in job.pruning.masks]
-    return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+    covered = [state[name] for name in job.pruning.masks]
+    return sum(int((w == 0).sum()) for w in covered) / sum(w.numel() for w in covered)
 
 
 def assert_pruned(job: Job, verdicts: Sequence[str] = ("baseline", "accepted", "accepted")) -> None:
@@ -281,7 +259,7 @@ def assert_pruned(job: Job, verdicts: Sequence[str] = ("baseline", "accepted", "
     assert sparsities == sorted(set(sparsities))
     assert job.pruning.sparsity == rows[-1]["sparsity"]
     assert len(job.witness.judged) == len(job.pruning.ledger) + 1
-    assert_same_state(plain_state(job.module), plain_state(job.witness.state(last)))
+    assert_same(plain_state(job.module), plain_state(job.witness.state(last)))
     assert share_of_zeros(job, plain_state(job.module)) == pytest.approx(job.pruning.sparsity, abs=1e-9)
     assert_untouched(job)
 
@@ -298,3 +276,69 @@ def assert_untouched(job: Job) -> None:
     assert not {"Gate", "Seal"} & set(names)
     assert all(not optimizer._optimizer_step_post_hooks for optimizer in job.trainer.optimizers)
     assert all(not getattr(p, "_post_accumulate_grad_hooks", None) for p in job.module.parameters())
+
+
+@contextmanager
+def log_messages() -> Iterator[list[str]]:
+    """What is said on the log of Lightning's rank-zero functions, whichever package was imported last."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger, level = rank_zero.log, rank_zero.log.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class Watch(L.Callback):
+    """Records the learning rate of every optimizer step, and weights and training state at every epoch's start."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+        self.epochs: list[dict[str, Any]] = []
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.epochs.append(
+            {
+                "weights": weights(pl_module),
+                "optimizers": optimizer_states(trainer),
+                "schedulers": scheduler_states(trainer),
+                "others": {
+                    type(c).__name__: copy_state(c.state_dict())
+                    for c in trainer.callbacks
+                    if isinstance(c, L.callbacks.EarlyStopping) and "Gate" not in type(c).__name__
+                },
+            }
+        )
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        self.losses.append(float(outputs["loss"]))
+
+
+class Keep(L.callbacks.Checkpoint):
+    """Saves a checkpoint where ModelCheckpoint would, and never removes one."""
+
+    def __init__(self, folder: Path, at: str) -> None:
+        self.folder, self.at = folder, at
+        self.files: list[str] = []
+
+    def save(self, made: Any) -> None:
+        if not made.sanity_checking and made.state.fn == "fit":
+            self.files.append(str(self.folder / f"{len(self.files):02d}.ckpt"))
+            made.save_checkpoint(self.files[-1])
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.at == "epoch end":
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.at == "validation end":
+            self.save(trainer)

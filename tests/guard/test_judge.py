@@ -1,0 +1,173 @@
+"""The judge: which comparisons it makes, what they cost, and its way through a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_classprune.guard.classification import ClassesOrLabels
+from lightning_classprune.guard.error_budget import ErrorBudget
+from lightning_classprune.guard.evaluator import Evaluator
+from lightning_classprune.guard.judge import Judge
+from lightning_classprune.guard.outcomes import Decisions
+from lightning_classprune.guard.protected import read_protected
+from lightning_classprune.guard.tolerance import FNTolerance
+from lightning_classprune.trainer.forward import default_predict
+from lightning_classprune.trainer.processes import Processes
+from tests.support.compare import assert_same
+
+NAMES = ("a", "b", "c")
+TARGET = [1] * 10 + [2] * 5 + [0] * 5
+
+
+def decided(missed: int = 0, missed_c: int = 0, target: list[int] = TARGET) -> Decisions:
+    """Of ten cases of `b` and five of `c` so many are missed, the first ones; all else is found."""
+    predicted = [0] * missed + target[missed:10] + [0] * missed_c + target[10 + missed_c :]
+    return Decisions(torch.tensor(target), torch.tensor(predicted), 3, NAMES)
+
+
+def judge(protect: Any = {"b": 0.2}, alpha: float | None = None, retries: int = 1) -> Judge:  # noqa: B006
+    evaluator = Evaluator(ClassesOrLabels(NAMES, [1, 2], 0.0), default_predict, Processes())
+    return Judge(evaluator, read_protected(protect, NAMES, None), ErrorBudget(alpha, retries, 5))
+
+
+def begun(dense: Decisions | None = None, **options: Any) -> Judge:
+    made = judge(**options)
+    assert made.take_dense(dense or decided(1), rehearsal=False) is None
+    return made
+
+
+# --- the dense network ---
+
+
+def test_the_dense_network_is_what_all_are_compared_with() -> None:
+    made, dense = judge(), decided(1)
+    assert made.take_dense(dense, rehearsal=False) is None
+    assert made.dense is made.accepted is dense
+    assert (made.budget.tests, made.budget.refusals) == (0, 0), "it costs no test"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "rehearsal", "why"),
+    [
+        (None, False, "the dense network's scores are NaN"),
+        (None, True, "the dense network's scores are NaN"),
+        (decided(), True, "fast_dev_run: one guard batch was judged"),
+        (decided(target=[0] * 20), False, "no positives of protected class 'b'"),
+    ],
+)
+def test_why_nothing_can_be_judged(outcomes: Decisions | None, rehearsal: bool, why: str) -> None:
+    made = judge()
+    assert why in str(made.take_dense(outcomes, rehearsal=rehearsal))
+    assert made.dense is outcomes
+
+
+def test_too_few_positives_are_warned_of_once_the_level_is_known() -> None:
+    with pytest.warns(
+        UserWarning, match=r"protect\['b'\]: only a clear improvement can pass with 10 positives"
+    ):
+        judge(alpha=0.05).take_dense(decided(), rehearsal=False)
+
+
+def test_positives_are_the_guards_labels_whatever_was_decided() -> None:
+    for dense in (decided(), decided(7, 3)):
+        assert begun(dense, protect={"c": 0.2, "b": 0.2}).positives() == {"c": 5, "b": 10}
+
+
+# --- verdicts ---
+
+
+def test_the_point_rule_by_hand() -> None:
+    """.2 of 10 positives are two more misses than the dense network's one."""
+    made, candidate = begun(), decided(3)
+    verdict = made.verdict(candidate)
+    assert verdict.accepted
+    assert "2 newly missed, 0 newly found of 10 (dense missed 1)" in verdict.reason
+    assert made.accepted is candidate
+    assert (made.budget.tests, made.budget.refusals) == (1, 0)
+
+
+def test_a_refused_candidate_is_not_kept_and_costs_a_refusal() -> None:
+    made = begun()
+    assert made.verdict(decided(4)).outcome == "refused"
+    assert made.accepted is made.dense
+    assert (made.budget.tests, made.budget.refusals) == (1, 1)
+
+
+def test_every_candidate_is_compared_with_the_dense_network_not_with_the_one_before() -> None:
+    made = begun()
+    assert [made.verdict(decided(n)).accepted for n in (3, 5)] == [True, False]
+
+
+def test_the_level_is_that_of_the_budget() -> None:
+    made = begun(alpha=0.4, retries=1)
+    levels = [made.verdict(decided()).classes["b"].level, made.verdict(decided(5)).classes["b"].level]
+    assert levels == [0.2, 0.2]
+    assert made.budget.refusals == 1
+    assert made.verdict(decided()).classes["b"].level == pytest.approx(0.2 / 5)
+
+
+def test_each_class_has_its_own_tolerance_and_all_must_pass() -> None:
+    made = begun(decided(), protect={"b": 0.2, "c": FNTolerance(count=0)})
+    verdict = made.verdict(decided(2, 1))
+    assert (verdict.classes["b"].outcome, verdict.classes["c"].outcome) == ("accepted", "refused")
+    assert verdict.outcome == "refused"
+
+
+def test_false_alarms_and_other_classes_are_not_judged() -> None:
+    made = begun(decided())
+    assert made.verdict(decided(0, 5)).accepted
+
+
+@pytest.mark.parametrize(
+    ("candidate", "why"),
+    [
+        (None, "the network's scores are NaN: its training diverged"),
+        (decided(target=[1] * 9 + [2] * 11), "the guard data changed between"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_and_costs_a_test(candidate: Decisions | None, why: str) -> None:
+    made = begun()
+    verdict = made.verdict(candidate)
+    assert (verdict.outcome, verdict.classes) == ("refused", {})
+    assert why in verdict.reason
+    assert (made.budget.tests, made.budget.refusals) == (1, 1)
+    assert made.accepted is made.dense
+
+
+def test_no_test_beyond_the_budget() -> None:
+    made = begun(retries=0)
+    made.verdict(decided(9))
+    with pytest.raises(RuntimeError, match="no test is left"):
+        made.verdict(decided())
+
+
+# --- saving ---
+
+
+def test_a_judge_goes_on_from_a_checkpoint() -> None:
+    made = begun()
+    made.verdict(decided(2))
+    made.verdict(decided(9))
+    file = io.BytesIO()
+    torch.save(made.state_dict(), file)
+    file.seek(0)
+    other = judge()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert other.budget == made.budget
+    assert_same(other.state_dict(), made.state_dict())
+    assert other.dense is not None
+    assert other.positives() == {"b": 10}
+    assert dataclasses.astuple(other.verdict(decided(3))) == dataclasses.astuple(made.verdict(decided(3)))
+
+
+def test_a_judge_that_has_seen_nothing_saves_nothing() -> None:
+    state = judge().state_dict()
+    assert (state["dense_outcomes"], state["accepted_outcomes"]) == (None, None)
+    other = begun()
+    other.load_state_dict(state)
+    assert (other.dense, other.accepted) == (None, None)

@@ -1,0 +1,204 @@
+"""Cutting one network: what is found in it, which masks follow from scores, and how they are put in and held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+from lightning_classprune.pruning.criteria import Criterion
+from lightning_classprune.pruning.cutter import (
+    Cutter,
+    check_criterion,
+    find_parameters,
+    find_sharding,
+    starting_masks,
+)
+from lightning_classprune.pruning.options import Cut
+from lightning_classprune.trainer.processes import Processes
+from lightning_classprune.trainer.sharding import Sharding
+from lightning_classprune.trainer.snapshots import capture_tensors
+from tests.support.compare import assert_same, weights
+from tests.support.kit import trainer
+
+ONE = Processes()
+WHOLE = Sharding(ONE)
+
+
+def network() -> nn.Sequential:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    net[0].weight.data = torch.tensor([[1.0, -4.0], [0.5, 3.0]])
+    net[1].weight.data = torch.tensor([[-2.0, 6.0]])
+    return net
+
+
+def cutter(net: nn.Module, criterion: Any = "magnitude", **options: Any) -> Cutter:
+    cut = Cut(criterion=criterion, **options)
+    return Cutter.find(cut, Criterion.of(criterion), trainer(), net, ONE, frozen=False)
+
+
+def full(made: Cutter) -> dict[str, Tensor]:
+    return starting_masks(made.units.parameters, {}, WHOLE, ONE)
+
+
+# --- what can be cut ---
+
+
+def test_what_is_found_in_a_network() -> None:
+    net = network()
+    made = cutter(net)
+    assert list(made.units.parameters) == ["0.weight", "1.weight"]
+    assert made.units.parameters["0.weight"] is net[0].weight
+    assert (made.units.total, made.sparsity(full(made))) == (6, 0.0)
+    assert not made.sharding
+
+
+def test_frozen_parameters_count_where_a_callback_will_unfreeze_them() -> None:
+    net = network()
+    net[0].requires_grad_(False)
+    assert list(find_parameters(net, None, frozen=False)) == ["1.weight"]
+    assert list(find_parameters(net, None, frozen=True)) == ["0.weight", "1.weight"]
+
+
+def test_what_cannot_be_found_is_a_fault_of_the_users() -> None:
+    with pytest.raises(MisconfigurationException, match="prunable"):
+        find_parameters(network(), "no.such.layer", frozen=False)
+    assert find_sharding(trainer(), network(), ONE) == WHOLE
+
+
+# --- where a run begins ---
+
+
+def test_masks_of_a_fit_before_hold_where_the_network_is_still_that_ticket() -> None:
+    net = network()
+    parameters = {"0.weight": net[0].weight, "1.weight": net[1].weight}
+    kept = {"0.weight": torch.tensor([[True, True], [False, True]]), "1.weight": torch.tensor([[True, True]])}
+    ones = {name: torch.ones_like(mask) for name, mask in kept.items()}
+    assert_same(starting_masks(parameters, kept, WHOLE, ONE), ones)  # .5 lives where the mask says zero
+    net[0].weight.data[1, 0] = 0
+    assert_same(starting_masks(parameters, kept, WHOLE, ONE), kept)
+    assert_same(starting_masks(parameters, {"0.weight": kept["0.weight"]}, WHOLE, ONE), ones)
+    assert_same(starting_masks(parameters, kept | {"1.weight": torch.ones(2, 1).bool()}, WHOLE, ONE), ones)
+
+
+# --- cutting ---
+
+
+def test_the_smallest_weights_leave() -> None:
+    net = network()
+    made = cutter(net)
+    masks = made.shrink(full(made), 3, None)
+    assert masks["0.weight"].tolist() == [[False, True], [False, True]]
+    assert masks["1.weight"].tolist() == [[False, True]]
+    assert made.sparsity(masks) == 0.5
+    before = weights(net)
+    made.apply(masks)
+    assert net[0].weight.tolist() == [[0, -4], [0, 3]]
+    assert net[1].weight.tolist() == [[0, 6]]
+    assert_same(net[0].bias.detach(), before["0.bias"])
+
+
+def test_scores_compare_with_the_origin_or_with_the_weights_themselves() -> None:
+    made = cutter(network(), "magnitude_increase")
+    origin = {"0.weight": torch.tensor([[0.0, -4.0], [0.0, 1.0]]), "1.weight": torch.tensor([[-9.0, 0.0]])}
+    # |w| - |origin|: 1, 0, .5, 2; -7, 6
+    masks = made.shrink(full(made), 3, origin)
+    assert masks["0.weight"].tolist() == [[True, False], [False, True]]
+    assert masks["1.weight"].tolist() == [[False, True]]
+    equal = made.shrink(full(made), 2, None)  # all are zero, so the first ones leave
+    assert equal["0.weight"].tolist() == [[False, False], [True, True]]
+
+
+def test_a_network_is_tried_on_cut_further_and_draws_nothing() -> None:
+    net = network()
+
+    def drawing(weight: Tensor, _: Tensor) -> Tensor:
+        torch.rand(2)
+        return weight.abs()
+
+    made = cutter(net, drawing)
+    tensors, state = capture_tensors(net), torch.get_rng_state()
+    net[0].weight.data.fill_(99.0)
+    made.try_on(tensors, full(made), 2, None)
+    assert net[0].weight.tolist() == [[0, -4], [0, 3]]
+    assert net[1].weight.tolist() == [[-2, 6]]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_is_held_stays_zero_until_it_is_released() -> None:
+    net = network()
+    made, optimizer = cutter(net), torch.optim.SGD(net.parameters(), lr=1.0)
+    masks = made.shrink(full(made), 3, None)
+    made.apply(masks)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        net(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+
+    made.hold(masks, [optimizer])
+    step()
+    assert net[0].weight.detach()[~masks["0.weight"]].tolist() == [0, 0]
+    assert net[0].weight.detach()[masks["0.weight"]].tolist() != [-4, 3]
+    made.release()
+    step()
+    assert net[0].weight.detach()[~masks["0.weight"]].any()
+
+
+def test_masks_of_one_process_are_equal() -> None:
+    made = cutter(network())
+    made.require_equal(full(made))
+
+
+# --- criteria ---
+
+
+class Blind:
+    """A criterion that looks first."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.given = error, list[Any]()
+
+    def prepare(self, scoring: Any) -> None:
+        self.given.append(scoring)
+        if self.error is not None:
+            raise self.error
+
+    def score(self, name: str, weight: Tensor, rewind_point: Tensor) -> Tensor:
+        return weight.abs() * (10 if name == "1.weight" else 1)
+
+
+def test_a_criterion_is_shown_what_there_is_and_told_the_names() -> None:
+    made = cutter(network(), blind := Blind())
+    made.prepare("what there is to see")  # type: ignore[arg-type]
+    assert blind.given == ["what there is to see"]
+    assert made.shrink(full(made), 3, None)["1.weight"].all()
+    with pytest.raises(KeyError, match="layer"):
+        cutter(network(), Blind(KeyError("layer"))).prepare("anything")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        lambda w, _: w * float("nan"),
+        lambda w, _: w.flatten(),
+        lambda w, _: w.sum(),
+        lambda w, _: w.to(torch.complex64),
+        lambda w, _: w.tolist(),
+        lambda w, _: None,
+    ],
+)
+def test_scores_that_make_no_sense_are_refused(criterion: Any) -> None:
+    parameters = {"0.weight": network()[0].weight}
+    with pytest.raises(
+        MisconfigurationException,
+        match=r"criterion must return real scores of the weight's shape without NaN; for `0\.weight` \(2, 2\) it",
+    ):
+        check_criterion(Criterion.of(criterion), parameters)
+
+
+def test_whole_numbers_are_scores() -> None:
+    check_criterion(Criterion.of(lambda w, _: w.long()), {"0.weight": network()[0].weight})

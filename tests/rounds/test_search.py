@@ -1,0 +1,164 @@
+"""The search cannot come to an outcome of the guard's: nothing that it holds leads there, in a real fit."""
+
+from __future__ import annotations
+
+import gc
+import typing
+import weakref
+from collections.abc import Callable, Iterable
+from types import FrameType, FunctionType, ModuleType
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_classprune import ClassAwarePruningCallback
+from lightning_classprune.guard.data import GuardData
+from lightning_classprune.guard.evaluator import Evaluator
+from lightning_classprune.guard.judge import Judge
+from lightning_classprune.rounds.run import PruningRun
+from lightning_classprune.rounds.search import Search
+from tests.support.kit import fit, pruner, tiny, verdicts
+
+pytestmark = pytest.mark.fit
+
+# Not followed: what is everybody's.
+WORLD = (pl.Trainer, pl.LightningModule, ModuleType, type)
+
+
+def leads_to(thing: Any) -> Iterable[Any]:
+    """What an object holds: attributes, items, slots, what a method, partial or closure is bound to."""
+    if isinstance(thing, FunctionType):  # not its globals, which are the world
+        return [thing.__closure__, thing.__defaults__, thing.__kwdefaults__, vars(thing)]
+    if isinstance(thing, FrameType):
+        return list(thing.f_locals.values())
+    if isinstance(thing, weakref.ref):
+        return [thing()]
+    return gc.get_referents(thing)
+
+
+def reachable(start: Any) -> list[Any]:
+    """All objects that can be come to from one."""
+    found: dict[int, Any] = {}
+    todo = [start]
+    while todo:
+        thing = todo.pop()
+        if id(thing) not in found and not isinstance(thing, WORLD):
+            found[id(thing)] = thing
+            todo += leads_to(thing)
+    return list(found.values())
+
+
+def of_the_guard(search: Search, outcomes: Iterable[Any]) -> list[Any]:
+    """What the search can come to of the guard's: the judge, the run, outcomes, or a tensor like one of theirs."""
+    theirs = [tensor for one in outcomes for tensor in (one.target, one.predicted)]
+
+    def forbidden(thing: Any) -> bool:
+        if isinstance(thing, Tensor):
+            return any(thing.shape == one.shape and torch.equal(thing.long(), one.long()) for one in theirs)
+        known = any(thing is one for one in outcomes)
+        return known or isinstance(thing, Judge | PruningRun | ClassAwarePruningCallback)
+
+    return [thing for thing in reachable(search) if forbidden(thing)]
+
+
+class Walk(pl.Callback):
+    """Walks from the search at the start of every epoch and at the end of the training."""
+
+    def __init__(self, callback: ClassAwarePruningCallback) -> None:
+        self.callback = callback
+        self.walks = 0
+        self.found: list[Any] = []
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        run = self.callback._run
+        assert run is not None
+        assert run.search is not None
+        judged = [one for one in (run.judge.dense, run.judge.accepted) if one is not None]
+        self.walks += bool(judged)
+        self.found += of_the_guard(run.search, judged)
+        self.search, self.judge = run.search, run.judge
+
+    on_train_end = on_train_epoch_start
+
+
+@pytest.fixture(scope="module")
+def walk() -> Walk:
+    callback = pruner(search="adaptive", confidence=0.9, protect={1: 0.9})
+    walk = Walk(callback)
+    fit(tiny(), callback, walk)
+    return walk
+
+
+def test_no_outcome_of_the_guards_can_be_come_to_from_the_search(walk: Walk) -> None:
+    assert "accepted" in verdicts(walk.callback)
+    assert walk.walks >= 2
+    assert walk.found == []
+    # As anybody can read them after the fit.
+    assert of_the_guard(walk.search, walk.callback.guard_outcomes.values()) == []
+
+
+def test_the_walk_comes_to_all_that_the_search_has(walk: Walk) -> None:
+    found = {id(thing) for thing in reachable(walk.search)}
+    assert walk.search.dense is not None
+    for thing in (
+        walk.search.dense,
+        walk.search.dense.predicted,
+        walk.search.evaluator.task,
+        walk.search.data,
+    ):
+        assert id(thing) in found
+    validation = walk.search.data.shares[0].loader.dataset.tensors[0]
+    assert id(validation) in found
+
+
+class Slotted:
+    __slots__ = ("kept",)
+
+    def __init__(self, kept: Any) -> None:
+        self.kept = kept
+
+
+WAYS: dict[str, Callable[[Judge], Any]] = {
+    "attribute": lambda judge: judge,
+    "closure": lambda judge: lambda: judge.budget,
+    "default": lambda judge: lambda judge=judge: judge,
+    "method": lambda judge: judge.positives,
+    "in a dict in a list": lambda judge: [{"judge": (judge,)}],
+    "slot": Slotted,
+    "generator": lambda judge: (judge for _ in range(1)),
+    "weak": weakref.ref,
+    "outcomes": lambda judge: judge.dense,
+    "a copy of what was decided": lambda judge: judge.dense.predicted.clone(),  # type: ignore[union-attr]
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_walk_comes_to_a_judge_that_is_hidden_anywhere(walk: Walk, way: str) -> None:
+    """Without this the test above could not fail."""
+    search, judge = walk.search, walk.judge
+    assert judge.dense is not None
+    hiding = Search(search.evaluator, search.protected, search.data)
+    hiding.hidden = WAYS[way](judge)  # type: ignore[attr-defined]
+    assert of_the_guard(hiding, [judge.dense])
+
+
+def own_types(hint: Any) -> set[type]:
+    """The classes of this package in a type hint."""
+    if isinstance(hint, type) and hint.__module__.startswith("lightning_classprune"):
+        return {hint}
+    return {kind for part in typing.get_args(hint) for kind in own_types(part)}
+
+
+def test_no_type_that_the_search_has_is_of_a_judge() -> None:
+    todo, seen = {Search}, set[type]()
+    while todo:
+        kind = todo.pop()
+        seen.add(kind)
+        hints = [typing.get_type_hints(kind)]
+        hints += [typing.get_type_hints(m) for m in vars(kind).values() if isinstance(m, FunctionType)]
+        todo |= {one for hint in hints for part in hint.values() for one in own_types(part)} - seen
+    assert {Search, Evaluator, GuardData} <= seen
+    assert not seen & {Judge, PruningRun, ClassAwarePruningCallback}

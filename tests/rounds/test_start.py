@@ -1,0 +1,148 @@
+"""The start of a round: which moment is kept for it, how long it is then, and what goes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from lightning_classprune.rounds.clock import RoundClock
+from lightning_classprune.rounds.start import RoundStart, rebuild_training
+from lightning_classprune.trainer.horizon import Limits
+from lightning_classprune.trainer.processes import Processes
+from lightning_classprune.trainer.sharding import Sharding
+from lightning_classprune.trainer.snapshots import capture_training
+from tests.support.compare import assert_same, optimizer_states, scheduler_states, weights
+from tests.support.kit import fit, plain_pruner, tiny
+
+
+class Round0(pl.Callback):
+    """A plain training of three epochs of six steps, at whose end `back` is called; it asks for points on the way."""
+
+    def __init__(self, foreign: int | None = None, **options: Any) -> None:
+        self.settings, self.foreign = plain_pruner(**options).settings, foreign
+        self.starts: dict[tuple[int, int], Any] = {}
+
+    def now(self, trainer: Any, module: Any) -> dict[str, Any]:
+        return {
+            "weights": weights(module),
+            "optimizers": optimizer_states(trainer),
+            "schedulers": scheduler_states(trainer),
+        }
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self.clock = RoundClock(trainer)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        sharding = Sharding.of(pl_module, Processes())
+        self.start = RoundStart(self.settings, trainer, pl_module, self.clock, sharding)
+        self.start.at_start(self.foreign)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.start.at_epoch()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.starts[self.clock.round_epoch, self.clock.round_step] = self.now(trainer, pl_module)
+        self.start.at_step()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.trained = self.now(trainer, pl_module)
+        self.after(trainer, pl_module)
+
+    def after(self, trainer: Any, pl_module: Any) -> None:
+        self.start.go_back(None)  # type: ignore[arg-type]
+        self.back = self.now(trainer, pl_module)
+
+
+def trained(callback: Round0, **limits: Any) -> Round0:
+    fit(tiny(scheduler="onecycle"), callback, **({"max_epochs": 3} | limits))
+    return callback
+
+
+@pytest.mark.fit
+@pytest.mark.parametrize(
+    ("rewind", "at", "length"),
+    [
+        ("init", (0, 0), (3, -1)),
+        ("epoch:0", (0, 0), (3, -1)),
+        ("epoch:2", (2, 12), (1, -1)),
+        ("step:0", (0, 0), (3, -1)),
+        ("step:8", (1, 8), (-1, 10)),
+    ],
+)
+def test_rounds_go_back_to_the_point_and_have_what_is_left_of_round_0(
+    rewind: str, at: tuple[int, int], length: tuple[int, int]
+) -> None:
+    found = trained(Round0(rewind=rewind))
+    assert_same(found.back, found.starts[at])
+    assert found.start.length == length
+    assert not found.start.missed
+
+
+@pytest.mark.fit
+def test_learning_rate_rewinding_keeps_the_weights() -> None:
+    found = trained(Round0(rewind="lr"))
+    assert_same(found.back, found.starts[0, 0] | {"weights": found.trained["weights"]})
+    assert found.start.point is None
+    assert not found.start.missed
+    assert found.start.length == (3, -1)
+
+
+@pytest.mark.fit
+def test_a_point_that_was_never_passed_is_missed() -> None:
+    class Late(Round0):
+        def after(self, trainer: Any, pl_module: Any) -> None:
+            pass
+
+    found = trained(Late(rewind="epoch:2"), max_epochs=2)
+    assert found.start.missed
+    assert found.start.state_dict() is None
+
+
+@pytest.mark.fit
+def test_what_a_criterion_compares_with_is_kept_also_where_nothing_goes_back_to_it() -> None:
+    found = trained(Round0(rewind="lr", criterion="magnitude_increase"))
+    assert found.start.origin is not None
+    first = found.starts[0, 0]["weights"]
+    assert all(torch.equal(tensor, first[name]) for name, tensor in found.start.origin.items())
+    assert trained(Round0(rewind="lr")).start.origin is None
+
+
+@pytest.mark.fit
+def test_epochs_behind_a_foreign_checkpoint_are_not_repeated() -> None:
+    assert trained(Round0(foreign=1, rewind="init")).start.length == (2, -1)
+
+
+@pytest.mark.fit
+def test_a_point_in_a_file_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "point.pt"
+    found = trained(Round0(rewind="epoch:1", rewind_file=path))
+    state = found.start.state_dict()
+    assert state is not None
+    assert state["file"] == str(path)
+    kept = found.start.point
+    found.start.load_state_dict(state)
+    assert found.start.point is not kept
+    assert_same(found.start.point.tensors, kept.tensors)  # type: ignore[union-attr]
+
+
+@pytest.mark.fit
+def test_training_that_is_made_anew_is_that_of_a_trainer_of_this_length() -> None:
+    class Anew(pl.Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self.fresh = capture_training(trainer)
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            before = Limits.of(trainer)
+            rebuild_training(trainer, self.fresh, Limits.of(trainer), 5)
+            self.steps = trainer.lr_scheduler_configs[0].scheduler.total_steps
+            self.momentum = trainer.optimizers[0].state_dict()["state"]
+            assert Limits.of(trainer) == before
+
+    anew = Anew()
+    fit(tiny(scheduler="onecycle"), anew, max_epochs=2)
+    assert anew.steps == 5 * 6
+    assert anew.momentum == {}
