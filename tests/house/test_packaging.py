@@ -166,7 +166,9 @@ def test_editable_install_runs_and_plugs_in(foreign: Path, tmp_path_factory: pyt
     (built,) = folder.glob("*.whl")
     site = folder / "site"
     checked(python("-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(built), cwd=folder))
-    prelude = f"import runpy, site, sys; site.addsitedir({str(site)!r}); "
+    # Before what the environment has: it may hold another installation of ours.
+    prelude = f"import runpy, site, sys; others = sys.path[:]; site.addsitedir({str(site)!r}); "
+    prelude += "sys.path[:] = [p for p in sys.path if p not in others] + others; "
     module = "sys.argv = ['x', '--cfg', 'job']; runpy.run_module('lightning_classprune', run_name='__main__')"
     assert "ElpvData" in checked(python("-c", prelude + module, cwd=foreign))
     script = "sys.argv = ['foreign.py', 'mine', 'callbacks=[default,classprune]']; "

@@ -11,6 +11,7 @@ import yaml
 
 from tests.support import ROOT
 
+pytestmark = pytest.mark.processes
 HOOKS = ROOT / ".pre-commit-config.yaml"
 
 
@@ -19,7 +20,7 @@ HOOKS = ROOT / ".pre-commit-config.yaml"
     [
         pytest.param(["ruff", "check", "--no-cache", "."], id="ruff check"),
         pytest.param(["ruff", "format", "--check", "--no-cache", "."], id="ruff format"),
-        pytest.param(["mypy", "--cache-dir", "{tmp_path}"], id="mypy", marks=pytest.mark.slow),
+        pytest.param(["mypy", "--cache-dir", "{tmp_path}"], id="mypy"),
     ],
 )
 def test_clean(command: list[str], tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import pytest
 
 from tests.support import ROOT
 
+pytestmark = pytest.mark.job
+
 GOOD = """
 import torch
 from lightning.pytorch import Trainer
@@ -116,7 +118,6 @@ def mypy(python: Path, folder: Path, **files: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_users_code_is_checked_against_the_installed_package(python: Path, tmp_path: Path) -> None:
     said = mypy(python, tmp_path, good=GOOD, bad=BAD)
     errors = re.findall(r"^(\w+)\.py:(\d+): error: .*\[([\w-]+)\]$", said, re.M)

@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 from lightning_classprune.job.report.report_run import page_data, write_report
 from lightning_classprune.job.run_folder import RunFolder
 
+pytestmark = pytest.mark.processes  # git, which the environment asks
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
