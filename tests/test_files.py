@@ -33,8 +33,13 @@ def test_the_old_file_stays_until_the_block_has_ended(tmp_path: Path) -> None:
 def test_a_block_that_raises_leaves_everything_as_it_was(tmp_path: Path, error: BaseException) -> None:
     target = tmp_path / "weights.bin"
     target.write_text("old")
-    with pytest.raises(type(error)), files.replacing(str(target)) as part:
-        part.write_text("half")
-        raise error
+
+    def write() -> None:
+        with files.replacing(str(target)) as part:
+            part.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
