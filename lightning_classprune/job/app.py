@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -31,7 +29,7 @@ from lightning_classprune.job.final_test import ClassCounts
 from lightning_classprune.job.ledger_file import LedgerFile
 from lightning_classprune.job.objective import Objective
 from lightning_classprune.job.report.pictures import thumbnails
-from lightning_classprune.job.report.report_app import write_report
+from lightning_classprune.job.report.report_run import write_report
 from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.ledger.figure import figure
 from lightning_classprune.ledger.recommendation import recommendation
@@ -39,26 +37,6 @@ from lightning_classprune.ledger.rows import Row
 from lightning_classprune.ledger.text import achievement, table, write_jsonl
 from lightning_classprune.pruning.masks import layer_counts
 from lightning_classprune.tickets.loading import load_ticket
-
-
-def conf_dir() -> Path:
-    """Return the folder of the configuration: inside an installed package, or beside it in a source tree."""
-    package = Path(lightning_classprune.__file__).resolve().parent
-    return next(
-        path for path in (package / "conf", package.parent / "conf") if (path / "config.yaml").is_file()
-    )
-
-
-def main() -> None:
-    """Run the job or the sweep that the command line describes, or go on with the one of `resume=RUN_DIR`."""
-    try:
-        folder = jobs.resume_argument(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"classprune: {error}")
-    if folder is not None:
-        jobs.resume(folder, run)
-    else:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
 
 
 def job(cfg: DictConfig) -> Objective:
@@ -228,7 +206,3 @@ def _worth_telling(record: logging.LogRecord) -> bool:
     return record.levelno > logging.INFO or record.pathname.startswith(
         str(Path(lightning_classprune.__file__).parent)
     )
-
-
-if __name__ == "__main__":
-    main()

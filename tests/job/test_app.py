@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_classprune import LiveView
 from lightning_classprune.job import app
+from lightning_classprune.job.configuration import conf_dir
 from lightning_classprune.job.data.small import BreastCancerData
 from lightning_classprune.ledger.recommendation import recommendation
 from lightning_classprune.ledger.rows import delivered_row
@@ -27,7 +28,7 @@ from tests.support import ROOT
 from tests.support.app_job import config
 from tests.support.compare import assert_same
 
-CONF = app.conf_dir()
+CONF = conf_dir()
 FACTS = {
     "class_names": ["no", "yes"],
     "num_classes": 2,

@@ -13,8 +13,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from lightning_classprune.job import app
-from lightning_classprune.job.jobs import job_folder
+from lightning_classprune.job import app, command
+from lightning_classprune.job.configuration import job_folder
 from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.job.sweep.job_rows import Job, read_jobs
 from tests.support import ROOT
@@ -41,7 +41,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
         monkeypatch.setattr(sys, "argv", ["classprune", "-m", *TINY, "hydra.sweep.dir=sweep", *overrides])
         GlobalHydra.instance().clear()
         try:
-            app.main()
+            command.main()
         except SystemExit as ended:
             return int(ended.code or 0)
         return 0
