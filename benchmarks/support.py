@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from lightning_classprune import files
-from lightning_classprune.job import app
+from lightning_classprune.job.configuration import conf_dir
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -76,7 +76,7 @@ def quiet_trainer(*callbacks: Any, **options: Any) -> Trainer:
 
 def job_config(overrides: Sequence[str]) -> DictConfig:
     """Return the ready-made job's configuration."""
-    with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose("config", list(overrides))
 
 

@@ -26,7 +26,8 @@ from benchmarks.paper.files import write_job
 from benchmarks.paper.rounds import RoundScores, ScoresAfterVerdicts, ScoresEveryEpochs
 from benchmarks.support import versions
 from lightning_classprune import ClassAwarePruningCallback
-from lightning_classprune.job.app import build_module, conf_dir, facts, quieten
+from lightning_classprune.job.app import build_module, facts, quieten
+from lightning_classprune.job.configuration import conf_dir
 from lightning_classprune.job.data.base import SplitDataModule
 
 CONF = Path(__file__).parent / "conf"
