@@ -1,9 +1,9 @@
 """How much faster a network is without half, and without three quarters, of its channels: ResNet-18 at 224, one thread.
 
-    python benchmarks/channel_latency.py
+    python -m benchmarks.channel_latency [--out benchmarks/results]
 
 Random weights under magnitude channel masks (only the shapes count here), made compact, run by ONNX Runtime in turns.
-Writes benchmarks/results/channel_latency.md.
+Writes channel_latency.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
+from benchmarks.support import command_line, draw_statistics, markdown, one_thread, write
 from lightning_classprune import compact, export_onnx
 from lightning_classprune.export.latency import interleaved
 from lightning_classprune.export.onnx_session import OnnxFile
@@ -23,7 +24,6 @@ from lightning_classprune.pruning.channel_units import ChannelUnits
 from lightning_classprune.pruning.channels import find_channels
 from lightning_classprune.pruning.masks import full_masks
 
-RESULT = Path(__file__).parent / "results" / "channel_latency.md"
 SHARES = (0.5, 0.25)
 BATCHES = {1: 25, 32: 5}  # size: turns
 
@@ -31,17 +31,13 @@ BATCHES = {1: 25, 32: 5}  # size: turns
 def network() -> nn.Module:
     torch.manual_seed(0)
     model = resnet18(num_classes=2).eval()
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):  # as drawn, they would make channels look alike
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias, std=0.2)
-            part.running_mean.normal_(std=0.2)
-            part.running_var.uniform_(0.5, 1.5)
+    draw_statistics(model)
     return model
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    out = command_line(__doc__).parse_args().out
+    one_thread()
     model, example = network(), torch.randn(2, 3, 224, 224)
     parameters, groups = dict(model.named_parameters()), find_channels(model, example).groups
     nets, differences = {"dense": model}, {}
@@ -68,16 +64,18 @@ def main() -> None:
     lines = [
         "# Latency without channels",
         "",
-        "`python benchmarks/channel_latency.py`: ResNet-18 at 224, ONNX Runtime, one thread, medians of turns.",
+        "`python -m benchmarks.channel_latency`: ResNet-18 at 224, ONNX Runtime, one thread, medians of turns.",
         "",
-        "| network | parameters | largest relative difference | batch 1 ms | faster | batch 32 ms | faster |",
-        "|---|---|---|---|---|---|---|",
     ]
+    rows = []
     for name, net in nets.items():
-        count = sum(p.numel() for p in net.parameters())
-        cells = [f"{times[s][name]:.1f} | {times[s]['dense'] / times[s][name]:.1f}x" for s in BATCHES]
-        lines.append(f"| {name} | {count:,} | {differences.get(name, 0.0):.1e} | {' | '.join(cells)} |")
-    RESULT.write_text("\n".join(lines) + "\n")
+        row = {"network": name, "parameters": f"{sum(p.numel() for p in net.parameters()):,}"}
+        row |= {"largest relative difference": f"{differences.get(name, 0.0):.1e}"}
+        for size, taken in times.items():
+            row |= {f"batch {size} ms": f"{taken[name]:.1f}"}
+            row |= {f"batch {size} faster": f"{taken['dense'] / taken[name]:.1f}x"}
+        rows.append(row)
+    write(out / "channel_latency.md", [*lines, markdown(rows)])
 
 
 if __name__ == "__main__":

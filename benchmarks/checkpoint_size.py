@@ -1,21 +1,17 @@
 """What pruning adds to a checkpoint, in bytes: masks, rewind point, accepted ticket, and the rest.
 
-    python benchmarks/checkpoint_size.py
+    python -m benchmarks.checkpoint_size [--out benchmarks/results]
 
 One round of a ResNet-18 for 32x32 images on a few random samples, with SGD (momentum) and AdamW, for each kind of
 rewinding. Every part is saved on its own with `torch.save`, beside the whole file and the file of the same fit without
-pruning. Writes benchmarks/results/checkpoint_size.md.
+pruning. Writes checkpoint_size.md.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import tempfile
-from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import lightning.pytorch as pl
 import torch
@@ -23,9 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
-from lightning_classprune import ClassAwarePruningCallback
+from benchmarks.support import command_line, markdown, one_thread, quiet_trainer, write
+from lightning_classprune import ClassAwarePruningCallback, Fixed, Guard
 
-RESULTS = Path(__file__).parent / "results"
 KEY = "ClassAwarePruningCallback"
 
 
@@ -78,29 +74,21 @@ def saved(folder: str, optimizer: str, rewind: str | None) -> dict[str, Any]:
             ClassAwarePruningCallback(
                 num_classes=2,
                 protect={1: 1.0},
-                confidence=None,
                 target_sparsity=0.5,
-                prune_fraction=0.5,
-                rewind=rewind,
+                search=Fixed(fraction=0.5, rewind=rewind),
+                guard=Guard(confidence=None),
                 guard_dataloader=loader,
             )
         )
-    trainer = pl.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=callbacks,
-    )
     pl.seed_everything(0, verbose=False)
-    trainer.fit(Network(optimizer), loader)
+    quiet_trainer(*callbacks, max_epochs=2).fit(Network(optimizer), loader)
     checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
     return checkpoint
 
 
 def main() -> None:
+    out = command_line(__doc__).parse_args().out
+    one_thread()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for optimizer in ("SGD", "AdamW"):
@@ -110,45 +98,35 @@ def main() -> None:
                 state = checkpoint["callbacks"][KEY]
                 rest = {k: v for k, v in state.items() if k not in ("masks", "rewind_point", "accepted")}
                 ticket = state["accepted"]
-                rows.append(
-                    [optimizer, rewind]
-                    + [
-                        f"{n / 1e6:.2f}"
-                        for n in (
-                            plain,
-                            size(checkpoint),
-                            size(state["masks"]),
-                            size(state["rewind_point"]) if state["rewind_point"] else 0,
-                            size(ticket["masks"]),
-                            size(ticket["tensors"]),
-                            size(ticket["training"]) if ticket["training"] else 0,
-                            size(rest),
-                        )
-                    ]
-                )
+                parts = {
+                    "without pruning": plain,
+                    "with": size(checkpoint),
+                    "masks": size(state["masks"]),
+                    "rewind point": size(state["rewind_point"]) if state["rewind_point"] else 0,
+                    "ticket: masks": size(ticket["masks"]),
+                    "ticket: weights": size(ticket["tensors"]),
+                    "ticket: training": size(ticket["training"]) if ticket["training"] else 0,
+                    "the rest": size(rest),
+                }
+                told = {name: f"{count / 1e6:.2f}" for name, count in parts.items()}
+                rows.append({"optimizer": optimizer, "rewind": rewind} | told)
                 print(rows[-1], flush=True)
     weights = sum(p.numel() for p in resnet18(num_classes=2).parameters())
     lines = [
         "# Size of a checkpoint",
         "",
         f"ResNet-18 ({weights:,} parameters in float32, {4 * weights / 1e6:.1f} MB), a checkpoint written inside round "
-        f"1 (`python benchmarks/checkpoint_size.py`, torch {torch.__version__}). MB = 1e6 bytes; each part as "
+        f"1 (`python -m benchmarks.checkpoint_size`, torch {torch.__version__}). MB = 1e6 bytes; each part as "
         "`torch.save` writes it.",
         "",
-        "| optimizer | rewind | without pruning | with | masks | rewind point | ticket: masks | ticket: weights "
-        "| ticket: training | the rest |",
-        "|---|---|" + "---:|" * 8,
-    ]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    lines += [
+        markdown(rows),
         "",
         "The masks take one bit a weight. The rewind point (weights and buffers, with the optimizer state where it is "
         "not the start) is there once, and not at all for `lr` and `none` with the magnitude criterion, which need "
         "none. The last accepted ticket is there once, for a refused round goes back to it; `none` also keeps its "
         "optimizer state. A checkpoint that is written after the fit holds neither: the module is the ticket then.",
     ]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "checkpoint_size.md").write_text("\n".join(lines) + "\n")
+    write(out / "checkpoint_size.md", lines)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """What leaves, measured on trained tickets: bytes, load time, latency and output difference of every artefact.
 
-    python benchmarks/deploy.py --runs outputs/deploy [--epochs 3]
+    python -m benchmarks.deploy --runs outputs/deploy [--epochs 3] [--out benchmarks/results]
 
 Trains three networks on the solar cells (the package elpv-dataset), the smallest once more with whole channels,
-exports each with `classprune-export`, and writes benchmarks/results/deploy.md and deploy.json. The default network is
+exports each with `classprune-export`, and writes deploy.md and deploy.json. The default network is
 guarded as it ships; the large ones are taken to 99% with the guard off, for their size is what is measured here. A
 finished run is not trained again. Times are medians of calls in turns, on one thread: compare within one network only.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import io
 import json
@@ -22,12 +21,12 @@ from typing import Any
 
 import torch
 import torch_pruning
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from packed_size import limit_bytes
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from benchmarks.packed_size import limit_bytes
+from benchmarks.support import command_line, job_config, markdown, one_thread, write
 from lightning_classprune import export_onnx, load_ticket, save_ticket
 from lightning_classprune.export.checks import BATCHES, compared, in_memory
 from lightning_classprune.export.deployed import Deployed
@@ -38,21 +37,20 @@ from lightning_classprune.job import app
 from lightning_classprune.job.export_run import export_run, read_delivered
 from lightning_classprune.job.run_folder import RunFolder
 
-RESULTS = Path(__file__).parent / "results"
 TO_99 = [
-    "callbacks.classprune.confidence=null",
+    "callbacks.classprune.guard.confidence=null",
     "protect.defective=1.0",
-    "callbacks.classprune.rewind=lr",
-    "callbacks.classprune.prune_fraction=0.8",
+    "search.rewind=lr",
+    "search.fraction=0.8",
     "callbacks.classprune.target_sparsity=0.99",
     "optimizer.lr=1.0e-3",
 ]
 NETWORKS = {
     "default network": [],
     "default network, whole channels": [
-        "callbacks.classprune.granularity=channel",
-        "callbacks.classprune.scope=layer",
-        "callbacks.classprune.prune_fraction=0.3",
+        "callbacks.classprune.cut.granularity=channel",
+        "callbacks.classprune.cut.scope=layer",
+        "search.fraction=0.3",
         "callbacks.classprune.target_sparsity=0.75",
     ],
     "paper's AlexNet, 99%": [
@@ -70,10 +68,8 @@ def trained(name: str, overrides: list[str], runs: Path, epochs: int) -> RunFold
     folder = RunFolder((runs / re.sub(r"\W+", "_", name)).absolute())
     if folder.status()["state"] != "finished":
         given = [o.replace("${epochs}", str(epochs)) for o in overrides]
-        with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
-            always = [f"run_dir='{folder.path}'", "trainer.enable_progress_bar=false", "search=fixed"]
-            cfg = compose("config", [*always, *given])
-        app.run(cfg, resume=folder.config_file.is_file())
+        always = [f"run_dir='{folder.path}'", "trainer.enable_progress_bar=false", "search=fixed"]
+        app.run(job_config([*always, *given]), resume=folder.config_file.is_file())
     return folder
 
 
@@ -198,11 +194,11 @@ def used_directly(network: nn.Module, example: Tensor) -> nn.Module | None:
     return smaller.eval()
 
 
-def markdown(found: dict[str, dict[str, Any]], about: dict[str, Any]) -> str:
+def page(found: dict[str, dict[str, Any]], about: dict[str, Any]) -> list[str]:
     lines = [
         "# What leaves",
         "",
-        "`python benchmarks/deploy.py`: trained tickets, solar cells 64x64, seed 1. Times are medians of calls in",
+        "`python -m benchmarks.deploy`: trained tickets, solar cells 64x64, seed 1. Times are medians of calls in",
         "turns on one thread; compare within one network only. *Difference* and *changed* are of 64 test images",
         "against the PyTorch module (Torch-Pruning's row: half of the channels without retraining, so its outputs",
         "are meant to differ).",
@@ -214,14 +210,7 @@ def markdown(found: dict[str, dict[str, Any]], about: dict[str, Any]) -> str:
             "",
             one["claim"],
             "",
-            "| artefact | kB | times smaller | load ms | batch 1 ms | batch 32 ms | difference | changed |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {row['artefact']} | {row['bytes'] / 1000:,.1f} | {row['smaller']:.1f} | "
-            + " | ".join(number(row.get(key)) for key in ("load_ms", "batch_1_ms", "batch_32_ms"))
-            + f" | {row['max_difference']:.1e} | {row['changed_decisions']} |"
-            for row in one["rows"]
+            markdown([told(row) for row in one["rows"]]),
         ]
         before, after = one["compact"]["parameters"]
         macs_before, macs_after = one["compact"]["macs"]
@@ -232,18 +221,30 @@ def markdown(found: dict[str, dict[str, Any]], about: dict[str, Any]) -> str:
             f"(entropy of the places and raw values). Compact: parameters {before:,} -> {after:,}, multiplications",
             f"{macs_before:,} -> {macs_after:,}; effective sparsity {one['compact']['effective_sparsity']:.2%}.",
             "",
-            "| test, through | class | missed | false alarms |",
-            "|---|---|---|---|",
         ]
-        for through, classes in one["test"].items():
-            lines += [
-                f"| {through} | {label} | {c['fn']}/{c['support']} | {c['fp']} |"
-                for label, c in classes.items()
-            ]
-        lines.append("")
+        tests = [
+            {"test, through": through, "class": label, "missed": f"{c['fn']}/{c['support']}"}
+            | {"false alarms": c["fp"]}
+            for through, classes in one["test"].items()
+            for label, c in classes.items()
+        ]
+        lines += [markdown(tests), ""]
     versions = ", ".join(f"{n} {v}" for n, v in about["versions"].items() if v)
-    lines += [f"{about['platform']}, {about['cores']} cores; {versions}.", ""]
-    return "\n".join(lines)
+    return [*lines, f"{about['platform']}, {about['cores']} cores; {versions}."]
+
+
+def told(row: dict[str, Any]) -> dict[str, str]:
+    """One artefact for the table."""
+    return {
+        "artefact": row["artefact"],
+        "kB": f"{row['bytes'] / 1000:,.1f}",
+        "times smaller": f"{row['smaller']:.1f}",
+        "load ms": number(row.get("load_ms")),
+        "batch 1 ms": number(row.get("batch_1_ms")),
+        "batch 32 ms": number(row.get("batch_32_ms")),
+        "difference": f"{row['max_difference']:.1e}",
+        "changed": str(row["changed_decisions"]),
+    }
 
 
 def number(value: float | None) -> str:
@@ -251,19 +252,18 @@ def number(value: float | None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--runs", type=Path, default=Path("outputs/deploy"))
     parser.add_argument("--epochs", type=int, default=3, help="of a round of the large networks")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    one_thread()
     found = {
         name: measure(trained(name, overrides, options.runs, options.epochs))
         for name, overrides in NETWORKS.items()
     }
     about = {key: value for key, value in environment().items() if key not in ("command", "folder")}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "deploy.json").write_text(json.dumps({"networks": found, "made_with": about}, indent=1) + "\n")
-    (RESULTS / "deploy.md").write_text(markdown(found, about))
+    write(options.out / "deploy.json", [json.dumps({"networks": found, "made_with": about}, indent=1)])
+    write(options.out / "deploy.md", page(found, about))
 
 
 if __name__ == "__main__":

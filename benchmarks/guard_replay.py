@@ -1,8 +1,8 @@
 """The guard's real false-accept rate, replayed on networks of real training runs.
 
-`benchmarks/paper.py` keeps, with the guard off, what every round's network decides on a pool of held-out positives. The
-rise of the FN rate over the dense network on the whole pool is the truth. Guard sets are redrawn from the pool with
-replacement, and the fixed sequence is replayed on each: rounds are accepted until the first refusal.
+The jobs of `benchmarks.paper` keep, with the guard off, what every round's network decides on a pool of held-out
+positives. The rise of the FN rate over the dense network on the whole pool is the truth. Guard sets are redrawn from
+the pool with replacement, and the fixed sequence is replayed on each: rounds are accepted until the first refusal.
 
 Rules: `exact` is the package's test at level 0.05; `point` compares counts; `point, retries` may, after a refusal, try
 the network of the same round of the next training seeds on the same guard set, so often, before it stops.
@@ -24,6 +24,7 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 Accepts = Callable[[Ints, Ints, int, float], Bools]
 ALPHA = 0.05
+ROUNDING = 1e-12  # of a rate, which may come out a little below the tolerance that it equals
 CHUNK = 500  # guard sets drawn at a time, which bounds memory
 
 
@@ -67,6 +68,35 @@ class Replay:
     refused: float
 
 
+def replay_each(
+    networks: list[Bools], n: int, delta: float, accepts: Accepts, retries: int, draws: int
+) -> list[Replay]:
+    """Replay every seed's chain, in which those of the next seeds stand in after a refusal; as `replay` otherwise."""
+    return [
+        replay(networks[k:] + networks[:k], n, delta, accepts, retries, draws, np.random.default_rng([3, k]))
+        for k in range(len(networks))
+    ]
+
+
+def worlds(chains: list[Bools], delta: float) -> dict[str, list[Bools]]:
+    """Return the networks of all seeds as measured, and shifted to the edge, where false accepts are most likely."""
+    edges = [shifted(chain, delta, np.random.default_rng(2)) for chain in chains]
+    return {"measured": chains, "at the tolerance": edges}
+
+
+def harmful(networks: list[Bools], delta: float) -> float:
+    """Return the share of the rounds after the dense one whose true rise is at or above the tolerance."""
+    return float(np.mean([(truth(chain)[1:] >= delta - ROUNDING).mean() for chain in networks]))
+
+
+def clustered(rate: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95% bootstrap interval of the mean over seeds, the clusters `(seeds,)`."""
+    rng = np.random.default_rng(4)
+    means = rate[rng.integers(len(rate), size=(10_000, len(rate)))].mean(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
 def truth(missed: Bools) -> NDArray[np.float64]:
     """Return the rise of each round's FN rate over the dense network's: `missed` `(rounds, pool)` -> `(rounds,)`."""
     return missed.mean(1) - missed[0].mean()
@@ -95,7 +125,7 @@ def replay(
     """
     dense, rounds = chains[0][0], len(chains[0])
     tried = np.stack([chain[1:] for chain in chains[: retries + 1]])  # (attempts, rounds - 1, pool)
-    violating = tried.mean(2) - dense.mean() >= delta - 1e-12
+    violating = tried.mean(2) - dense.mean() >= delta - ROUNDING
     # Positives with the same outcomes everywhere are drawn as one: far fewer numbers, the same distribution.
     everyone = np.concatenate([dense[None], tried.reshape(-1, len(dense))])
     kinds, sizes = np.unique(everyone, axis=1, return_counts=True)

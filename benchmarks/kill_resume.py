@@ -1,39 +1,31 @@
 """Kill a run at random moments, resume it from the last file on disk, and compare it with the uninterrupted run.
 
-    python benchmarks/kill_resume.py [--each 5] [--seed 0]
+    python -m benchmarks.kill_resume [--each 5] [--seed 0] [--out benchmarks/results]
 
 The job is that of tests/support/killed_job.py: eight judged attempts of two epochs with two refusals, dropout,
 OneCycle, shuffling and ModelCheckpoint. `--each` moments of every kind are drawn from the seed; every process dies of
 SIGKILL. Compared bit for bit: weights, masks, ledger (apart from `seconds`), error budget, name of the best file.
-Writes benchmarks/results/kill_resume.json and .md.
+Writes kill_resume.json and .md.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
-import platform
 import random
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+import torch
 
-import lightning  # noqa: E402
-import torch  # noqa: E402
+from benchmarks.support import command_line, markdown, named, one_thread, versions, write
+from tests.support import killed_job
+from tests.support.compare import differences, without_seconds
 
-from tests.support import killed_job  # noqa: E402
-from tests.support.compare import differences, without_seconds  # noqa: E402
-
-RESULTS = Path(__file__).parent / "results"
 SERVER = multiprocessing.get_context("forkserver")
 KINDS = (
     "inside a round",
@@ -100,10 +92,11 @@ def epochs_saved(folder: Path) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--each", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    one_thread()
     SERVER.set_forkserver_preload(["lightning.pytorch", "pytorch_lightning", "torchmetrics", "scipy.stats"])
     rng = random.Random(options.seed)
     trials = []
@@ -150,37 +143,33 @@ def main() -> None:
                         }
                     )
                     print(trials[-1], flush=True)
-    write(trials, options.seed, time.time() - started)
+    report(trials, options.seed, time.time() - started, options.out)
 
 
-def write(trials: list[dict[str, Any]], seed: int, seconds: float) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    versions = {
-        "lightning": lightning.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    head = {"seed": seed, "seconds": round(seconds), **versions}
-    (RESULTS / "kill_resume.json").write_text(json.dumps(head | {"trials": trials}, indent=1) + "\n")
+def report(trials: list[dict[str, Any]], seed: int, seconds: float, out: Path) -> None:
+    head = {"seed": seed, "seconds": round(seconds), **versions()}
+    write(out / "kill_resume.json", [json.dumps(head | {"trials": trials}, indent=1)])
     lines = [
         "# Killed and resumed",
         "",
-        f"`python benchmarks/kill_resume.py --seed {seed}`: a run of 16 epochs (eight judged attempts, two refused) is "
+        f"`python -m benchmarks.kill_resume --seed {seed}`: a run of 16 epochs (eight judged attempts, two refused) is "
         "killed with SIGKILL at a random moment and resumed with `ckpt_path='last'`. Identical: weights, masks, ledger "
         "apart from `seconds`, error budget and best file equal those of the uninterrupted run bit for bit.",
-        f"CPU, {', '.join(f'{k} {v}' for k, v in versions.items())}; {seconds:.0f} s in all.",
+        f"CPU, {named(versions())}; {seconds:.0f} s in all.",
         "",
-        "| processes | killed | trials | killed in time | identical | epochs on disk then |",
-        "|---|---|---|---|---|---|",
     ]
+    table = []
     for processes in (1, 2):
         for kind in (*KINDS, OUTSIDE):
             rows = [t for t in trials if t["kind"] == kind and t["processes"] == processes]
             if rows:
-                saved = ", ".join(str(t["epochs_saved"]) for t in rows)
-                killed, same = sum(t["killed"] for t in rows), sum(t["identical"] for t in rows)
-                lines.append(f"| {processes} | {kind} | {len(rows)} | {killed} | {same} | {saved} |")
-    (RESULTS / "kill_resume.md").write_text("\n".join(lines) + "\n")
+                table.append(
+                    {"processes": processes, "killed": kind, "trials": len(rows)}
+                    | {"killed in time": sum(t["killed"] for t in rows)}
+                    | {"identical": sum(t["identical"] for t in rows)}
+                    | {"epochs on disk then": ", ".join(str(t["epochs_saved"]) for t in rows)}
+                )
+    write(out / "kill_resume.md", [*lines, markdown(table)])
 
 
 if __name__ == "__main__":

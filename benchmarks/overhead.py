@@ -1,16 +1,16 @@
 """What pruning costs: the training step, the pruning step, and a round's own work.
 
-    python benchmarks/overhead.py [--weights 25e6 1e8] [--repeats 15]
+    python -m benchmarks.overhead [--weights 25e6 1e8] [--repeats 15] [--out benchmarks/results]
 
 Timings are interleaved in one process: the variants take turns, so that noise of the machine hits all alike, and ratios
 of medians are reported. Memory is the peak of a process of its own for each method, above weights and old masks.
-Writes benchmarks/results/overhead.md and .json.
+Writes overhead.md and .json.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -20,34 +20,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
-from lightning_classprune import ClassAwarePruningCallback
+from benchmarks.support import command_line, markdown, one_thread, quiet_trainer, versions, write
+from lightning_classprune import ClassAwarePruningCallback, Guard
+from lightning_classprune.export.latency import interleaved
 from lightning_classprune.pruning.enforcement import Enforcement
 from lightning_classprune.pruning.masks import apply_masks, full_masks
 from lightning_classprune.pruning.parameters import select_parameters
 from lightning_classprune.pruning.selection import shrink_masks
 
 SPARSITY = 0.9
-RESULTS = Path(__file__).parent / "results"
-
-
-def interleaved(variants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each variant; the variants take turns."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for repeat in range(repeats + 2):
-        for name, variant in variants.items():
-            start = time.perf_counter()
-            variant()
-            if repeat >= 2:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def step_of(network: nn.Module, batch: int, held: bool = False) -> Callable[[], None]:
@@ -84,14 +72,13 @@ def reparametrized(network: nn.Module) -> nn.Module:
 
 def training_step(batch: int, repeats: int) -> dict[str, float]:
     """Seconds of a step: dense, reparametrized, ours."""
-    return interleaved(
-        {
-            "dense": step_of(resnet18(num_classes=10), batch),
-            "ModelPruning": step_of(reparametrized(resnet18(num_classes=10)), batch),
-            "ours": step_of(resnet18(num_classes=10), batch, held=True),
-        },
-        repeats,
-    )
+    steps = {
+        "dense": step_of(resnet18(num_classes=10), batch),
+        "ModelPruning": step_of(reparametrized(resnet18(num_classes=10)), batch),
+        "ours": step_of(resnet18(num_classes=10), batch, held=True),
+    }
+    times = interleaved(steps, rounds=repeats, seconds=math.inf)
+    return {name: milliseconds / 1000 for name, milliseconds in times.items()}
 
 
 LIMITS = """\
@@ -160,7 +147,15 @@ def pruning_step(weights: int, repeats: int) -> dict[str, tuple[float, float]]:
     memory = {
         method: float(
             subprocess.run(
-                [sys.executable, __file__, "--memory-of", method, "--weights", str(weights)],
+                [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.overhead",
+                    "--memory-of",
+                    method,
+                    "--weights",
+                    str(weights),
+                ],
                 check=True,
                 capture_output=True,
                 text=True,
@@ -224,27 +219,16 @@ def round_cost(images: int, guard: int) -> dict[str, float]:
     callback = _Clock(
         num_classes=2,
         protect={1: 1.0},
-        confidence=None,
         target_sparsity=0.6,
+        guard=Guard(confidence=None),
         guard_dataloader=DataLoader(held_out, batch_size=64),
     )
-    trainer = Trainer(
-        max_epochs=1,
-        callbacks=[callback],
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(_ResNet(), DataLoader(data, batch_size=64))
+    quiet_trainer(callback, max_epochs=1).fit(_ResNet(), DataLoader(data, batch_size=64))
     return {key: statistics.median(values) for key, values in callback.spent.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--weights", type=float, nargs="+", default=[25e6, 1e8])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument(
@@ -252,35 +236,36 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    torch.set_num_threads(1)
+    one_thread()
     if arguments.memory_of:
         print(peak_memory(arguments.memory_of, int(arguments.weights[0])))
         return
     result: dict[str, Any] = {
-        "versions": {"torch": torch.__version__, "lightning": lightning.__version__},
+        "versions": versions(),
         "machine": f"{platform.machine()}, 1 thread",
         "step": {str(b): training_step(b, arguments.repeats) for b in (8, 64)},
         "prune": {f"{n:.0e}": pruning_step(int(n), 3) for n in arguments.weights},
         "round": round_cost(images=2048, guard=512),
     }
     lines = [
-        f"Made by `python benchmarks/overhead.py`: torch {torch.__version__}, CPU, one thread; medians, interleaved.",
+        f"Made by `python -m benchmarks.overhead`: torch {torch.__version__}, CPU, one thread; medians, interleaved.",
         "",
-        "| training step, ResNet-18 32x32, 90% sparse | dense | ModelPruning | ours |",
-        "|---|---|---|---|",
     ]
-    for batch, times in result["step"].items():
-        ratios = " | ".join(f"{seconds / times['dense']:.3f}x" for seconds in times.values())
-        lines.append(f"| batch {batch} ({times['dense'] * 1e3:.0f} ms dense) | {ratios} |")
-    lines += [
-        "",
-        "| prune 20%, 50 tensors | time against topk | extra memory with its result, share of the weights |",
-        "|---|---|---|",
+    steps = [
+        {"training step, ResNet-18 32x32, 90% sparse": f"batch {batch} ({times['dense'] * 1e3:.0f} ms dense)"}
+        | {name: f"{seconds / times['dense']:.3f}x" for name, seconds in times.items()}
+        for batch, times in result["step"].items()
     ]
-    for weights, methods in result["prune"].items():
-        for name, (seconds, memory) in methods.items():
-            ratio = seconds / methods["topk"][0]
-            lines.append(f"| {name}, {weights} weights | {ratio:.2f}x ({seconds:.2f} s) | {memory:.1%} |")
+    prunings = [
+        {
+            "prune 20%, 50 tensors": f"{name}, {weights} weights",
+            "time against topk": f"{seconds / methods['topk'][0]:.2f}x ({seconds:.2f} s)",
+            "extra memory with its result, share of the weights": f"{memory:.1%}",
+        }
+        for weights, methods in result["prune"].items()
+        for name, (seconds, memory) in methods.items()
+    ]
+    lines += [markdown(steps), "", markdown(prunings)]
     r = result["round"]
     own = r["judge"] + r["begin"]
     lines += [
@@ -290,9 +275,8 @@ def main() -> None:
         f"({r['epoch']:.1f} s).",
     ]
     lines += ["", LIMITS]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "overhead.json").write_text(json.dumps(result, indent=1) + "\n")
-    (RESULTS / "overhead.md").write_text("\n".join(lines) + "\n")
+    write(arguments.out / "overhead.json", [json.dumps(result, indent=1)])
+    write(arguments.out / "overhead.md", lines)
     print("\n".join(lines))
 
 

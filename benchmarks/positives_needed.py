@@ -1,6 +1,6 @@
 """How many guard positives a tolerance needs: the README's table.
 
-    python benchmarks/positives_needed.py
+    python -m benchmarks.positives_needed
 
 For an unchanged network (as many newly found as newly missed: half of the dense misses each way), accepted with power
 0.8 at confidence 0.95. No data, no seeds: `lightning_classprune.guard.statistics.positives_needed` for each cell.

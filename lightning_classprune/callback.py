@@ -16,7 +16,7 @@ from lightning_classprune.ledger.frame import ledger_frame
 from lightning_classprune.ledger.rows import Row
 from lightning_classprune.pruning.masks import Masks, pack, unpack
 from lightning_classprune.pruning.options import Cut
-from lightning_classprune.rounds.options import Adaptive, Fixed, SearchName
+from lightning_classprune.rounds.options import AnySearch, SearchName
 from lightning_classprune.rounds.run import PruningRun
 from lightning_classprune.rounds.settings import Settings, refuse_unknown
 from lightning_classprune.rounds.startup import Startup
@@ -82,7 +82,7 @@ class ClassAwarePruningCallback(_Callback):
         *,
         class_names: Sequence[str] | None = None,
         target_sparsity: float = 0.99,
-        search: SearchName | Adaptive | Fixed = "fixed",  # else LightningCLI makes a Fixed of any
+        search: SearchName | AnySearch = "fixed",
         guard: Guard = Guard(),
         cut: Cut = Cut(),
         files: Files = Files(),

@@ -206,6 +206,9 @@ def _stream_handlers() -> Iterator[logging.StreamHandler[Any]]:
             yield from (h for h in logger.handlers if isinstance(h, logging.StreamHandler))
 
 
+# -- the line --
+
+
 def line(status: Status) -> Text:
     """Say it in one line without control characters; what is not known yet is `-`."""
     attempt = f".{status.attempt}" if status.attempt > 1 else ""

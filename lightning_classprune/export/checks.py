@@ -18,6 +18,9 @@ from lightning_classprune.trainer.eval_mode import in_eval_mode
 Reader: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 BATCHES = (1, 32)
+#: How far a score may be from the module's, by type of the stored values; of the largest score, or of 1 where all are
+#: smaller.
+TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2}
 
 
 def in_memory(rule: Deployed) -> Reader:
@@ -33,6 +36,7 @@ def in_memory(rule: Deployed) -> Reader:
     return read
 
 
+@torch.no_grad()
 def compared(reader: Reader, truth: Reader, example: Tensor) -> dict[str, float | int]:
     """Return the largest difference of a score, and how many samples are decided otherwise."""
     (scores, decision), (expected, decided) = reader(example), truth(example)

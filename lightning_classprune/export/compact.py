@@ -60,7 +60,7 @@ def compact(model: nn.Module, example: Example, masks: Masks | None = None) -> C
         masks: Masks to apply first, by parameter name; by default the zeros of the network count.
 
     Raises:
-        ImportError: Torch-Pruning is not installed.
+        ModuleNotFoundError: Torch-Pruning is not installed.
         ValueError: The masks do not fit, the network cannot be followed on the example, or the smaller network does
             not compute the same (beyond rounding).
     """

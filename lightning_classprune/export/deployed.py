@@ -62,6 +62,15 @@ class Deployed(nn.Module):
             if not math.isfinite(value):
                 raise ValueError(f"thresholds={self.thresholds} must be finite numbers on the raw scores")
 
+    @property
+    def normalization(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and standard deviation, if there are any."""
+        return (self.mean, self.std) if self.normalized else None
+
+    def around(self, network: nn.Module) -> Deployed:
+        """Return the same normalisation and decision around another network."""
+        return Deployed(network, self.normalization, self.thresholds if self.decides else None)
+
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the scores of raw input `x`, and the decided classes if there are thresholds."""
         scores: Tensor = self.network(self.normalize(x))

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_classprune import files
 from lightning_classprune.export import card
+from lightning_classprune.export.artefact import Artefact, Spec, Values
 from lightning_classprune.export.checks import Reader, compared, in_memory, latency, tested
 from lightning_classprune.export.compact import compact
-from lightning_classprune.export.compact_files import load_compact, save_compact
 from lightning_classprune.export.deployed import Deployed, Normalization
 from lightning_classprune.export.environment import environment
+from lightning_classprune.export.formats import FORMATS, Format
 from lightning_classprune.export.onnx_export import export_onnx
 from lightning_classprune.export.onnx_session import OnnxFile
 from lightning_classprune.ledger.rows import Row, delivered_row
 from lightning_classprune.ledger.text import achievement
 from lightning_classprune.pruning.masks import Masks, count_kept, layer_counts, sparsity
-from lightning_classprune.tickets.loading import load_ticket
-from lightning_classprune.tickets.ticket_file import save_ticket
-
-Values = Literal["fp32", "fp16"]
 
 
 def export(
@@ -76,33 +72,32 @@ def export(
         ValueError: An argument does not fit the model, or a file does not give what the module gives.
     """
     folder, thresholds = Path(folder), dict(thresholds or {})
-    facts: dict[str, Any] = {
-        "format": 1,
-        "class_names": list(class_names),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "prunable": sum(mask.numel() for mask in masks.values()),
-        "kept": count_kept(masks),
-        "sparsity": sparsity(masks),
-        "layers": layer_counts(masks),
-        "claim": achievement(ledger),
-        "verdict": delivered_row(ledger),
-        "ledger": [dict(row) for row in ledger],
-        "thresholds": {class_names[c]: float(t) for c, t in thresholds.items()},
-        "values": values,
-        "about": dict(about or {}),
-        "environment": environment(),
-    }
     rule = Deployed(model, normalization, thresholds)
+    claim, told = achievement(ledger), _told(class_names, thresholds, ledger, about)
+    spec = Spec(
+        masks=masks,
+        example=example,
+        values=values,
+        told=told,
+        claim=claim,
+        compacted=cache(lambda: compact(model, rule.normalize(example[:2]), masks)),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as name:
         part = Path(name)
-        writer = _Writer(part, rule, masks, example, normalization, values, facts)
-        written = [writer.ticket(), writer.onnx("model.onnx", model), *writer.compact()]
+        entries, graphs = _write(rule, part, spec)
         dense = part / "dense.onnx"
         export_onnx(model, dense, example, normalization=normalization, thresholds=thresholds, packed=False)
-        graphs = {entry["file"]: OnnxFile(part / entry["file"]) for entry in written if "opset" in entry}
-        facts |= {
-            "artefacts": {entry["file"]: entry for entry in written},
+        smaller = spec.compacted()
+        facts: dict[str, Any] = {
+            "format": 1,
+            **_sizes(model, masks),
+            "claim": claim,
+            **told,
+            "values": values,
+            "environment": environment(),
+            "artefacts": entries,
+            "compact": {**smaller.report, "kept": smaller.kept},
             "dense_bytes": {"onnx": dense.stat().st_size, "state_dict": _bytes(model)},
             "latency": latency({"dense": OnnxFile(dense), **graphs}, example),
             "test": {} if test is None else tested({"module": in_memory(rule), **graphs}, test, class_names),
@@ -115,74 +110,85 @@ def export(
     return facts | {"folder": str(folder)}
 
 
-@dataclass(frozen=True)
-class _Writer:
-    """Writes each artefact to `part`, reads it again, and returns its entry in the card."""
+def _told(
+    class_names: Sequence[str],
+    thresholds: Mapping[int, float],
+    ledger: Sequence[Row],
+    about: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What every file and the card say of the network."""
+    return {
+        "class_names": list(class_names),
+        "thresholds": {class_names[c]: float(t) for c, t in thresholds.items()},
+        "verdict": delivered_row(ledger),
+        "ledger": [dict(row) for row in ledger],
+        "about": dict(about or {}),
+    }
 
-    part: Path
-    rule: Deployed
-    masks: Masks
-    example: Tensor
-    normalization: Normalization | None
-    values: Values
-    facts: dict[str, Any]
 
-    def ticket(self) -> dict[str, Any]:
-        """The packed ticket, read back into a copy of the network."""
-        path = self.part / "ticket.safetensors"
-        network = self.rule.network
-        save_ticket(path, network.state_dict(), self.masks, card=self._known(), values=self.values)
-        twin = copy.deepcopy(self.rule)
-        content = load_ticket(path, twin.network).sha256
-        entry = self._entry(path, in_memory(twin))
-        if self.values == "fp32" and entry["max_difference"]:
-            raise ValueError(f"{path.name}: scores differ from the module's by {entry['max_difference']:.3g}")
-        return {**entry, "content_sha256": content}
+def _sizes(model: nn.Module, masks: Masks) -> dict[str, Any]:
+    """What was removed."""
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "prunable": sum(mask.numel() for mask in masks.values()),
+        "kept": count_kept(masks),
+        "sparsity": sparsity(masks),
+        "layers": layer_counts(masks),
+    }
 
-    def onnx(self, name: str, network: nn.Module) -> dict[str, Any]:
-        """A network as self-decoding ONNX."""
-        path = self.part / name
-        report = export_onnx(
-            network,
-            path,
-            self.example,
-            masks=self.masks if network is self.rule.network else None,
-            values=self.values,
-            normalization=self.normalization,
-            thresholds=self.rule.thresholds,
-            metadata={
-                "class_names": json.dumps(self.facts["class_names"]),
-                "claim": self.facts["claim"],
-                "verdict": json.dumps(self.facts["verdict"]),
-            },
+
+def _write(rule: Deployed, folder: Path, spec: Spec) -> tuple[dict[str, dict[str, Any]], dict[str, Reader]]:
+    """Write every format, and compare each file with the module.
+
+    Returns:
+        By the files' names: their entries in the card, and those that decide through the runtime that will serve them.
+    """
+    truth = in_memory(rule)(spec.example)
+    entries, served = {}, {}
+    for form in FORMATS:
+        for artefact in _artefacts(form, rule, folder, spec):
+            name = artefact.path.name
+            entries[name] = _entry(artefact, truth, spec.example)
+            if artefact.runtime is not None:
+                served[name] = artefact.reader
+    return entries, served
+
+
+def _artefacts(form: Format, rule: Deployed, folder: Path, spec: Spec) -> Sequence[Artefact]:
+    try:
+        return form.write(rule, folder, spec)
+    except ModuleNotFoundError as error:
+        if form.extra is None:
+            raise
+        raise ModuleNotFoundError(
+            f"the format {form.name!r} needs the package {error.name}: "
+            f"pip install 'lightning-classprune[{form.extra}]'",
+            name=error.name,
+        ) from error
+
+
+def _entry(artefact: Artefact, truth: tuple[Tensor, Tensor], example: Tensor) -> dict[str, Any]:
+    """What the card says of a file that gives what the module gives.
+
+    Raises:
+        ValueError: It does not.
+    """
+    found = compared(artefact.reader, lambda _: truth, example)
+    allowed = artefact.tolerance * max(1.0, float(truth[0].abs().max()))
+    if not found["max_difference"] <= allowed:
+        raise ValueError(
+            f"{artefact.path.name}: scores differ from the module's by {found['max_difference']:.3g}, more than "
+            f"{allowed:.3g}; nothing was written"
         )
-        return {**self._entry(path, OnnxFile(path)), "opset": report.opset}
-
-    def compact(self) -> list[dict[str, Any]]:
-        """The compact network for PyTorch and as ONNX; nothing where nothing could be removed."""
-        network = self.rule.network
-        smaller = compact(network, self.rule.normalize(self.example[:2]), self.masks)
-        self.facts["compact"] = {**smaller.report, "kept": smaller.kept}
-        before, after = smaller.report["parameters"]
-        if before == after:
-            return []
-        path = self.part / "compact.safetensors"
-        save_compact(path, smaller, self._known())
-        twin, _ = load_compact(path, copy.deepcopy(network))
-        rule = Deployed(twin, self.normalization, self.rule.thresholds)
-        return [self._entry(path, in_memory(rule)), self.onnx("compact.onnx", smaller.model)]
-
-    def _known(self) -> dict[str, Any]:
-        return {key: self.facts[key] for key in ("class_names", "thresholds", "verdict", "ledger", "about")}
-
-    def _entry(self, path: Path, reader: Reader) -> dict[str, Any]:
-        content = path.read_bytes()
-        return {
-            "file": path.name,
-            "bytes": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-            **compared(reader, in_memory(self.rule), self.example),
-        }
+    content = artefact.path.read_bytes()
+    return {
+        "file": artefact.path.name,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        **found,
+        **({"runtime": artefact.runtime} if artefact.runtime is not None else {}),
+        **artefact.facts,
+    }
 
 
 def _bytes(model: nn.Module) -> int:

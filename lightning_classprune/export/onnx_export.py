@@ -14,19 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_classprune.export.checks import TOLERANCES
 from lightning_classprune.export.deployed import Deployed, Normalization
 from lightning_classprune.export.environment import installed_version
 from lightning_classprune.export.onnx_packing import pack_weights
 from lightning_classprune.export.onnx_translation import translate
 from lightning_classprune.files import replacing
-from lightning_classprune.pruning import masks as masking
-from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.pruning.masks import Masks, apply_masks, sparsity
 from lightning_classprune.trainer.eval_mode import in_eval_mode
 from lightning_classprune.trainer.names import named_parameters
 
 FORMAT = "1"
-# Of the largest score, or of 1 where all are smaller.
-_TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
 _CHUNK = 64
 
 
@@ -91,7 +89,7 @@ def export_onnx(
             ONNX cannot express; a file whose outputs differ from the module's.
     """
     onnx = _require_onnx()
-    if values not in _TOLERANCE:
+    if values not in TOLERANCES:
         raise ValueError(f"values={values!r} must be 'fp32' or 'fp16'")
     # Dynamo's wrapper shares the weights of the module that it wraps.
     network = getattr(model, "_orig_mod", model)
@@ -111,7 +109,7 @@ def export_onnx(
     if packed:
         pack_weights(proto, half=values == "fp16")
     onnx.helper.set_model_props(proto, texts)
-    tolerance = _TOLERANCE[values] * max(1.0, float(expected.abs().max()))
+    tolerance = TOLERANCES[values] * max(1.0, float(expected.abs().max()))
     with replacing(path) as part:
         part.write_bytes(proto.SerializeToString())
         onnx.checker.check_model(part, full_check=True)
@@ -156,7 +154,7 @@ def _texts(
         "values": values,
     }
     if masks is not None:
-        ours["sparsity"] = str(masking.sparsity(masks))
+        ours["sparsity"] = str(sparsity(masks))
     if normalization is not None:
         mean, std = (torch.as_tensor(value).tolist() for value in normalization)
         ours["normalization"] = json.dumps({"mean": mean, "std": std})
@@ -180,7 +178,7 @@ def _masked(network: nn.Module, masks: Masks) -> Iterator[None]:
             raise ValueError(f"masks[{name!r}] has shape {tuple(mask.shape)}, but that parameter {found}")
     before = {name: parameters[name].detach().clone() for name in masks}
     try:
-        masking.apply_masks(masks, parameters)
+        apply_masks(masks, parameters)
         yield
     finally:
         with torch.no_grad():

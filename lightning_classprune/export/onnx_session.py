@@ -7,6 +7,8 @@ import os
 import torch
 from torch import Tensor
 
+RUNTIME = "ONNX Runtime"
+
 
 class OnnxFile:
     """A session of ONNX Runtime.

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -28,36 +26,17 @@ from lightning_classprune.job import jobs
 from lightning_classprune.job.classifier import Classifier
 from lightning_classprune.job.data.base import SplitDataModule
 from lightning_classprune.job.final_test import ClassCounts
+from lightning_classprune.job.ledger_file import LedgerFile
 from lightning_classprune.job.objective import Objective
 from lightning_classprune.job.report.pictures import thumbnails
-from lightning_classprune.job.report.report_app import write_report
-from lightning_classprune.job.run_folder import LedgerRecorder, RunFolder
-from lightning_classprune.ledger import figure as report
-from lightning_classprune.ledger import recommendation as recommend
-from lightning_classprune.ledger import text as ledger
+from lightning_classprune.job.report.report_run import write_report
+from lightning_classprune.job.run_folder import RunFolder
+from lightning_classprune.ledger.figure import figure
+from lightning_classprune.ledger.recommendation import recommendation
 from lightning_classprune.ledger.rows import Row
+from lightning_classprune.ledger.text import achievement, table, write_jsonl
 from lightning_classprune.pruning.masks import layer_counts
 from lightning_classprune.tickets.loading import load_ticket
-
-
-def conf_dir() -> Path:
-    """Return the folder of the configuration: inside an installed package, or beside it in a source tree."""
-    package = Path(lightning_classprune.__file__).resolve().parent
-    return next(
-        path for path in (package / "conf", package.parent / "conf") if (path / "config.yaml").is_file()
-    )
-
-
-def main() -> None:
-    """Run the job or the sweep that the command line describes, or go on with the one of `resume=RUN_DIR`."""
-    try:
-        folder = jobs.resume_argument(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"classprune: {error}")
-    if folder is not None:
-        jobs.resume(folder, run)
-    else:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
 
 
 def job(cfg: DictConfig) -> Objective:
@@ -107,21 +86,20 @@ def _run(cfg: DictConfig, folder: RunFolder, resume: bool) -> Objective:
         callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]  # Lightning refuses one then
     pruning = next((c for c in callbacks if isinstance(c, ClassAwarePruningCallback)), None)
     if pruning is not None:
-        callbacks.append(LedgerRecorder(folder, pruning))
+        callbacks.append(LedgerFile(folder, pruning))
     counts = ClassCounts(data.class_names)
     trainer: Trainer = instantiate(cfg.trainer, callbacks=[*callbacks, counts])
     checkpoint = (folder.last_checkpoint if resume else None) or cfg.ckpt_path
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     rows = [] if pruning is None else pruning.ledger
     if trainer.is_global_zero and pruning is not None and rows:
-        decisions = cast(
-            dict[str, Decisions], pruning.guard_outcomes
-        )  # of classes, which is what this job does
-        ledger.write_jsonl(rows, folder.ledger_file)
+        # Of classes, which is what this job does.
+        decisions = cast(dict[str, Decisions], pruning.guard_outcomes)
+        write_jsonl(rows, folder.ledger_file)
         folder.write_guard(decisions)
         folder.write_json("layers.json", {"layers": layer_counts(pruning.masks)})
         with harmless("ledger.png"):
-            report.figure(rows).savefig(folder.path / "ledger.png")
+            figure(rows).savefig(folder.path / "ledger.png")
         with harmless(folder.pictures_file.name):
             folder.write_pictures(thumbnails(data, decisions, cfg.facts.protected))
     trainer.save_checkpoint(folder.accepted, weights_only=False)
@@ -206,12 +184,12 @@ def tell(rows: list[Row], test: dict[str, Any], folder: Path) -> None:
     """Print the ledger, the counts of the test split, and what was achieved."""
     console = Console(width=max(shutil.get_terminal_size(fallback=(100, 24)).columns, 80))
     if rows:
-        console.print(ledger.table(rows))
+        console.print(table(rows))
     for name, counts in test["classes"].items():
         before = f" (dense {test['dense'][name]['fn']})" if "dense" in test else ""
         console.print(f"Test, {name}: missed {counts['fn']} of {counts['support']}{before}", markup=False)
-    console.print(ledger.achievement(rows), markup=False)
-    if advice := recommend.recommendation(rows):
+    console.print(achievement(rows), markup=False)
+    if advice := recommendation(rows):
         console.print(advice, markup=False)
     console.print(f"Run folder: {folder}", markup=False, soft_wrap=True)
 
@@ -228,7 +206,3 @@ def _worth_telling(record: logging.LogRecord) -> bool:
     return record.levelno > logging.INFO or record.pathname.startswith(
         str(Path(lightning_classprune.__file__).parent)
     )
-
-
-if __name__ == "__main__":
-    main()

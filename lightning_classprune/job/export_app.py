@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from lightning_classprune.job.export_run import export_run
+from lightning_classprune import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=_class_and_rate,
         help="put a decision threshold into model.onnx that keeps this rate of misses, certified at 95%%",
     )
+    parser.add_argument("--version", action="version", version=f"lightning-classprune {__version__}")
     given = parser.parse_args(arguments)
+    # Loads torch: not for help, --version or a wrong command line.
+    from lightning_classprune.job.export_run import export_run
+
     try:
         facts = export_run(
             given.source,

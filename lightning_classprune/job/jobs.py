@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_classprune.job.objective import Objective
 from lightning_classprune.job.run_folder import RunFolder
-from lightning_classprune.job.sweep import sweep_report
+from lightning_classprune.job.sweep.summary import write_summary
 from lightning_classprune.job.sweep.sweep import tally
 
 log = logging.getLogger(__name__)
@@ -34,36 +32,6 @@ class Work(Protocol):
 
     def __call__(self, cfg: DictConfig, *, resume: bool = False) -> Objective:
         """Do it, or with `resume` go on in its folder."""
-
-
-def job_folder(overrides: str) -> str:
-    """Return the name of a job's folder in its sweep: the same overrides give the same folder, in any sweep order.
-
-    Keys lose their groups, and what is no good in a file name is replaced; a checksum then keeps names apart.
-    """
-    name = re.sub(r"(^|,)[^=,]*[./](?=\w+=)", r"\1", overrides)
-    name = re.sub(r"[^\w.,=+-]", "_", name)[:100]
-    if name == overrides:
-        return name or "job"
-    return f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
-
-
-def resume_argument(arguments: Sequence[str]) -> RunFolder | None:
-    """Return the folder of `resume=RUN_DIR`; None if the command line has no such argument.
-
-    Raises:
-        ValueError: Something stands beside it, or it names no run folder.
-    """
-    given = [argument for argument in arguments if argument.startswith("resume=")]
-    if not given:
-        return None
-    others = [argument for argument in arguments if argument != given[0]]
-    if others:
-        raise ValueError(
-            "resume= goes on with the job's own configuration and takes nothing beside it; "
-            f"remove {' '.join(others)}"
-        )
-    return RunFolder.open(Path(given[0].removeprefix("resume=")).absolute())
 
 
 def resume(folder: RunFolder, work: Work) -> Objective:
@@ -196,11 +164,8 @@ def _moved(cfg: DictConfig, path: Path) -> DictConfig:
 
 def _summarise(sweep_dir: Path) -> None:
     try:
-        jobs = sweep_report.write(sweep_dir)
+        jobs = write_summary(sweep_dir)
     except Exception as error:  # a summary can be made again, a job cannot
         log.warning("No summary of %s: %s: %s", sweep_dir, type(error).__name__, error)
         return
     log.info("%s. Summary: %s", tally(jobs), sweep_dir / "summary.html")
-
-
-OmegaConf.register_new_resolver("classprune_folder", job_folder, replace=True)

@@ -13,7 +13,6 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,8 +20,8 @@ from lightning_classprune import files
 from lightning_classprune.export.environment import environment
 from lightning_classprune.guard.outcomes import Decisions
 from lightning_classprune.job.report.pictures import Pixels, read_pictures, write_pictures
-from lightning_classprune.ledger import text as ledger
 from lightning_classprune.ledger.rows import Row
+from lightning_classprune.ledger.text import read_jsonl
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class RunFolder:
         Raises:
             ValueError: A line is broken; names it.
         """
-        return ledger.read_jsonl(self.ledger_file) if self.ledger_file.is_file() else []
+        return read_jsonl(self.ledger_file) if self.ledger_file.is_file() else []
 
     def status(self) -> dict[str, Any]:
         """`state`, `error` and `objective`; a job that was killed still says running."""
@@ -214,30 +213,3 @@ def _naming(path: Path) -> Iterator[Path]:
         raise ValueError(
             f"{path} cannot be read ({type(error).__name__}: {error}); was it cut short?"
         ) from error
-
-
-class LedgerRecorder(Callback):
-    """Keeps `ledger.jsonl` up to date while the job runs."""
-
-    def __init__(self, folder: RunFolder, pruning: Any) -> None:
-        self._folder = folder
-        self._pruning = pruning
-        self._written = -1
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """A verdict was given at the end of the epoch before."""
-        self._write(trainer)
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """The last verdict."""
-        self._write(trainer)
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Keep what was judged before it."""
-        self._write(trainer)
-
-    def _write(self, trainer: Any) -> None:
-        rows = self._pruning.ledger
-        if trainer.is_global_zero and len(rows) != self._written:
-            ledger.write_jsonl(rows, self._folder.ledger_file)
-            self._written = len(rows)

@@ -52,7 +52,7 @@ def find_channels(model: nn.Module, example: Example) -> Channels:
         example: Input for one forward: a tensor, or the positional or keyword arguments.
 
     Raises:
-        ImportError: Torch-Pruning is not installed.
+        ModuleNotFoundError: Torch-Pruning is not installed.
         ValueError: The forward fails on the example.
     """
     pruning = _torch_pruning()
@@ -71,9 +71,10 @@ def _torch_pruning() -> ModuleType:
     try:
         import torch_pruning
     except ImportError as error:
-        raise ImportError(
+        raise ModuleNotFoundError(
             "channels are found with Torch-Pruning, which is not installed: "
-            "pip install 'lightning-classprune[compact]'"
+            "pip install 'lightning-classprune[compact]'",
+            name="torch_pruning",
         ) from error
     return torch_pruning  # type: ignore[no-any-return]
 

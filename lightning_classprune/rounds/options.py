@@ -11,8 +11,12 @@ from lightning_classprune.rounds.schedules import AdaptiveSteps
 from lightning_classprune.trainer import arguments
 
 
+class AnySearch:
+    """A search. No dataclass itself, so that LightningCLI asks for its class instead of guessing it from fields."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Rounds:
+class _Rounds(AnySearch):
     """What all searches share."""
 
     steps: ClassVar[AdaptiveSteps | None] = None
@@ -122,7 +126,7 @@ SearchName = Literal["fixed", "adaptive"]
 SEARCHES: dict[str, type[Search]] = {"fixed": Fixed, "adaptive": Adaptive}
 
 
-def read_search(search: str | Search) -> Search:
+def read_search(search: str | AnySearch) -> Search:
     """The search behind its name, with its defaults; or the search itself.
 
     Raises:

@@ -16,7 +16,7 @@ from lightning_classprune.guard.tolerance import FNTolerance
 from lightning_classprune.pruning.criteria import Criterion
 from lightning_classprune.pruning.granularities import GRANULARITIES
 from lightning_classprune.pruning.options import Cut
-from lightning_classprune.rounds.options import Fixed, Search, read_search
+from lightning_classprune.rounds.options import AnySearch, Fixed, Search, read_search
 from lightning_classprune.tickets.options import Files
 from lightning_classprune.trainer.arguments import is_number, share, whole
 from lightning_classprune.trainer.forward import Predict, default_predict
@@ -80,7 +80,7 @@ class Settings:
         protect: Mapping[int | str, float | FNTolerance],
         class_names: Sequence[str] | None,
         target_sparsity: float,
-        search: str | Search,
+        search: str | AnySearch,
         guard: Guard,
         cut: Cut,
         files: Files,
@@ -96,7 +96,7 @@ class Settings:
         num_classes = whole("num_classes", num_classes, 2)
         names = _class_names(class_names, num_classes)
         target_sparsity = share("target_sparsity", target_sparsity)
-        search = read_search(search)
+        chosen = read_search(search)
         for name, value, kind in (("guard", guard, Guard), ("cut", cut, Cut), ("files", files, Files)):
             if not isinstance(value, kind):
                 raise ValueError(f"{name}={value!r} must be {kind.__name__}(...)")
@@ -109,19 +109,19 @@ class Settings:
                 f"predict={predict!r} is not callable; it must be (pl_module, batch) -> (scores, target)"
             )
         _check_guard_dataloader(guard_dataloader)
-        fraction = search.fraction if isinstance(search, Fixed) else None
-        GRANULARITIES[cut.granularity].check(cut.granularity, target_sparsity, fraction, search.retries)
-        if guard.baseline == "current" and not search.point.keeps_weights:
+        fraction = chosen.fraction if isinstance(chosen, Fixed) else None
+        GRANULARITIES[cut.granularity].check(cut.granularity, target_sparsity, fraction, chosen.retries)
+        if guard.baseline == "current" and not chosen.point.keeps_weights:
             raise ValueError(
                 "Guard.baseline='current' judges the weights as they come, so rewind="
-                f"{search.rewind!r} has no earlier point; use rewind='lr' or rewind='none'"
+                f"{chosen.rewind!r} has no earlier point; use rewind='lr' or rewind='none'"
             )
         return cls(
             num_classes=num_classes,
             class_names=names,
             protected=read_protected(protect, names, guard.confidence),
             target_sparsity=target_sparsity,
-            search=search,
+            search=chosen,
             guard=guard,
             cut=cut,
             criterion=Criterion.of(cut.criterion),

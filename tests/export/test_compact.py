@@ -10,18 +10,16 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
-from test_channels import IMAGE, Net, conv_bn, pooled
-from test_granularity import fit, network, pruner
 from torch import nn
 
+from tests.pruning.test_channels import IMAGE, Net, conv_bn, pooled
+from tests.pruning.test_granularities import fit, images, network
 from tests.support.compare import weights
 
 pytest.importorskip("torch_pruning")
 
+from lightning_classprune import ClassAwarePruningCallback, Cut, Fixed, Guard
 from lightning_classprune.export.compact import compact
-from lightning_classprune.export.compact_files import load_compact, save_compact
-from lightning_classprune.export.constant_inputs import constant_inputs
 from lightning_classprune.pruning.channel_units import ChannelUnits
 from lightning_classprune.pruning.channels import find_channels
 from lightning_classprune.pruning.masks import apply_masks, full_masks
@@ -208,20 +206,6 @@ def test_a_dead_depthwise_filter_kills_the_channel_before_it():
     same(net, made.model)
 
 
-def test_constants_by_hand():
-    net = nn.Sequential(nn.Linear(2, 3), nn.Sigmoid(), nn.Linear(3, 1)).double()
-    with torch.no_grad():
-        net[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))
-        net[0].bias.copy_(torch.tensor([1.0, 0.0, 2.0]))
-    seen = constant_inputs(net, torch.randn(4, 2))
-    expected = torch.tensor([NAN, 0.5, 2.0]).double()
-    expected[2] = torch.sigmoid(expected[2])
-    torch.testing.assert_close(seen["2"], expected, equal_nan=True)
-    assert seen["0"].isnan().all()
-    table = nn.Sequential(nn.Embedding(3, 2), net)
-    assert constant_inputs(table, torch.tensor([1])) == {}
-
-
 def test_a_unit_that_happens_to_be_silent_on_the_example_is_not_taken_for_dead():
     net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
     with torch.no_grad():
@@ -272,8 +256,18 @@ def test_half_of_the_channels_of_known_networks(name):
     assert after < 0.45 * before
 
 
+@pytest.mark.fit
 def test_a_channel_run_shrinks_to_its_channels():
-    module, callback = network(), pruner()
+    module = network()
+    callback = ClassAwarePruningCallback(
+        num_classes=2,
+        protect={1: 1.0},
+        target_sparsity=0.6,
+        search=Fixed(fraction=0.3),
+        guard=Guard(confidence=None),
+        cut=Cut(granularity="channel"),
+        guard_dataloader=images(seed=3),
+    )
     fit(module, callback)
     x = torch.randn(5, 1, 6, 6)
     made = compact(module, x, callback.masks)
@@ -289,67 +283,3 @@ def test_low_precision_is_kept():
     made = compact(net, IMAGE.bfloat16())
     assert made.kept == {"0.0": (3, 4)}
     assert {p.dtype for p in made.model.parameters()} == {torch.bfloat16}
-
-
-# -- files --
-
-
-def sparse_chain() -> nn.Sequential:
-    net = randomized(chain())
-    zero(net, "0.0.weight", "0.0.bias", "0.1.weight", "0.1.bias", index=[0, 2])
-    return net
-
-
-def test_a_file_brings_the_smaller_network_back(tmp_path):
-    made = compact(sparse_chain(), IMAGE)
-    path = tmp_path / "compact.safetensors"
-    save_compact(path, made, {"classes": ["a", "b"], "recall": 0.5})
-    model, told = load_compact(path, chain())
-    assert torch.equal(model(IMAGE), made.model(IMAGE))
-    assert not model.training
-    assert (model[0][0].out_channels, model[1][0].in_channels, model[0][1].num_features) == (2, 2, 2)
-    assert told["card"] == {"classes": ["a", "b"], "recall": 0.5}
-    assert told["report"]["parameters"] == made.report["parameters"]
-
-
-def test_depthwise_and_grouped_layers_come_back(tmp_path):
-    def build() -> nn.Sequential:
-        return nn.Sequential(
-            nn.Conv2d(3, 4, 1),
-            nn.Conv2d(4, 4, 3, groups=4),
-            nn.Conv2d(4, 4, 1, groups=2),
-            nn.Flatten(),
-            nn.Linear(144, 2),
-        )
-
-    net = randomized(build())
-    zero(net, "0.weight", "0.bias", "1.weight", "1.bias", index=[1, 3])
-    zero(net, "2.weight", "2.bias", index=[0, 2])
-    made = compact(net, IMAGE)
-    assert made.kept == {"0": (2, 4), "1": (2, 4), "2": (2, 4)}
-    save_compact(tmp_path / "c", made, {})
-    model, _ = load_compact(tmp_path / "c", build())
-    assert torch.equal(model(IMAGE), made.model(IMAGE))
-
-
-def test_bad_files_and_models_that_do_not_fit_are_refused(tmp_path):
-    made = compact(sparse_chain(), IMAGE)
-    path = tmp_path / "compact.safetensors"
-    with pytest.raises(ValueError, match=r"card: .*only JSON values"):
-        save_compact(path, made, {"tensor": torch.ones(1)})
-    assert list(tmp_path.iterdir()) == []
-    save_compact(path, made, {})
-    smaller = chain()
-    smaller[0][0] = nn.Conv2d(3, 1, 3, padding=1)
-    with pytest.raises(
-        ValueError, match=r"`0.0.weight` has shape \(2, 3, 3, 3\) in the file and \(1, 3, 3, 3\)"
-    ):
-        load_compact(path, smaller)
-    with pytest.raises(ValueError, match=r"`0.0.bias` is in the file and not in the model"):
-        load_compact(path, chain(bias=False))
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
-        load_compact(path, chain())
-    save_file({"x": torch.ones(1)}, tmp_path / "other")
-    with pytest.raises(ValueError, match="is no compact network"):
-        load_compact(tmp_path / "other", chain())

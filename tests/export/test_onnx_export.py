@@ -12,15 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_classprune.export.deployed import Deployed
 from lightning_classprune.export.onnx_export import OnnxReport, export_onnx
-from lightning_classprune.export.onnx_packing import encode_gaps
 from lightning_classprune.job.classifier import Classifier
 from lightning_classprune.job.models import mlp
 from lightning_classprune.pruning.masks import Masks, apply_masks
@@ -30,120 +26,6 @@ from tests.support import ROOT
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
-
-U8, U16 = np.dtype(np.uint8), np.dtype(np.uint16)
-
-
-def decode(gaps: np.ndarray[Any, Any], values: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
-    flat = np.zeros(size, values.dtype)
-    flat[np.cumsum(gaps.astype(np.int64))] = values
-    return flat
-
-
-def at(size: int, *positions: int) -> np.ndarray[Any, Any]:
-    weight = np.zeros(size, np.float32)
-    weight[list(positions)] = np.arange(1, len(positions) + 1)
-    return weight
-
-
-class TestGaps:
-    @pytest.mark.parametrize(
-        ("positions", "gaps", "values"),
-        [
-            ([], [], []),
-            ([0], [0], [1]),
-            ([255], [255], [1]),
-            ([256], [255, 1], [0, 1]),
-            ([510], [255, 255], [0, 1]),
-            ([3, 3 + 765], [3, 255, 255, 255], [1, 0, 0, 2]),
-            ([3, 3 + 766], [3, 255, 255, 255, 1], [1, 0, 0, 0, 2]),
-            ([0, 1, 2], [0, 1, 1], [1, 2, 3]),
-        ],
-    )
-    def test_by_hand(self, positions: list[int], gaps: list[int], values: list[float]) -> None:
-        found = encode_gaps(at(1000, *positions), U8)
-        assert found[0].dtype == np.uint8
-        assert found[0].tolist() == gaps
-        assert found[1].tolist() == values
-
-    def test_two_bytes_bridge_where_one_byte_needs_many(self) -> None:
-        weight = at(200_000, 65_535, 131_071, 199_999)
-        gaps, values = encode_gaps(weight, U16)
-        assert gaps.tolist() == [65_535, 65_535, 1, 65_535, 3_393]
-        assert values.tolist() == [1, 0, 2, 0, 3]
-        np.testing.assert_array_equal(decode(gaps, values, weight.size), weight)
-
-    @pytest.mark.parametrize("gap", [U8, U16])
-    @given(kept=st.sets(st.integers(0, 2999)), shape=st.sampled_from([(3000,), (30, 100), (10, 3, 10, 10)]))
-    def test_decoding_gives_the_weight(
-        self, gap: np.dtype[Any], kept: set[int], shape: tuple[int, ...]
-    ) -> None:
-        weight = at(3000, *sorted(kept)).reshape(shape)
-        gaps, values = encode_gaps(weight, gap)
-        assert len(gaps) == len(values)
-        np.testing.assert_array_equal(decode(gaps, values, 3000).reshape(shape), weight)
-
-    @given(st.integers(1, 40), st.integers(-1, 1))
-    def test_gaps_around_multiples_of_the_widest(self, times: int, more: int) -> None:
-        last = 7 + 255 * times + more
-        gaps, values = encode_gaps(at(last + 5, 7, last), U8)
-        assert len(gaps) == 1 + times + (more > 0)
-        np.testing.assert_array_equal(decode(gaps, values, last + 5), at(last + 5, 7, last))
-
-    def test_full_weight_keeps_every_value(self) -> None:
-        weight = np.arange(1, 601, dtype=np.float32)
-        gaps, values = encode_gaps(weight, U8)
-        assert gaps.tolist() == [0] + [1] * 599
-        np.testing.assert_array_equal(values, weight)
-
-
-class TestDecision:
-    scores = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 0.5], [0.0, 0.5, 1.0]])
-
-    def test_plain_rule_is_the_largest(self) -> None:
-        assert Deployed(nn.Identity(), thresholds={}).decide(self.scores).tolist() == [0, 1, 2]
-
-    @pytest.mark.parametrize(
-        ("threshold", "decided"),
-        [(-1.0, [1, 1, 1]), (-0.5, [0, 1, 1]), (0.5, [0, 1, 2]), (0.75, [0, 2, 2])],
-    )
-    def test_protected_class_takes_what_reaches_its_threshold(
-        self, threshold: float, decided: list[int]
-    ) -> None:
-        # Its margins are -1, .5 and -.5; the others' largest scores stand in columns 0, 2 and 2.
-        assert Deployed(nn.Identity(), thresholds={1: threshold}).decide(self.scores).tolist() == decided
-
-    @pytest.mark.parametrize("shape", [(3,), (3, 1)])
-    def test_one_logit_is_positive_at_its_threshold(self, shape: tuple[int, ...]) -> None:
-        scores = torch.tensor([-0.5, 0.0, 0.25]).reshape(shape)
-        assert Deployed(nn.Identity(), thresholds={}).decide(scores).tolist() == [0, 1, 1]
-        assert Deployed(nn.Identity(), thresholds={1: 0.25}).decide(scores).tolist() == [0, 0, 1]
-
-    def test_normalises_raw_images_like_the_data(self) -> None:
-        raw = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 3, 1, 1)
-        deployed = Deployed(nn.Identity(), normalization=([0.0, 0.2, 0.5], [1.0, 1.0, 0.25]))
-        torch.testing.assert_close(deployed(raw).flatten(), torch.tensor([0.0, 0.0, 2.0]))
-        torch.testing.assert_close(deployed(raw.double() / 255).flatten(), torch.tensor([0.0, 0.0, 2.0]))
-
-    @pytest.mark.parametrize(
-        ("thresholds", "match"),
-        [
-            ({0: 0.0, 1: 0.0}, "several classes"),
-            ({1: float("nan")}, "finite"),
-            ({3: 0.0}, "classes are 0 to 2"),
-        ],
-    )
-    def test_refuses_thresholds_without_sense(self, thresholds: dict[int, float], match: str) -> None:
-        with pytest.raises(ValueError, match=match):
-            Deployed(nn.Identity(), thresholds=thresholds).decide(self.scores)
-
-    def test_one_logit_has_a_threshold_for_class_one_only(self) -> None:
-        with pytest.raises(ValueError, match="only class 1"):
-            Deployed(nn.Identity(), thresholds={0: 0.5}).decide(self.scores[:, 0])
-
-    def test_refuses_a_spread_of_zero(self) -> None:
-        with pytest.raises(ValueError, match="above 0"):
-            Deployed(nn.Identity(), normalization=(0.0, 0.0))
 
 
 def magnitude_masks(model: nn.Module, sparsity: float) -> Masks:

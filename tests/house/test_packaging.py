@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
+from configparser import ConfigParser
+from email.parser import Parser
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from tests.support import ROOT
 
+PACKAGE = "lightning_classprune"
 PLUGIN = "hydra_plugins/lightning_classprune_searchpath.py"
 
 # A Hydra application that knows nothing of us, in the Lightning-Hydra template's convention.
@@ -40,13 +45,23 @@ def checked(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout
 
 
+def files(folder: Path) -> set[str]:
+    """What git would hold of a folder, by relative path."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix() for path in paths}
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and the wheel that was built from it."""
     folder = tmp_path_factory.mktemp("dist")
-    checked(
-        python("-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT), cwd=folder)
-    )
-    (built,) = folder.glob("*.whl")
+    checked(python("-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT), cwd=folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    (built,) = dist.glob("*.whl")
     return built
 
 
@@ -70,30 +85,68 @@ def foreign(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_wheel_holds_the_configuration_inside_the_package(wheel: Path) -> None:
+def test_wheel_holds_the_package_with_its_configuration_and_guide(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names}
-    assert {name for name in top if not name.endswith(".dist-info")} == {
-        "lightning_classprune",
-        "hydra_plugins",
-    }
+    assert {name for name in top if not name.endswith(".dist-info")} == {PACKAGE, "hydra_plugins"}
     assert [name for name in names if name.startswith("hydra_plugins/")] == [PLUGIN]
-    shipped = {name.removeprefix("lightning_classprune/") for name in names if name.endswith(".yaml")}
-    assert shipped == {file.relative_to(ROOT).as_posix() for file in (ROOT / "conf").rglob("*.yaml")}
-    assert "lightning_classprune/py.typed" in names
-    assert {f"lightning_classprune/job/report/templates/report.{end}" for end in ("html.j2", "css")} < set(
-        names
-    )
     assert not [name for name in names if "_hydra/" in name or "__pycache__" in name]
-    entry = next(name for name in names if name.endswith("entry_points.txt"))
-    assert b"classprune = lightning_classprune.job.app:main" in zipfile.ZipFile(wheel).read(entry)
+    shipped = {name.removeprefix(f"{PACKAGE}/") for name in names if name.startswith(f"{PACKAGE}/")}
+    package, conf = files(ROOT / PACKAGE), files(ROOT / "conf")
+    assert shipped == {name for name in package if "_hydra/" not in name} | {f"conf/{name}" for name in conf}
+    assert {"conf/config.yaml", "py.typed", "job/report/templates/report.css"} < shipped
+    assert [name for name in shipped if name.startswith("guide/") and name.endswith(".md")]
+
+
+def test_commands_lead_to_their_functions(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (entries,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
+    parser = ConfigParser()
+    parser.read_string(archive.read(entries).decode())
+    commands = dict(parser["console_scripts"])
+    assert commands.keys() == {"classprune", "classprune-export", "classprune-report", "classprune-sweep"}
+    for target in commands.values():
+        module, _, function = target.partition(":")
+        assert callable(getattr(import_module(module), function))
+
+
+def test_metadata_of_sdist_and_wheel(dist: Path, wheel: Path) -> None:
+    (sdist,) = dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        (folder,) = {name.split("/")[0] for name in archive.getnames()}
+        held = {name.removeprefix(f"{folder}/") for name in archive.getnames()}
+        member = archive.extractfile(f"{folder}/PKG-INFO")
+        assert member is not None
+        said = member.read().decode()
+    wheels = zipfile.ZipFile(wheel)
+    (inside,) = (name for name in wheels.namelist() if name.endswith(".dist-info/METADATA"))
+    assert wheels.read(inside).decode() == said
+    metadata = Parser().parsestr(said)
+    assert metadata["Name"] == "lightning-classprune"
+    assert metadata["Author"] == "The lightning-classprune authors"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata.get_all("License-File") == ["LICENSE"]
+    assert "License" not in metadata
+    assert not [line for line in metadata.get_all("Classifier", []) if line.startswith("License")]
+    home = "https://github.com/lightning-classprune/lightning-classprune"
+    assert dict(line.split(", ") for line in metadata.get_all("Project-URL", [])) == {
+        "Homepage": home,
+        "Source": home,
+        "Changelog": f"{home}/blob/main/CHANGELOG.md",
+        "Issues": f"{home}/issues",
+    }
+    licence = f"{inside.split('/')[0]}/licenses/LICENSE"
+    assert wheels.read(licence) == (ROOT / "LICENSE").read_bytes()
+    for name in ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "tests/house/test_packaging.py"):
+        assert name in held
+    assert not [name for name in held if "__pycache__" in name]
 
 
 def test_wheel_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
     job = ("-m", "lightning_classprune", "--cfg", "job", "data=breast_cancer")
     shown = checked(python(*job, cwd=tmp_path, path=str(installed)))
     assert "lightning_classprune.job.models.mlp" in shown
-    where = "import lightning_classprune.job.app as app; print(app.conf_dir())"
+    where = "from lightning_classprune.job.configuration import conf_dir; print(conf_dir())"
     found = checked(python("-c", where, cwd=tmp_path, path=str(installed))).strip()
     assert Path(found) == installed / "lightning_classprune" / "conf"
 
@@ -113,7 +166,9 @@ def test_editable_install_runs_and_plugs_in(foreign: Path, tmp_path_factory: pyt
     (built,) = folder.glob("*.whl")
     site = folder / "site"
     checked(python("-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(built), cwd=folder))
-    prelude = f"import runpy, site, sys; site.addsitedir({str(site)!r}); "
+    # Before what the environment has: it may hold another installation of ours.
+    prelude = f"import runpy, site, sys; others = sys.path[:]; site.addsitedir({str(site)!r}); "
+    prelude += "sys.path[:] = [p for p in sys.path if p not in others] + others; "
     module = "sys.argv = ['x', '--cfg', 'job']; runpy.run_module('lightning_classprune', run_name='__main__')"
     assert "ElpvData" in checked(python("-c", prelude + module, cwd=foreign))
     script = "sys.argv = ['foreign.py', 'mine', 'callbacks=[default,classprune]']; "

@@ -1,9 +1,7 @@
-"""Every snippet of the README runs, and its figures are those that the code gives."""
+"""Every snippet of every document runs as it stands."""
 
 from __future__ import annotations
 
-import importlib.util
-import re
 import sys
 from pathlib import Path
 
@@ -12,27 +10,19 @@ from hydra import compose, initialize_config_dir
 
 from lightning_classprune import ClassAwarePruningCallback
 from lightning_classprune.job import app
+from tests.support import ROOT
 from tests.support.snippets import (
     CHEAP,
-    ROOT,
     TINY,
     Block,
     Section,
+    check_benchmark,
     check_install,
     commands,
+    pages,
     run_section,
     sections,
 )
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTIONS = sections(README)
-
-
-def is_slow(section: Section) -> bool:
-    """Whether it starts processes of its own."""
-    return any(
-        "devices=2" in b.code or re.search(r"^(python|classprune-)", b.code, re.M) for b in section.blocks
-    )
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +37,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "section",
-    [pytest.param(s, id=s.title, marks=pytest.mark.job if is_slow(s) else ()) for s in SECTIONS],
+    [
+        pytest.param(section, id=f"{page}: {section.title}")
+        for page, text in pages().items()
+        for section in sections(text)
+    ],
 )
 def test_the_snippets_of_each_section_run(
     section: Section, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -86,7 +80,10 @@ def test_a_block_that_nothing_runs_is_an_error() -> None:
     ("kind", "code"),
     [
         ("python", "1 / 0\n"),
-        ("python", "model.net(train_loader)\n"),
+        ("python", "model\n"),
+        ("python", "train_loader\n"),
+        ("python", "torch\n"),
+        ("python", "from my_project import model\n"),
         ("python", "1 + 1  # -> 3\n"),
         ("python", "# unused.py\nx = 1\n"),
         ("python", "# broken.py\nx =\n"),
@@ -96,8 +93,14 @@ def test_a_block_that_nothing_runs_is_an_error() -> None:
         ("bash", "classprune data=no_such_data\n"),
         ("bash", "classprune callbacks.classprune.no_such_argument=1\n"),
         ("bash", "classprune -m seed=1\n"),
+        ("bash", "classprune-report no_such_folder\n"),
         ("bash", "python no_such_file.py\n"),
+        ("bash", "python -m benchmarks.no_such_file\n"),
+        ("bash", "python -m benchmarks.overhead --no-such-option\n"),
+        ("bash", "python -m benchmarks.paper arm=no_such_arm\n"),
+        ("bash", "pytest tests/no_such_folder\n"),
         ("yaml", "trainer: {callbacks: [{class_path: lightning_classprune.NoSuchCallback}]}\n"),
+        ("yaml", "_target_: lightning_classprune.NoSuchCallback\n"),
         ("", "pip install something\n"),
         ("text", "    import something\n"),
     ],
@@ -116,38 +119,19 @@ def test_what_works_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert run_section(Section("fine", blocks), tmp_path, lambda: tmp_path)["x"] == 2
     check_install(["-e", ".[elpv]"])
     check_install(["lightning-classprune[notebook,elpv]"])
+    check_benchmark("benchmarks.overhead", "--repeats", "15")
+    check_benchmark("benchmarks.paper", "arm=blind,weighted", "scheduler=cosine")
+
+
+def test_the_readers_module_is_there_and_forgotten_afterwards(tmp_path: Path) -> None:
+    block = Block("python", "from my_project import MyData, MyModule, guard_loader\nmodel = MyModule()\n")
+    assert "model" in run_section(Section("imports", [block]), tmp_path, lambda: tmp_path)
+    assert "my_project" not in sys.modules
+    assert str(tmp_path) not in sys.path
 
 
 def test_snippets_may_read_a_finished_job(tmp_path: Path, finished: Path) -> None:
-    code = "from lightning_classprune import ledger\nlen(ledger.read_jsonl('RUN_DIR/ledger.jsonl'))  # -> 2\n"
+    code = "from lightning_classprune.ledger.text import read_jsonl\n"
+    code += "len(read_jsonl('RUN_DIR/ledger.jsonl'))  # -> 2\n"
     code += "import os\n'0' in os.listdir('SWEEP_DIR')  # -> True\n"
     run_section(Section("reads", [Block("python", code)]), tmp_path, lambda: finished)
-
-
-# -- what the README says --
-
-
-def test_positives_table_is_what_the_benchmark_prints() -> None:
-    spec = importlib.util.spec_from_file_location("positives", ROOT / "benchmarks" / "positives_needed.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.table() in README
-
-
-def test_every_argument_and_config_group_is_described() -> None:
-    import inspect
-
-    for name in list(inspect.signature(ClassAwarePruningCallback.__init__).parameters)[1:]:
-        assert f"`{name}`" in README, name
-    for group in (p for p in (ROOT / "conf").iterdir() if p.is_dir() and p.name != "plugin"):
-        row = next(line for line in README.splitlines() if line.startswith(f"| `{group.name}` |"))
-        for choice in group.glob("*.yaml"):
-            assert re.search(rf"\b{choice.stem}\b", row), (group.name, choice.stem)
-
-
-def test_ci_calls_the_readme_command() -> None:
-    blocks = [block.code for section in SECTIONS for block in section.blocks if block.kind == "bash"]
-    command = next(code.strip() for code in blocks if "pytest" in code)
-    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8")

@@ -1,8 +1,7 @@
-"""The ready-made job: every config option builds, and whole jobs run end to end."""
+"""The ready-made job: whole jobs, end to end."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import subprocess
@@ -13,24 +12,23 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from lightning_classprune import ClassAwarePruningCallback, LiveView
+from lightning_classprune import LiveView
 from lightning_classprune.job import app
+from lightning_classprune.job.configuration import conf_dir
 from lightning_classprune.job.data.small import BreastCancerData
-from lightning_classprune.ledger import text as ledger
 from lightning_classprune.ledger.recommendation import recommendation
 from lightning_classprune.ledger.rows import delivered_row
+from lightning_classprune.ledger.text import achievement, read_jsonl
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
 from tests.support import ROOT
 from tests.support.app_job import config
 from tests.support.compare import assert_same
 
-CONF = app.conf_dir()
+CONF = conf_dir()
 FACTS = {
     "class_names": ["no", "yes"],
     "num_classes": 2,
@@ -46,13 +44,9 @@ SHORT = [
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
     "search=fixed",
-    "callbacks.classprune.prune_fraction=0.5",
-    "callbacks.classprune.max_rounds=3",
+    "search.fraction=0.5",
+    "search.max_rounds=3",
 ]
-
-
-def options(group: str) -> list[str]:
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -64,86 +58,6 @@ def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-# --- configuration --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "group", ["data", "model", "loss", "optimizer", "scheduler", "trainer", "callbacks", "objective"]
-)
-def test_every_option_of_every_group_composes(group: str, tmp_path: Path) -> None:
-    assert len(options(group)) >= 3
-    for option in options(group):
-        chosen = f"{group}=[{option}]" if group == "callbacks" else f"{group}={option}"
-        cfg = config(tmp_path, chosen)
-        assert cfg[group] is not None
-
-
-@pytest.mark.parametrize("model", options("model"))
-@pytest.mark.parametrize("loss", options("loss"))
-def test_every_model_and_loss_is_built_from_the_facts(model: str, loss: str, tmp_path: Path) -> None:
-    cfg = config(tmp_path, f"model={model}", f"loss={loss}")
-    cfg.facts = FACTS
-    module = app.build_module(cfg)
-    scores = module(torch.randn(3, 1, 64, 64))
-    assert scores.shape == (3, 2)
-    assert torch.isfinite(module.loss(scores, torch.tensor([0, 1, 1])))
-
-
-@pytest.mark.parametrize("optimizer", options("optimizer"))
-@pytest.mark.parametrize("scheduler", options("scheduler"))
-def test_every_optimizer_goes_with_every_scheduler(optimizer: str, scheduler: str, tmp_path: Path) -> None:
-    cfg = config(
-        tmp_path,
-        "data=breast_cancer",
-        "callbacks=[]",
-        f"optimizer={optimizer}",
-        f"scheduler={scheduler}",
-        "trainer.fast_dev_run=true",
-        "trainer.accelerator=cpu",
-        "trainer.enable_progress_bar=false",
-    )
-    assert app.run(cfg) == 0.0
-
-
-def test_callback_option_is_the_constructor() -> None:
-    entry = yaml.safe_load((CONF / "plugin" / "callbacks" / "classprune.yaml").read_text())["classprune"]
-    parameters = dict(inspect.signature(ClassAwarePruningCallback).parameters)
-    given = {key: value for key, value in entry.items() if not key.startswith("_")}
-    assert set(parameters) - set(given) == {"predict", "guard_dataloader"}
-    for name, value in given.items():
-        default = parameters[name].default
-        assert value == ("???" if default is inspect.Parameter.empty else default), name
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        ([], ("adaptive", "lr", 4, 1, 5)),
-        (["trainer.max_epochs=5"], ("adaptive", "lr", 3, 1, 5)),
-        (["trainer.max_epochs=-1", "trainer.max_steps=100"], ("adaptive", "lr", None, 1, 5)),
-        (["trainer.max_epochs=null"], ("adaptive", "lr", None, 1, 5)),
-        (["callbacks.classprune.rewind=init"], ("adaptive", "init", 4, 1, 5)),
-        (["search=fixed"], ("fixed", "init", None, 0, None)),
-        (["hparams_search=optuna"], ("fixed", "init", None, 0, None)),
-    ],
-)
-def test_the_search_of_the_job(tmp_path: Path, overrides: list[str], expected: tuple[Any, ...]) -> None:
-    if "hparams_search=optuna" in overrides:
-        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    classprune = config(tmp_path, *overrides).callbacks.classprune
-    found = (classprune[k] for k in ("schedule", "rewind", "round_epochs", "retries", "max_rounds"))
-    assert tuple(found) == expected
-    assert classprune.on_refusal == ("retry" if classprune.retries else "stop")
-
-
-def test_a_tolerance_object_can_be_written_in_yaml(tmp_path: Path) -> None:
-    tolerance = "{defective: {_target_: lightning_classprune.FNTolerance, count: 3}}"
-    cfg = config(tmp_path, f"protect={tolerance}")
-    cfg.facts = FACTS | {"class_names": ["functional", "defective"]}
-    callback = instantiate(cfg.callbacks.classprune)
-    assert callback.settings.protect[1].count == 3
-
-
 def test_facts_resolve_names_and_refuse_unknown_ones() -> None:
     data = BreastCancerData()
     data.setup()
@@ -152,14 +66,6 @@ def test_facts_resolve_names_and_refuse_unknown_ones() -> None:
     for wrong in ("melanoma", 2, -1):
         with pytest.raises(ValueError, match=r"protect: .*malignant"):
             app.facts(data, {wrong: 0.1})
-
-
-def test_what_must_be_told_is_asked_for(tmp_path: Path) -> None:
-    cfg = config(tmp_path, "data=imagefolder")
-    assert OmegaConf.is_missing(cfg, "protect")
-    assert OmegaConf.is_missing(cfg.data, "root")
-    cfg = config(tmp_path, "data=npz", "data.root=x", "data.name=y", "protect={1:0.02}")
-    assert dict(cfg.protect) == {1: 0.02}
 
 
 # --- whole jobs -----------------------------------------------------------------------------------------------------
@@ -178,7 +84,7 @@ def test_job_leaves_everything_in_its_folder(short_job: tuple[Path, float]) -> N
     assert {"ledger.jsonl", "ledger.png", "accepted.ckpt", "test.json", "checkpoints", "metrics"} <= names
     assert (folder / "checkpoints" / "last.ckpt").is_file()
     assert (folder / "metrics" / "version_0" / "metrics.csv").is_file()
-    rows = ledger.read_jsonl(folder / "ledger.jsonl")
+    rows = read_jsonl(folder / "ledger.jsonl")
     assert rows[0]["verdict"] == "baseline"
     assert len(rows) > 1
     final = delivered_row(rows)
@@ -224,8 +130,8 @@ def test_resumed_job_equals_the_uninterrupted_one(short_job: tuple[Path, float],
     folder, _ = short_job
     middle = next((folder / "checkpoints").glob("epoch=7-*.ckpt"))
     app.run(config(tmp_path, *SHORT, f"ckpt_path='{middle}'"))
-    again = ledger.read_jsonl(tmp_path / "ledger.jsonl")
-    assert without_seconds(again) == without_seconds(ledger.read_jsonl(folder / "ledger.jsonl"))
+    again = read_jsonl(tmp_path / "ledger.jsonl")
+    assert without_seconds(again) == without_seconds(read_jsonl(folder / "ledger.jsonl"))
     ours, theirs = weights(tmp_path), weights(folder)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -240,11 +146,11 @@ def test_strict_tolerance_delivers_the_dense_network_unchanged(tmp_path: Path) -
     strict, plain = tmp_path / "strict", tmp_path / "plain"
     assert app.run(config(strict, *SHORT, "protect.malignant=0.0")) == 0.0
     assert app.run(config(plain, *SHORT, "~callbacks.classprune")) == 0.0
-    rows = ledger.read_jsonl(strict / "ledger.jsonl")
+    rows = read_jsonl(strict / "ledger.jsonl")
     assert [row["verdict"] in ("refused", "unproven") for row in rows] == [False, True]
     ours, theirs = weights(strict), weights(plain)
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    assert "delivered unchanged" in ledger.achievement(rows)
+    assert "delivered unchanged" in achievement(rows)
     assert not (plain / "ledger.jsonl").exists()
 
 
@@ -266,8 +172,8 @@ def test_command_prints_the_ledger_and_the_sentence(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "* delivered: round" in done.stdout
     assert "Test, malignant: missed" in done.stdout
-    rows, said = ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl"), " ".join(done.stdout.split())
-    assert f"{ledger.achievement(rows)} {recommendation(rows)} Run folder: " in said
+    rows, said = read_jsonl(tmp_path / "out" / "ledger.jsonl"), " ".join(done.stdout.split())
+    assert f"{achievement(rows)} {recommendation(rows)} Run folder: " in said
     assert "Tip:" not in done.stderr
     assert "Warning" not in done.stderr
 
@@ -288,8 +194,8 @@ def test_killed_job_goes_on_from_its_last_checkpoint(short_job: tuple[Path, floa
     assert not (tmp_path / "out" / "test.json").exists()
     done = command(*SHORT, "ckpt_path=out/checkpoints/last.ckpt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    rows = ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl")
-    assert without_seconds(rows) == without_seconds(ledger.read_jsonl(short_job[0] / "ledger.jsonl"))
+    rows = read_jsonl(tmp_path / "out" / "ledger.jsonl")
+    assert without_seconds(rows) == without_seconds(read_jsonl(short_job[0] / "ledger.jsonl"))
     ours, theirs = weights(tmp_path / "out"), weights(short_job[0])
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
@@ -316,11 +222,9 @@ def test_two_processes_count_the_test_split_once(tmp_path: Path) -> None:
 
 @pytest.mark.job
 def test_default_job_on_solar_cells_starts_and_judges(tmp_path: Path) -> None:
-    done = command(
-        "trainer.max_epochs=1", "callbacks.classprune.max_rounds=1", "trainer.accelerator=cpu", cwd=tmp_path
-    )
+    done = command("trainer.max_epochs=1", "search.max_rounds=1", "trainer.accelerator=cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    rows = ledger.read_jsonl(tmp_path / "out" / "ledger.jsonl")
+    rows = read_jsonl(tmp_path / "out" / "ledger.jsonl")
     assert [row["epochs"] for row in rows] == [1, 1]
     assert rows[0]["classes"]["defective"]["support"] == 205
     assert rows[0]["validation_passes"] > 1  # the dense network, and pruned without retraining
@@ -350,6 +254,6 @@ def test_the_live_view_goes_with_the_trainers_bar(
 ) -> None:
     trainers: list[Any] = []
     monkeypatch.setattr(LiveView, "on_train_start", lambda _, trainer, __: trainers.append(trainer))
-    arguments = [*SHORT, "trainer.max_epochs=1", "callbacks.classprune.max_rounds=1"]
+    arguments = [*SHORT, "trainer.max_epochs=1", "search.max_rounds=1"]
     app.run(config(tmp_path, *arguments, f"trainer.enable_progress_bar={shown}"))
     assert bool(trainers) == (shown == "true")

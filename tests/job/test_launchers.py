@@ -13,10 +13,10 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from lightning_classprune.job import app
-from lightning_classprune.job.jobs import job_folder
+from lightning_classprune.job import app, command
+from lightning_classprune.job.configuration import job_folder
 from lightning_classprune.job.run_folder import RunFolder
-from lightning_classprune.job.sweep.sweep import Job, read
+from lightning_classprune.job.sweep.job_rows import Job, read_jobs
 from tests.support import ROOT
 
 # A job of a second: two epochs, one attempt.
@@ -26,7 +26,7 @@ TINY = [
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
     "search=fixed",
-    "callbacks.classprune.max_rounds=1",
+    "search.max_rounds=1",
     "protect.malignant=0.9",
 ]
 Sweep = Callable[..., int]
@@ -41,7 +41,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
         monkeypatch.setattr(sys, "argv", ["classprune", "-m", *TINY, "hydra.sweep.dir=sweep", *overrides])
         GlobalHydra.instance().clear()
         try:
-            app.main()
+            command.main()
         except SystemExit as ended:
             return int(ended.code or 0)
         return 0
@@ -89,7 +89,7 @@ def test_folder_names_are_readable_and_never_shared() -> None:
 
 def test_a_failed_job_is_a_row_and_the_sweep_goes_on(sweep: Sweep, tmp_path: Path) -> None:
     assert sweep("optimizer.lr=0.001,oops,0.002") == 1
-    jobs = by(read(tmp_path / "sweep"), "optimizer.lr")
+    jobs = by(read_jobs(tmp_path / "sweep"), "optimizer.lr")
     assert {key: job.state for key, job in jobs.items()} == {
         "0.001": "finished",
         "oops": "failed",
@@ -109,12 +109,12 @@ def test_the_same_command_redoes_nothing(sweep: Sweep, tmp_path: Path) -> None:
     before = snapshot(done)
     assert sweep("seed=1,2") == 0
     assert snapshot(done) == before
-    assert [job.state for job in read(tmp_path / "sweep")] == ["finished"] * 2
+    assert [job.state for job in read_jobs(tmp_path / "sweep")] == ["finished"] * 2
     assert "2 jobs: 2 finished" in (tmp_path / "sweep" / "summary.md").read_text()
 
 
 def test_a_job_that_was_cut_off_goes_on(sweep: Sweep, tmp_path: Path) -> None:
-    bomb = "+callbacks.bomb={_target_: test_resume_run.Bomb, folder: '${run_dir}'}"
+    bomb = "+callbacks.bomb={_target_: tests.job.test_resume_run.Bomb, folder: '${run_dir}'}"
     assert sweep("seed=1", bomb) == 0
     (folder,) = (status.parent for status in tmp_path.glob("sweep/*/status.json"))
     whole = ledger(folder)
@@ -142,10 +142,11 @@ def test_another_job_in_its_folder_is_refused(
 def test_a_job_of_a_sweep_is_the_job_alone(sweep: Sweep, tmp_path: Path) -> None:
     """What earlier jobs leave in the process changes nothing."""
     assert sweep("seed=7,3") == 0
-    jobs = by(read(tmp_path / "sweep"), "seed")
+    jobs = by(read_jobs(tmp_path / "sweep"), "seed")
     cfg = OmegaConf.load(tmp_path / "sweep" / jobs["3"].name / "config.yaml")
     cfg.run_dir = cfg.trainer.default_root_dir = cfg.trainer.logger.save_dir = str(tmp_path / "alone")
     cfg.callbacks.model_checkpoint.dirpath = str(tmp_path / "alone" / "checkpoints")
+    cfg.callbacks.classprune.files.ladder = str(tmp_path / "alone" / "tickets")
     assert OmegaConf.is_dict(cfg)
     app.run(cfg)
     assert ledger(tmp_path / "alone") == ledger(tmp_path / "sweep" / jobs["3"].name)
@@ -174,7 +175,7 @@ def test_submitit_gives_each_job_its_cores(
 
 
 def _finished(folder: Path, threads: int) -> None:
-    jobs = read(folder / "sweep")
+    jobs = read_jobs(folder / "sweep")
     assert [job.state for job in jobs] == ["finished"] * 2
     assert sorted(str(job.seed) for job in jobs) == ["1", "2"]
     for job in jobs:
@@ -188,7 +189,7 @@ def _finished(folder: Path, threads: int) -> None:
 def test_several_processes_in_consecutive_jobs(sweep: Sweep, tmp_path: Path) -> None:
     """Two processes a job, and one that fails between: neither it nor what Lightning leaves behind stops the next."""
     assert sweep("trainer=ddp", "optimizer.lr=0.001,oops,0.002") == 1
-    jobs = by(read(tmp_path / "sweep"), "optimizer.lr")
+    jobs = by(read_jobs(tmp_path / "sweep"), "optimizer.lr")
     assert {key: job.state for key, job in jobs.items()} == {
         "0.001": "finished",
         "oops": "failed",
@@ -216,7 +217,7 @@ def test_study_with_two_objectives_goes_on_from_its_storage(sweep: Sweep, tmp_pa
     stored = optuna.load_study("classprune_two", f"sqlite:///{tmp_path / 'classprune_two.db'}")
     assert [trial.state.name for trial in stored.trials] == ["COMPLETE"] * 4
     assert [direction.name for direction in stored.directions] == ["MAXIMIZE", "MINIMIZE"]
-    jobs = read(tmp_path / "sweep")
+    jobs = read_jobs(tmp_path / "sweep")
     assert sorted(tuple(trial.values) for trial in stored.trials) == sorted(
         (job.sparsity, job.classes["malignant"].guard / 53) for job in jobs
     )
@@ -231,4 +232,4 @@ def test_a_failed_trial_does_not_end_the_study(sweep: Sweep, tmp_path: Path) -> 
     assert sweep(*study, "optimizer.lr=-1.0") == 0
     stored = optuna.load_study("classprune", f"sqlite:///{tmp_path / 'classprune.db'}")
     assert [trial.state.name for trial in stored.trials] == ["COMPLETE", "FAIL"]
-    assert sorted(job.state for job in read(tmp_path / "sweep")) == ["failed", "finished"]
+    assert sorted(job.state for job in read_jobs(tmp_path / "sweep")) == ["failed", "finished"]

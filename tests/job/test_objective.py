@@ -10,7 +10,8 @@ from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_classprune.job import app, objective
+from lightning_classprune.job import objective
+from lightning_classprune.job.configuration import conf_dir
 
 
 def row(verdict: str, sparsity: float, **fn: int) -> dict[str, Any]:
@@ -78,6 +79,6 @@ def test_weight_is_the_price_of_a_rise(sparsity: float, dense: int, now: int, we
     ],
 )
 def test_it_is_named_in_the_configuration(choice: list[str], expected: Any) -> None:
-    with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", choice)
     assert instantiate(cfg.objective)(LEDGER) == pytest.approx(expected)

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 
-from lightning_classprune.job import app, jobs
+from lightning_classprune.job import app, command, jobs
 from lightning_classprune.job.run_folder import RunFolder
 from tests.support import ROOT
 from tests.support.app_job import SHORT, config
@@ -22,7 +22,7 @@ from tests.support.app_job import SHORT, config
 JOB = [
     *SHORT,
     "protect.malignant=0.2",
-    "+callbacks.bomb={_target_: test_resume_run.Bomb, folder: '${run_dir}'}",
+    "+callbacks.bomb={_target_: tests.job.test_resume_run.Bomb, folder: '${run_dir}'}",
 ]
 
 
@@ -104,7 +104,7 @@ def test_a_finished_job_is_left_alone(
     before = snapshot(whole)
     monkeypatch.chdir(whole.path.parent)
     monkeypatch.setattr(sys, "argv", ["classprune", f"resume={whole.path.name}"])
-    app.main()
+    command.main()
     assert "this job is finished, there is nothing to do. Objective: 0.75" in capsys.readouterr().out
     assert snapshot(whole) == before
 
@@ -133,7 +133,7 @@ def test_what_cannot_be_resumed_is_said_in_a_line(
     command = [argument.format(folder=whole.path) for argument in arguments]
     monkeypatch.setattr(sys, "argv", ["classprune", *command])
     with pytest.raises(SystemExit, match=f"^classprune: .*{message}"):
-        app.main()
+        command.main()
     assert snapshot(whole) == before
 
 

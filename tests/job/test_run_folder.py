@@ -34,16 +34,14 @@ class RowsOnDisk(Callback):
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("job")
-    spy = f"+callbacks.spy={{_target_: test_run_folder.RowsOnDisk, folder: '{folder}'}}"
+    spy = f"+callbacks.spy={{_target_: tests.job.test_run_folder.RowsOnDisk, folder: '{folder}'}}"
     RowsOnDisk.seen.clear()
     app.run(config(folder, *LENIENT, spy))
     return RunFolder.open(folder)
 
 
 def test_the_ledger_file_grows_with_every_verdict(job: RunFolder) -> None:
-    import test_run_folder
-
-    assert test_run_folder.RowsOnDisk.seen == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert RowsOnDisk.seen == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert [row["verdict"] for row in job.ledger()] == ["baseline", "accepted", "accepted"]
 
 

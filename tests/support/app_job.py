@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from lightning_classprune.job import app
+from lightning_classprune.job.configuration import conf_dir
 
 # 569 tumours, three epochs a round, two rounds of half the weights.
 SHORT = [
@@ -25,5 +25,5 @@ LENIENT = [*SHORT, "callbacks.classprune.guard.confidence=null", "protect.malign
 
 def config(folder: Path, *overrides: str) -> DictConfig:
     """The configuration of a job in that folder, as Hydra composes it."""
-    with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose("config", [f"run_dir={folder}", *overrides])

@@ -1,4 +1,4 @@
-"""What a reader of the README has before the first snippet: a model, loaders, torch. Also the module `my_project`."""
+"""What a reader of the documents has before the first snippet, as the module `my_project`: a module and its data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-__all__ = ["MyData", "MyModule", "guard_loader", "model", "torch", "train_loader", "val_loader"]
+__all__ = ["MyData", "MyModule", "guard_loader", "train_loader", "val_loader"]
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -49,5 +49,4 @@ class MyData(pl.LightningDataModule):
         return _loader()
 
 
-model = MyModule()
 train_loader, val_loader, guard_loader = _loader(), _loader(), _loader()

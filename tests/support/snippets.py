@@ -1,14 +1,15 @@
 """Reads a Markdown file and runs its code blocks, section by section.
 
-The blocks of a section (what stands under one heading) run in order, in one folder and one namespace, which starts
-with the names of `readme_names.py`; the module `my_project` has them too.
+The blocks of a section (what stands under one heading) run in order, in one folder and one namespace, which is empty
+at first: a reader can paste a section as it is. `my_project` stands for the reader's own module; see `readme_names.py`.
 
 | block | what happens |
 |---|---|
 | `python` | runs; a line that ends in `# -> value` must have that value |
 | `python` with `devices=2` | runs as a script of its own, in two processes |
 | `python`, `yaml` with `# some/file.py` as the first line | is that file |
-| `yaml` without a file name | is a part of a LightningCLI configuration: runs with the reader's module and data |
+| `yaml` without a file name that has a `_target_` | is a node of a Hydra configuration: instantiated |
+| `yaml` without a file name that has a `trainer` | is a part of a LightningCLI configuration: fits |
 | `bash` | each line is a command; see `run_line` |
 | `text`, or no language | is not code: it must not look like a command or an import |
 
@@ -19,13 +20,14 @@ error, and so is a command that no rule knows.
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
-import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
 from packaging.requirements import Requirement
 
-from tests.support import ROOT, SUPPORT
+from tests.support import ROOT
 
 try:
     import tomllib
@@ -50,8 +53,7 @@ TINY = [
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
     "search=fixed",
-    "callbacks.classprune.max_rounds=1",
-    "callbacks.classprune.prune_fraction=0.5",
+    "search.max_rounds=1",
 ]
 CHEAP = "data=breast_cancer"
 # Given when called, so that snippets need not say it.
@@ -83,6 +85,15 @@ class Section:
 
     title: str
     blocks: list[Block] = field(default_factory=list)
+
+
+def pages() -> dict[str, str]:
+    """The documents whose snippets run, by their path in the repository."""
+    guide = sorted((ROOT / "lightning_classprune" / "guide").glob("*.md"))
+    readmes = [ROOT / folder / "README.md" for folder in ("", "conf", "benchmarks", "lightning_classprune")]
+    return {
+        page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in [*readmes, *guide]
+    }
 
 
 def sections(markdown: str) -> list[Section]:
@@ -119,7 +130,30 @@ def run_section(section: Section, folder: Path, example: Callable[[], Path]) -> 
         example: Gives the run folder of a finished job.
     """
     (folder / "my_project.py").write_text("from tests.support.readme_names import *\n")
-    names = runpy.run_path(str(SUPPORT / "readme_names.py"))
+    names: dict[str, Any] = {"__name__": "__main__"}
+    with _importable(folder):
+        _run_blocks(section, folder, example, names)
+    files = [block for block in section.blocks if block.file]
+    used = any(block.kind == "bash" for block in section.blocks)
+    assert used or not files, f"{section.title}: no command uses {[block.file for block in files]}"
+    return names
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Inside, the modules of the folder can be imported; afterwards they are forgotten."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", None)).startswith(str(folder)):
+                del sys.modules[name]
+
+
+def _run_blocks(section: Section, folder: Path, example: Callable[[], Path], names: dict[str, Any]) -> None:
     for block in section.blocks:
         block = filled_in(block, example)
         if block.kind in ("text", ""):
@@ -136,10 +170,6 @@ def run_section(section: Section, folder: Path, example: Callable[[], Path]) -> 
         else:
             for line in commands(block.code):
                 run_line(line, folder)
-    files = [block for block in section.blocks if block.file]
-    used = any(block.kind == "bash" for block in section.blocks)
-    assert used or not files, f"{section.title}: no command uses {[block.file for block in files]}"
-    return names
 
 
 def filled_in(block: Block, example: Callable[[], Path]) -> Block:
@@ -154,7 +184,7 @@ def filled_in(block: Block, example: Callable[[], Path]) -> Block:
 def run_python(code: str, names: dict[str, Any], folder: Path) -> None:
     """Run a block; in processes of its own if it asks for two."""
     if "devices=2" in code:
-        (folder / "script.py").write_text(f"from tests.support.readme_names import *\n{code}")
+        (folder / "script.py").write_text(code)
         check(sys.executable, "script.py", folder=folder)
         return
     lines = code.splitlines()
@@ -169,12 +199,15 @@ def run_python(code: str, names: dict[str, Any], folder: Path) -> None:
 
 
 def run_yaml(code: str, folder: Path) -> None:
-    """Fit what a part of a LightningCLI configuration describes, with the reader's module and data."""
+    """Instantiate a node as Hydra does; or fit what a part of a LightningCLI configuration describes."""
+    config = yaml.safe_load(code)
+    if "_target_" in config:
+        instantiate(config)
+        return
     from lightning.pytorch.cli import LightningCLI
 
     from tests.support.readme_names import MyData, MyModule
 
-    config = yaml.safe_load(code)
     config["trainer"].setdefault("max_epochs", 1)
     (folder / "part.yaml").write_text(yaml.safe_dump(config))
     LightningCLI(MyModule, MyData, args=["fit", "--config", str(folder / "part.yaml")])
@@ -191,26 +224,46 @@ def run_line(words: list[str], folder: Path) -> None:
     """Run one command, or check as much of it as can be checked without the network or an hour.
 
     * `pip install`: of this project, with extras that it has.
-    * `pytest`: the test that is running is the proof.
+    * `pytest`, `ruff`, `mypy`: the tests that are running are the proof; what they are to look at is there.
     * `classprune`: its configuration is composed, for every job of a sweep; the first job on small data also runs.
     * another command of this project: runs.
-    * `python file`: runs in the section's folder, or in the repository for a file of it.
+    * `python -m benchmarks.name`: takes minutes to hours, so it is there and knows the options.
+    * `python file`: runs in the section's folder.
     """
     name, *arguments = words
     if words[:2] == ["pip", "install"]:
         check_install(arguments[1:])
-    elif words == ["pytest"]:
-        pass
+    elif name in ("pytest", "ruff", "mypy"):
+        missing = [a for a in arguments if "/" in a and not (ROOT / a).exists()]
+        assert not missing, f"{missing} are not there"
     elif name == "classprune":
         run_job(arguments, folder)
     elif name in PROJECT["scripts"]:
         module, function = PROJECT["scripts"][name].split(":")
-        check(sys.executable, "-c", f"import {module}; {module}.{function}()", *arguments, folder=folder)
+        status = getattr(importlib.import_module(module), function)(arguments)
+        assert not status, f"{shlex.join(words)} gave {status}"
+    elif name == "python" and arguments[0] == "-m" and arguments[1].startswith("benchmarks."):
+        check_benchmark(*arguments[1:])
     elif name == "python":
-        in_repository = (ROOT / arguments[0]).is_file() and not (folder / arguments[0]).is_file()
-        check(sys.executable, *arguments, folder=ROOT if in_repository else folder)
+        check(sys.executable, *arguments, folder=folder)
     else:
         raise ValueError(f"no rule runs the command {shlex.join(words)!r}")
+
+
+def check_benchmark(module: str, *arguments: str) -> None:
+    """A benchmark is there, its options stand in its source, and the choices of groups in the configurations."""
+    path = ROOT.joinpath(*module.split("."))
+    assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+    folder = path if path.is_dir() else path.parent
+    files = [path.with_suffix(".py")] if folder.name == "benchmarks" else folder.glob("*.py")
+    source = "".join(file.read_text(encoding="utf-8") for file in files)
+    for argument in arguments:
+        if argument.startswith("--"):
+            assert f'"{argument}"' in source, f"{module} has no option {argument}"
+        group, _, choices = argument.partition("=")
+        groups = [root / group for root in (folder / "conf", ROOT / "conf") if (root / group).is_dir()]
+        for choice in choices.split(",") if groups else ():
+            assert any((each / f"{choice}.yaml").is_file() for each in groups), f"{group} has no {choice}"
 
 
 def check_install(arguments: list[str]) -> None:

@@ -8,32 +8,31 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
 from lightning_classprune.guard.outcomes import Decisions
-from lightning_classprune.job.report import pictures
+from lightning_classprune.job.report.confusion import confusion_matrices
+from lightning_classprune.job.report.gallery import changed_samples
 from lightning_classprune.job.report.inline_svg import inline_svg
 from lightning_classprune.job.report.pictures import Pixels
-from lightning_classprune.ledger import figure as report
+from lightning_classprune.ledger.figure import ALLOWED, GRID, VERDICTS, WHISKER, figure
 from lightning_classprune.ledger.recommendation import recommendation
 from lightning_classprune.ledger.rows import Row, delivered_row, dense_row, round_label, units_of
 from lightning_classprune.ledger.text import achievement
 
-# The markers of report.py's figure, as characters.
+# The markers of the ledger's figure, as characters.
 MARKS = {"baseline": "■", "accepted": "●", "refused": "✖", "unproven": "▲", "abandoned": "▼"}
 # What the figure draws in fixed colours, in the page's own, which differ between light and dark.
 COLORS = {
     "#000000": "currentColor",
     "#ffffff": "var(--page)",
-    to_hex(report.GRID): "var(--rule)",
-    to_hex(report.WHISKER): "var(--muted)",
-    report.ALLOWED.lower(): "var(--allowed)",
-} | {str(report.VERDICTS[name]["color"]).lower(): f"var(--{name})" for name in MARKS if name != "baseline"}
+    to_hex(GRID): "var(--rule)",
+    to_hex(WHISKER): "var(--muted)",
+    ALLOWED.lower(): "var(--allowed)",
+} | {str(VERDICTS[name]["color"]).lower(): f"var(--{name})" for name in MARKS if name != "baseline"}
 NOTHING = "\N{EN DASH}"
-LARGEST_MATRIX = 20  # classes; with more, each protected class is set against all others
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def render(data: PageData) -> str:
     style, _, _ = environment.loader.get_source(environment, "report.css")
     finished = data.status["state"] == "finished"
     protected = [data.class_names[index] for index in data.protected]
-    changes = _changes(data)
+    changes = changed_samples(data.guard, data.class_names, data.protected, data.pictures)
     return environment.get_template("report.html.j2").render(
         style=Markup(style),
         marks=MARKS,
@@ -99,7 +98,7 @@ def render(data: PageData) -> str:
         units=units_of(data.rows),
         figures=_figures(data.rows),
         layers=[{**layer, "density": layer["kept"] / max(layer["total"], 1)} for layer in data.layers],
-        matrices=_matrices(data),
+        matrices=confusion_matrices(_networks(data), data.class_names, data.protected),
         test=_test(data.test, protected),
         changes=changes,
         pictured=any(group["pictures"] for group in changes),
@@ -198,7 +197,7 @@ def _figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
             if row["classes"]
         ]
         alt = f"False negatives and recall of {name} against the share of weights kept. {'; '.join(said)}."
-        drawn = report.figure(own)
+        drawn = figure(own)
         drawn.set_size_inches(4.9, 6.2)  # a telephone's width at a legible type size
         drawn.suptitle("")  # the page says it, and explains the markers
         drawn.legends[0].remove()
@@ -209,50 +208,14 @@ def _figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return result
 
 
-def _matrices(data: PageData) -> list[dict[str, Any]]:
-    """Confusion matrices in groups of the dense and the delivered network, or of the dense alone if it is delivered."""
+def _networks(data: PageData) -> dict[str, Decisions]:
+    """The dense and the delivered network, or the dense one alone if it is delivered."""
     if not data.guard:
-        return []
+        return {}
     final = delivered_row(data.rows)
-    networks = {"Dense network": data.guard["dense"], "Delivered network": data.guard["delivered"]}
     if final is not None and final is dense_row(data.rows):
-        networks = {"Dense network, delivered unchanged": data.guard["dense"]}
-    whole = data.guard["dense"].target.ndim == 1 and len(data.class_names) <= LARGEST_MATRIX
-    if whole:
-        return [_group("", list(data.class_names), set(data.protected), networks, None)]
-    return [
-        _group(data.class_names[index], [data.class_names[index], "others"], {0}, networks, index)
-        for index in data.protected
-    ]
-
-
-def _group(
-    title: str, names: list[str], protected: set[int], networks: Mapping[str, Decisions], index: int | None
-) -> dict[str, Any]:
-    matrices = []
-    for network, outcomes in networks.items():
-        target, predicted = outcomes.target, outcomes.predicted
-        if index is not None:
-            target, predicted = (1 - one.long() for one in outcomes.found(index))
-        size = len(names)
-        flat = np.bincount((target * size + predicted).numpy(), minlength=size * size)
-        rows = [
-            {
-                "name": name,
-                "protected": i in protected,
-                "cells": [
-                    {
-                        "count": int(n),
-                        "share": int(n) / counts.sum() if counts.sum() else None,
-                        "right": i == j,
-                    }
-                    for j, n in enumerate(counts)
-                ],
-            }
-            for i, (name, counts) in enumerate(zip(names, flat.reshape(size, size), strict=True))
-        ]
-        matrices.append({"network": network, "rows": rows})
-    return {"name": title, "columns": names, "matrices": matrices}
+        return {"Dense network, delivered unchanged": data.guard["dense"]}
+    return {"Dense network": data.guard["dense"], "Delivered network": data.guard["delivered"]}
 
 
 def _test(test: Mapping[str, Any] | None, protected: Sequence[str]) -> dict[str, Any] | None:
@@ -260,49 +223,6 @@ def _test(test: Mapping[str, Any] | None, protected: Sequence[str]) -> dict[str,
         return None
     rows = [{"name": name, "protected": name in protected, **one} for name, one in test["classes"].items()]
     return {"samples": test["samples"], "accuracy": test["accuracy"], "rows": rows}
-
-
-def _changes(data: PageData) -> list[dict[str, Any]]:
-    if not data.guard:
-        return []
-    dense, now = data.guard["dense"], data.guard["delivered"]
-    result = []
-    for index in data.protected:
-        name = data.class_names[index]
-        for kind, samples in zip(
-            ("newly missed", "newly found"), pictures.changed(dense, now, index), strict=True
-        ):
-            seen = [s for s in samples if s in data.pictures][: pictures.shown_each(len(data.protected))]
-            shown = [_picture(data, s, index, newly_missed=kind == "newly missed") for s in seen]
-            rest = [s for s in samples if s not in seen]
-            result.append(
-                {
-                    "name": name,
-                    "kind": kind,
-                    "total": len(samples),
-                    "pictures": shown,
-                    "rest": rest,
-                }
-            )
-    return result if any(group["total"] for group in result) else []
-
-
-def _picture(data: PageData, sample: int, index: int, *, newly_missed: bool) -> dict[str, Any]:
-    name, picture = data.class_names[index], data.pictures[sample]
-    wrong = f"not {name}"
-    if data.guard["dense"].target.ndim == 1:
-        outcomes = data.guard["delivered" if newly_missed else "dense"]
-        wrong = data.class_names[int(outcomes.predicted[sample])]
-    says = (name, wrong) if newly_missed else (wrong, name)
-    height, width = picture.shape[:2]
-    return {
-        "uri": pictures.data_uri(picture),
-        "alt": f"Guard sample {sample}, {name}: the dense network says {says[0]}, the delivered network {says[1]}",
-        "caption": f"No. {sample}: {'now' if newly_missed else 'was'} {wrong}",
-        "small": max(height, width) < pictures.EDGE,
-        "width": width,
-        "height": height,
-    }
 
 
 def _command(environment: Mapping[str, Any] | None) -> str:

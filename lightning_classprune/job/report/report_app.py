@@ -1,4 +1,4 @@
-"""`classprune-report RUN_DIR`: the report of a run, (re)built from the files of its folder alone."""
+"""`classprune-report RUN_DIR`: the report of a run, written anew."""
 
 from __future__ import annotations
 
@@ -7,72 +7,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
-from lightning_classprune import files
-from lightning_classprune.job.report.page import PageData, render
-from lightning_classprune.job.run_folder import RunFolder
-
-ROW_KEYS = ("round", "attempt", "sparsity", "verdict", "classes")
+from lightning_classprune import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write `report.html` into the run folder that the command line names; returns the exit status."""
     parser = argparse.ArgumentParser("classprune-report", description="Rebuild the report of a run.")
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run folder of one classprune job")
+    parser.add_argument("--version", action="version", version=f"lightning-classprune {__version__}")
     folder = parser.parse_args(arguments).run_dir
+    # Loads torch: not for help, --version or a wrong command line.
+    from lightning_classprune.job.report.report_run import write_report
+    from lightning_classprune.job.run_folder import RunFolder
+
     try:
         print(write_report(RunFolder.open(folder)))
     except (ValueError, OSError) as error:
         print(f"classprune-report: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def write_report(folder: RunFolder) -> Path:
-    """Write the report, whole or not at all, and return its path.
-
-    Raises:
-        ValueError: A file of the folder is broken; names it.
-    """
-    files.write_text(folder.report, render(page_data(folder)))
-    return folder.report
-
-
-def page_data(folder: RunFolder) -> PageData:
-    """Return what the folder holds, as far as the run got.
-
-    Raises:
-        ValueError: A file is broken; names it.
-    """
-    rows = folder.ledger()
-    for number, row in enumerate(rows, start=1):
-        missing = [key for key in ROW_KEYS if key not in row]
-        if missing:
-            raise ValueError(
-                f"{folder.ledger_file}, line {number}: not a row of a ledger, it has no {missing}"
-            )
-    config = folder.config()
-    return PageData(
-        rows=rows,
-        class_names=[str(name) for name in config.facts.class_names],
-        protected=list(config.facts.protected),
-        status=folder.status(),
-        guard=folder.guard(),
-        layers=folder.layers(),
-        pictures=folder.pictures(),
-        test=folder.test(),
-        environment=folder.environment(),
-        config=folder.config_file.read_text(encoding="utf-8"),
-        notes=_notes(config),
-    )
-
-
-def _notes(config: DictConfig) -> list[str]:
-    targets = [
-        str(OmegaConf.select(config, f"{group}._target_")).split(".")[-1] for group in ("data", "model")
-    ]
-    return [*targets, f"seed {config.seed}"]
 
 
 if __name__ == "__main__":

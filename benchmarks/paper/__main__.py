@@ -1,0 +1,5 @@
+"""`python -m benchmarks.paper`: see `benchmarks.paper.job`."""
+
+from benchmarks.paper.job import main
+
+main()

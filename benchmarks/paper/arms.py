@@ -1,0 +1,124 @@
+"""What single arms of the paper's experiment need beyond the package."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelPruning
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_classprune import ClassAwarePruningCallback
+from lightning_classprune.losses import ClassDependentLoss, class_balanced_weights, log_odds
+
+
+class LaterClassWeights(Callback):
+    """Put these class weights into the loss once the dense round is over."""
+
+    def __init__(self, class_weights: Sequence[float]) -> None:
+        self.class_weights = torch.tensor([float(weight) for weight in class_weights])
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if pruning_of(trainer).ledger:
+            pl_module.loss.cross_entropy.class_weights = self.class_weights
+
+
+def pruning_of(trainer: Trainer) -> ClassAwarePruningCallback:
+    return next(c for c in trainer.callbacks if isinstance(c, ClassAwarePruningCallback))
+
+
+def lottery_ticket_pruning(epochs: int, amount: float) -> ModelPruning:
+    """Lightning's ModelPruning with its defaults: after every `epochs` epochs, prune `amount` and rewind."""
+    return ModelPruning(
+        "l1_unstructured",
+        amount=amount,
+        apply_pruning=lambda epoch: (epoch + 1) % epochs == 0,
+        use_lottery_ticket_hypothesis=lambda epoch: (epoch + 1) % epochs == 0,
+    )
+
+
+class SearchedLoss(nn.Module):
+    """Cross-entropy on logits shifted by `tau` times the log class shares (Menon et al. 2021), plus ranking.
+
+    `hardest` in (0, 1] is the share of the batch's negatives, highest scores first, that the squared hinge looks at:
+    1 is all pairs, less is a one-way partial AUC. Only for one protected class.
+    """
+
+    prior: Tensor
+
+    def __init__(
+        self,
+        class_counts: Sequence[int],
+        protect: Sequence[int],
+        tau: float = 0.0,
+        balanced: bool = False,
+        rank_weight: float = 0.0,
+        margin: float = 1.0,
+        hardest: float = 1.0,
+    ) -> None:
+        super().__init__()
+        counts = torch.tensor([float(count) for count in class_counts])
+        self.register_buffer("prior", tau * (counts / counts.sum()).log(), persistent=False)
+        weights = class_balanced_weights(list(class_counts)) if balanced else torch.ones(len(counts))
+        self.register_buffer("weights", weights, persistent=False)
+        (self.protected,) = protect
+        self.rank_weight, self.margin, self.hardest = rank_weight, margin, hardest
+
+    def forward(self, scores: Tensor, target: Tensor) -> Tensor:
+        loss = F.cross_entropy(scores + self.prior, target, self.weights)
+        score, positive = log_odds(scores, self.protected), target == self.protected
+        high, low = score[positive], score[~positive]
+        if not len(high) or not len(low):
+            return loss
+        low = low.topk(max(1, round(self.hardest * len(low)))).values
+        shortfall = (self.margin - (high.unsqueeze(1) - low.unsqueeze(0))).clamp(min=0)
+        return loss + self.rank_weight * shortfall.square().mean()
+
+
+class DistilledLoss(ClassDependentLoss):
+    """The paper's loss plus `distill` times the mean squared distance to the teacher's log-odds of the protected class.
+
+    `teacher` `(N,)` is what `DenseTeacher` says of the batch; without one the term is left out. Only for one protected
+    class. Squared log-odds instead of a cross-entropy to the teacher's probability: that says nothing more than the
+    label where the teacher is sure, and the order of the sure samples is what AUC measures.
+    """
+
+    def __init__(self, distill: float = 1.0, **paper: Any) -> None:
+        super().__init__(**paper)
+        (self.protected,) = self.ranking.protect
+        self.distill = distill
+        self.teacher: Tensor | None = None
+
+    def forward(self, scores: Tensor, target: Tensor) -> Tensor:
+        loss = super().forward(scores, target)
+        if self.teacher is None:
+            return loss
+        return loss + self.distill * F.mse_loss(log_odds(scores.float(), self.protected), self.teacher)
+
+
+class DenseTeacher(Checkpoint):
+    """Gives a `DistilledLoss` the dense network's scores of every batch, once the dense round is over.
+
+    A Checkpoint: those run between the verdict and the next round's mask, when the network is the dense one still.
+    """
+
+    def __init__(self) -> None:
+        self.dense: nn.Module | None = None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.dense is None and pruning_of(trainer).ledger:
+            self.dense = copy.deepcopy(pl_module.network).eval().requires_grad_(False)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.dense is not None:
+            with torch.no_grad():
+                pl_module.loss.teacher = log_odds(self.dense(batch[0]).float(), pl_module.loss.protected)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        pl_module.loss.teacher = None  # of this batch alone

@@ -1,0 +1,33 @@
+"""The compact network as files to deploy: for PyTorch and as ONNX."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from lightning_classprune.export.artefact import Artefact, Spec
+from lightning_classprune.export.checks import TOLERANCES, in_memory
+from lightning_classprune.export.compact_files import load_compact, save_compact
+from lightning_classprune.export.deployed import Deployed
+from lightning_classprune.export.onnx_format import write_graph
+
+
+class CompactFormat:
+    """`compact.safetensors` and `compact.onnx`; nothing where nothing can be left out."""
+
+    name = "compact"
+    extra = "compact"
+
+    def write(self, rule: Deployed, folder: Path, spec: Spec) -> list[Artefact]:
+        """Write both files."""
+        smaller = spec.compacted()
+        before, after = smaller.report["parameters"]
+        if before == after:
+            return []
+        path = folder / "compact.safetensors"
+        save_compact(path, smaller, spec.told)
+        twin, _ = load_compact(path, copy.deepcopy(rule.network))
+        return [
+            Artefact(path, in_memory(rule.around(twin)), TOLERANCES["fp32"]),
+            write_graph(rule.around(smaller.model), folder / "compact.onnx", spec, None),
+        ]

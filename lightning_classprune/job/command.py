@@ -1,0 +1,52 @@
+"""The command `classprune`: loads the job, and torch with it, when there is one to do and not before.
+
+So help, `--version`, `--cfg` and what is wrong with a command line are said at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from lightning_classprune import __version__
+from lightning_classprune.job.configuration import conf_dir
+
+
+def main() -> None:
+    """Run the job or the sweep that the command line describes, or go on with the one of `resume=RUN_DIR`."""
+    arguments = sys.argv[1:]
+    if "--version" in arguments:  # Hydra would tell its own
+        print(f"lightning-classprune {__version__}")
+    elif any(argument.startswith("resume=") for argument in arguments):
+        _resume(arguments)
+    else:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+
+
+def job(cfg: DictConfig) -> float | tuple[float, ...]:
+    """Do one job of a Hydra command: `app.job`. Launchers send this function to other processes by its name."""
+    from lightning_classprune.job import app
+
+    return app.job(cfg)
+
+
+def _resume(arguments: Sequence[str]) -> None:
+    given = next(argument for argument in arguments if argument.startswith("resume="))
+    others = [argument for argument in arguments if argument != given]
+    if others:
+        sys.exit(
+            "classprune: resume= goes on with the job's own configuration and takes nothing beside it; "
+            f"remove {' '.join(others)}"
+        )
+    from lightning_classprune.job import app, jobs
+    from lightning_classprune.job.run_folder import RunFolder
+
+    try:
+        folder = RunFolder.open(Path(given.removeprefix("resume=")).absolute())
+    except ValueError as error:
+        sys.exit(f"classprune: {error}")
+    jobs.resume(folder, app.run)

@@ -1,0 +1,33 @@
+"""What composing the job's configuration needs: its folder, and the resolver that names the jobs of a sweep."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def conf_dir() -> Path:
+    """Return the folder of the configuration: inside an installed package, or beside it in a source tree."""
+    return next(
+        path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if (path / "config.yaml").is_file()
+    )
+
+
+def job_folder(overrides: str) -> str:
+    """Return the name of a job's folder in its sweep: the same overrides give the same folder, in any sweep order.
+
+    Keys lose their groups, and what is no good in a file name is replaced; a checksum then keeps names apart.
+    """
+    name = re.sub(r"(^|,)[^=,]*[./](?=\w+=)", r"\1", overrides)
+    name = re.sub(r"[^\w.,=+-]", "_", name)[:100]
+    if name == overrides:
+        return name or "job"
+    return f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+OmegaConf.register_new_resolver("classprune_folder", job_folder, replace=True)

@@ -1,0 +1,97 @@
+"""Folders of images, and torchvision's sets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lightning_classprune.job.data.images import ImageFolderData, TorchvisionData
+from lightning_classprune.job.data.splits import PARTS
+from tests.job.data.test_base import labels_of
+
+
+def tree(root: Path, count: int = 20, mode: str = "RGB") -> Path:
+    for label in ("bad", "good"):
+        (root / label).mkdir(parents=True)
+        for i in range(count):
+            Image.new(mode, (12, 9 + i % 3), i).save(root / label / f"{i}.png")
+    return root
+
+
+def test_one_folder_tree_is_cut_into_four(tmp_path: Path) -> None:
+    data = ImageFolderData(str(tree(tmp_path)), image_size=8, num_workers=0)
+    data.setup()
+    assert data.class_names == ["bad", "good"]
+    assert [len(labels_of(data, part)) for part in PARTS] == [20, 4, 10, 6]
+    x, y = next(iter(data.train_dataloader()))
+    assert x.shape[1:] == (3, 8, 8)
+    assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
+    assert data.class_counts == [10, 10]
+    assert data.normalization[0].shape == (3, 1, 1)
+    red = data.raw(x)[:, 0].flatten(1)  # tree() paints each picture in one red, as deep as its number
+    assert torch.equal(red.amax(1), red.amin(1))
+    assert set(red[y == 0, 0].tolist()) <= set(range(20))
+    assert len(set(red[y == 0, 0].tolist())) == 10
+
+
+def test_given_parts_are_used_and_missing_ones_cut_from_train(tmp_path: Path) -> None:
+    tree(tmp_path / "train", 30)
+    tree(tmp_path / "test", 5, "L")
+    data = ImageFolderData(str(tmp_path), image_size=8, in_channels=1, num_workers=0)
+    data.setup()
+    assert len(labels_of(data, "test")) == 10
+    assert sum(len(labels_of(data, part)) for part in ("train", "val", "guard")) == 60
+    assert next(iter(data.guard_dataloader()))[0].shape[1:] == (1, 8, 8)
+    for part in ("val", "guard"):
+        tree(tmp_path / part, 4)
+    data = ImageFolderData(str(tmp_path), image_size=8, num_workers=0)
+    data.setup()
+    assert [len(labels_of(data, part)) for part in PARTS] == [60, 8, 8, 10]
+
+
+def test_folder_errors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a folder"):
+        ImageFolderData(str(tmp_path / "nix")).setup()
+    with pytest.raises(ValueError, match="root="):
+        ImageFolderData(str(tmp_path)).setup()
+    with pytest.raises(ValueError, match="in_channels=2"):
+        ImageFolderData(str(tmp_path), in_channels=2)
+    tree(tmp_path / "train", 4)
+    tree(tmp_path / "val", 4)
+    os.rename(tmp_path / "val" / "good", tmp_path / "val" / "ugly")
+    with pytest.raises(ValueError, match="val has classes"):
+        ImageFolderData(str(tmp_path)).setup()
+
+
+def idx(path: Path, array: np.ndarray) -> None:
+    """Write the file format of MNIST."""
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def test_torchvision_set_from_local_files(tmp_path: Path) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 100), ("t10k", 20)):
+        idx(raw / f"{part}-images-idx3-ubyte", rng.integers(0, 256, (count, 28, 28)))
+        idx(raw / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
+    data = TorchvisionData("FashionMNIST", str(tmp_path), image_size=16)
+    data.prepare_data()
+    data.setup()
+    assert data.class_names[:2] == ["T-shirt/top", "Trouser"]
+    assert (data.in_channels, data.image_size) == (1, (16, 16))
+    sizes = [len(labels_of(data, part)) for part in PARTS]
+    assert sizes[3] == 20
+    assert sum(sizes) == 120
+
+
+def test_unknown_torchvision_set_is_named() -> None:
+    for name in ("NoSuchSet", "ImageFolder", "vision"):
+        with pytest.raises(ValueError, match=f"name='{name}'"):
+            TorchvisionData(name, ".")

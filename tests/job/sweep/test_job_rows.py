@@ -1,0 +1,43 @@
+"""Every job of a sweep is a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lightning_classprune.job.sweep.job_rows import read_jobs
+from lightning_classprune.job.sweep.sweep import tally, varying
+from tests.job.sweep.folders import run_folder
+
+
+def test_every_job_is_a_row(sweep: Path) -> None:
+    jobs = read_jobs(sweep)
+    assert [job.name for job in jobs] == ["a1", "a2", "b1", "b2", "c1", "c2"]
+    assert varying(jobs) == ["loss"]
+    first = jobs[0]
+    assert (first.seed, first.state, first.sparsity, first.verdict) == ("1", "finished", 0.75, "refused")
+    assert (first.accepted, first.refused, first.epochs, first.seconds) == (2, 1, 16, 6.0)
+    assert first.increase == pytest.approx(1 / 50)
+    misses = first.classes["crack"]
+    assert (misses.guard_dense, misses.guard, misses.guard_support) == (10, 11, 50)
+    assert (misses.test_dense, misses.test, misses.test_support) == (4, 6, 30)
+    assert jobs[1].classes["crack"].test_dense is None
+    assert (jobs[4].state, jobs[4].error, jobs[4].sparsity) == ("failed", "ValueError: a|b <c>", None)
+    assert (jobs[5].state, jobs[5].sparsity, jobs[5].accepted) == ("running", None, 1)
+    assert tally(jobs) == "6 jobs: 4 finished (2 without an accepted step), 1 failed, 1 running"
+
+
+def test_the_order_is_that_of_numbers(tmp_path: Path) -> None:
+    for value in ("10", "9", "0.1", "0.05"):
+        run_folder(tmp_path, f"w{value}", f"weight={value}")
+    assert [job.overrides["weight"] for job in read_jobs(tmp_path)] == ["0.05", "0.1", "9", "10"]
+
+
+def test_a_broken_folder_is_a_row_too(sweep: Path) -> None:
+    (sweep / "a1" / "ledger.jsonl").write_text('{"verdict": "base')
+    (sweep / "a2" / "status.json").write_text("{")
+    broken = [job for job in read_jobs(sweep) if job.state == "unreadable"]
+    assert [job.name for job in broken] == ["a1", "a2"]
+    assert "line 1: not JSON" in str(broken[0].error)
+    assert broken[0].overrides["loss"] == "a"
