@@ -218,7 +218,6 @@ class OneLogitLoss(nn.BCEWithLogitsLoss):
         return super().forward(logits[:, 0], y.float())
 
 
-@pytest.mark.fit
 def test_lightning_module_that_was_trained(tmp_path: Path) -> None:
     torch.manual_seed(0)
     x = torch.randn(32, 8)
