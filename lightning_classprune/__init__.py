@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from lightning_classprune.export.onnx_export import export_onnx
     from lightning_classprune.export.sparse_inference import sparsify_for_inference
     from lightning_classprune.guard import statistics as statistics
+    from lightning_classprune.guard.decision_offset import DecisionOffset
     from lightning_classprune.guard.options import Guard
+    from lightning_classprune.guard.statistics import chance_at_setup
     from lightning_classprune.guard.thresholds import certify_threshold
     from lightning_classprune.guard.tolerance import FNTolerance
     from lightning_classprune.ledger import figure
@@ -44,6 +46,7 @@ __all__ = [
     "ClassBalancedCrossEntropy",
     "ClassDependentLoss",
     "Cut",
+    "DecisionOffset",
     "FNTolerance",
     "Files",
     "Fixed",
@@ -51,6 +54,7 @@ __all__ = [
     "LiveView",
     "PairwiseRankingLoss",
     "certify_threshold",
+    "chance_at_setup",
     "compact",
     "export",
     "export_onnx",
@@ -68,6 +72,7 @@ _HOMES = {
     "ClassBalancedCrossEntropy": "losses",
     "ClassDependentLoss": "losses",
     "Cut": "pruning.options",
+    "DecisionOffset": "guard.decision_offset",
     "FNTolerance": "guard.tolerance",
     "Files": "tickets.options",
     "Fixed": "rounds.options",
@@ -75,6 +80,7 @@ _HOMES = {
     "LiveView": "live",
     "PairwiseRankingLoss": "losses",
     "certify_threshold": "guard.thresholds",
+    "chance_at_setup": "guard.statistics",
     "compact": "export.compact",
     "export": "export.export",
     "export_onnx": "export.onnx_export",

@@ -180,6 +180,15 @@ class ClassAwarePruningCallback(_Callback):
         """
         return ledger_frame(self.ledger)
 
+    @property
+    def awaits_judgement(self) -> bool:
+        """Whether the run was interrupted before the guard judged what it kept (`Guard(judging="end")`)."""
+        self._collect()
+        if self._run is not None:
+            return self._run.is_open
+        open_run = self._state.get("was_judged") is False and self._state.get("dense_outcomes") is not None
+        return self.settings.guard.judging == "end" and open_run
+
     def judge(self, trainer: Any, *data: Any, **fit_arguments: Any) -> None:
         """Close an interrupted run of `Guard(judging="end")` as it stands: the guard judges what was kept, once.
 

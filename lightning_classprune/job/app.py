@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,7 +49,7 @@ def job(cfg: DictConfig) -> Objective:
     return run(cfg)
 
 
-def run(cfg: DictConfig, *, resume: bool = False) -> Objective:
+def run(cfg: DictConfig, *, resume: bool = False, closing: bool = False) -> Objective:
     """Train, prune, judge, report and test as `cfg` says (see conf/config.yaml).
 
     Fills `cfg.run_dir` (see `RunFolder`); a job that raises leaves its error in `status.json`.
@@ -56,6 +57,7 @@ def run(cfg: DictConfig, *, resume: bool = False) -> Objective:
     Args:
         cfg: The composed configuration.
         resume: Go on from the last checkpoint in that folder, if it holds one.
+        closing: Train nothing: what an interrupted run kept is judged.
 
     Returns:
         What `cfg.objective` makes of the ledger: by default the largest accepted sparsity, 0..1.
@@ -63,18 +65,23 @@ def run(cfg: DictConfig, *, resume: bool = False) -> Objective:
     quieten()
     folder = RunFolder(Path(cfg.run_dir))
     try:
-        objective = _run(cfg, folder, resume)
+        objective, interrupted = _run(cfg, folder, resume, closing)
     except BaseException as error:
         folder.write_status("failed", error=f"{type(error).__name__}: {error}")
         if folder.config_file.is_file():
             publish(folder)
         raise
-    folder.write_status("finished", objective=objective)
+    folder.write_status("interrupted" if interrupted else "finished", objective=objective)
     publish(folder)
     return objective
 
 
-def _run(cfg: DictConfig, folder: RunFolder, resume: bool) -> Objective:
+def close(cfg: DictConfig, *, resume: bool = True) -> Objective:
+    """As `run`, of an interrupted job: what it kept is judged, and nothing is trained."""
+    return run(cfg, resume=resume, closing=True)
+
+
+def _run(cfg: DictConfig, folder: RunFolder, resume: bool, closing: bool) -> tuple[Objective, bool]:
     seed_everything(cfg.seed, workers=True, verbose=False)
     data = describe(cfg)
     folder.begin(cfg, resumed=resume)
@@ -90,7 +97,12 @@ def _run(cfg: DictConfig, folder: RunFolder, resume: bool) -> Objective:
     counts = ClassCounts(data.class_names)
     trainer: Trainer = instantiate(cfg.trainer, callbacks=[*callbacks, counts])
     checkpoint = (folder.last_checkpoint if resume else None) or cfg.ckpt_path
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    fit: Callable[..., None] = trainer.fit
+    if closing:
+        if pruning is None:
+            raise ValueError("this job prunes nothing, so there is nothing to judge")
+        fit = partial(pruning.judge, trainer)
+    fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     rows = [] if pruning is None else pruning.ledger
     if trainer.is_global_zero and pruning is not None and rows:
         # Of classes, which is what this job does.
@@ -115,7 +127,7 @@ def _run(cfg: DictConfig, folder: RunFolder, resume: bool) -> Objective:
         folder.write_json("test.json", results)
         tell(rows, results, folder.path)
     objective: Objective = instantiate(cfg.objective)(rows)
-    return objective
+    return objective, pruning is not None and pruning.awaits_judgement
 
 
 def describe(cfg: DictConfig) -> SplitDataModule:

@@ -1,0 +1,38 @@
+"""`classprune-judge RUN_DIR`: closes an interrupted run whose guard judges at the end, as it stands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_classprune import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judge what the run in the folder that the command line names has kept; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        "classprune-judge",
+        description="Close an interrupted run of Guard(judging='end') as it stands: nothing is trained, the guard "
+        "judges the candidates that were kept. A judgement is final.",
+    )
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run folder of one classprune job")
+    parser.add_argument("--version", action="version", version=f"lightning-classprune {__version__}")
+    folder = parser.parse_args(arguments).run_dir
+    # Loads torch: not for help, --version or a wrong command line.
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from lightning_classprune.job import app, jobs
+    from lightning_classprune.job.run_folder import RunFolder
+
+    try:
+        jobs.resume(RunFolder.open(folder.absolute()), app.close)
+    except (ValueError, OSError, MisconfigurationException) as error:
+        print(f"classprune-judge: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
