@@ -196,4 +196,4 @@ def make_plan(settings: Settings, masks: Masks, units: Units) -> Plan:
             f"must keep at least one; at most {units.most / total:.6f} is possible here"
         )
     search = settings.search
-    return Plan(total, target, search.fraction, search.max_rounds, search.retries, search.steps)
+    return Plan(total, target, search.fraction, search.max_rounds, search.retries, settings.steps)

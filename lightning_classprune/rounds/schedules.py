@@ -103,3 +103,8 @@ class AdaptiveSteps:
         while total - kept < target:
             kept, rounds = self._most(kept), rounds + 1
         return rounds
+
+
+#: Steps where the guard looks once, at the end: a candidate that fails there is followed by none, so that several of
+#: all densities are to wait for it, each an easy step from the one before.
+TOWARDS_A_JUDGEMENT = AdaptiveSteps(first=Fraction(1, 3), deepest=Fraction(1, 6))

@@ -17,6 +17,7 @@ from lightning_classprune.pruning.criteria import Criterion
 from lightning_classprune.pruning.granularities import GRANULARITIES
 from lightning_classprune.pruning.options import Cut
 from lightning_classprune.rounds.options import AnySearch, Fixed, Search, read_search
+from lightning_classprune.rounds.schedules import TOWARDS_A_JUDGEMENT, AdaptiveSteps
 from lightning_classprune.tickets.options import Files
 from lightning_classprune.trainer.arguments import is_number, share, whole
 from lightning_classprune.trainer.forward import Predict, default_predict
@@ -149,6 +150,13 @@ class Settings:
         if self.guard.judging == "end":
             return "Guard.judging='end'"
         return "search='adaptive'" if self.search.steps is not None else None
+
+    @property
+    def steps(self) -> AdaptiveSteps | None:
+        """How the next density is chosen by validation data; None if it is not."""
+        if self.search.steps is None or self.guard.judging == "round":
+            return self.search.steps
+        return TOWARDS_A_JUDGEMENT
 
     @property
     def tolerances(self) -> dict[str, FNTolerance]:
