@@ -19,9 +19,10 @@ from omegaconf import OmegaConf
 
 from lightning_classprune import Adaptive, ClassAwarePruningCallback, Cut, Files, Fixed, Guard
 from lightning_classprune.job import app
+from lightning_classprune.job.configuration import conf_dir
 from tests.support.app_job import config
 
-CONF = app.conf_dir()
+CONF = conf_dir()
 FACTS = {
     "class_names": ["no", "yes"],
     "num_classes": 2,
