@@ -111,7 +111,10 @@ class Criterion:
     def of(cls, criterion: str | Function | PreparedCriterion) -> Criterion:
         """Take a criterion in its initial state."""
         given = read_criterion(criterion)
-        state = copy.deepcopy(given.state_dict()) if hasattr(given, "state_dict") else None
+        stateful = (
+            not isinstance(given, type) and hasattr(given, "state_dict") and hasattr(given, "load_state_dict")
+        )
+        state = copy.deepcopy(given.state_dict()) if stateful else None  # type: ignore[union-attr]
         return cls(given, state, identity(given))
 
     @property

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 OPAQUE = "cannot be compared"
 
 _DEEPEST = 8  # what lies deeper in an object belongs to something else
+_LISTED = 100  # more than these are told by their hash
 
 
 def identity(value: Any) -> Any:
@@ -68,7 +69,8 @@ def _identity(value: Any, within: tuple[int, ...]) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _identity(one, within) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_identity(one, within) for one in value]
+        told = [_identity(one, within) for one in value]
+        return told if len(told) <= _LISTED else f"{len(told)} values {_hash(repr(told).encode())}"
     if isinstance(value, set | frozenset):
         return sorted((_identity(one, within) for one in value), key=repr)
     if isinstance(value, type | BuiltinFunctionType):

@@ -256,7 +256,6 @@ def test_half_of_the_channels_of_known_networks(name):
     assert after < 0.45 * before
 
 
-@pytest.mark.fit
 def test_a_channel_run_shrinks_to_its_channels():
     module = network()
     callback = ClassAwarePruningCallback(

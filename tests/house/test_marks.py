@@ -36,3 +36,8 @@ def test_a_test_has_one_mark_of_its_cost(request: pytest.FixtureRequest) -> None
 def test_a_unit_test_that_trains_fails() -> None:
     with pytest.raises(AssertionError, match="marked `unit`, but calls"):
         pl.Trainer.fit(None, None)  # type: ignore[arg-type]
+
+
+def test_every_name_in_the_table_is_a_place() -> None:
+    places = [ROOT / "tests" / name for name in COSTS]
+    assert [place for place in places if not place.is_dir() and not place.with_suffix(".py").exists()] == []

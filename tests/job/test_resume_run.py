@@ -130,8 +130,8 @@ def test_what_cannot_be_resumed_is_said_in_a_line(
     arguments: list[str], message: str, whole: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = snapshot(whole)
-    command = [argument.format(folder=whole.path) for argument in arguments]
-    monkeypatch.setattr(sys, "argv", ["classprune", *command])
+    words = [argument.format(folder=whole.path) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["classprune", *words])
     with pytest.raises(SystemExit, match=f"^classprune: .*{message}"):
         command.main()
     assert snapshot(whole) == before

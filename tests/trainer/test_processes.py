@@ -1,0 +1,47 @@
+"""One process is the same code as many: what collectives give where there is nobody else."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_classprune.trainer.processes import Processes, _portable
+
+ALONE = Processes()
+
+
+def test_alone_everything_is_ones_own() -> None:
+    assert ALONE.gather_objects({"a": 1}) == [{"a": 1}]
+    assert ALONE.first("mine") == "mine"
+    assert [ALONE.any(flag) for flag in (True, False)] == [True, False]
+    assert torch.equal(ALONE.gather(torch.arange(3)), torch.tensor([[0, 1, 2]]))
+    module = nn.BatchNorm1d(2)
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    ALONE.equalize_buffers(module)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in module.named_buffers())
+
+
+def test_alone_an_error_is_ones_own_error() -> None:
+    ALONE.raise_together(None)
+    error = LookupError("no such file")
+    with pytest.raises(LookupError) as raised:
+        ALONE.raise_together(error)
+    assert raised.value is error
+
+
+class TwoArguments(Exception):
+    """Cannot be made again from its message, as many errors of libraries cannot."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} in {where}")
+
+
+def test_an_error_that_cannot_travel_says_the_same_elsewhere() -> None:
+    error = LookupError("no such file")
+    assert _portable(error) is error
+    assert _portable(None) is None
+    told = _portable(TwoArguments("nothing", "here"))
+    assert str(pickle.loads(pickle.dumps(told))) == "TwoArguments in another process: nothing in here"
