@@ -232,7 +232,7 @@ class ClassAwarePruningCallback(_Callback):
         check_trainer(trainer, self)
         earlier, self._sparsity, self._ledger, self._state = self._state, 0.0, [], {}
         settings = self.settings
-        self._startup = Startup(settings, trainer, self._masks, closing=self._closing)
+        self._startup = Startup(settings, trainer, self._masks, earlier=earlier, closing=self._closing)
         if self._closing and not getattr(trainer, "ckpt_path", None):
             if not earlier:
                 raise MisconfigurationException(

@@ -37,7 +37,9 @@ def test_numbers_become_plain_ones_so_that_they_can_be_saved() -> None:
 
 @pytest.mark.parametrize("rise", [-0.1, 1.1, 10, math.nan, "0.1", True, {1: 2.0}, {1: "x"}])
 def test_a_rise_of_false_alarms_out_of_range_is_named(rise: Any) -> None:
-    with pytest.raises(ValueError, match=r"Guard\.max_fp_rise=.* is out of range: a number in \[0, 1\], or None"):
+    with pytest.raises(
+        ValueError, match=r"Guard\.max_fp_rise=.* is out of range: a number in \[0, 1\], or None"
+    ):
         Guard(max_fp_rise=rise)
 
 

@@ -89,6 +89,12 @@ class Measurements:
             {name: ~everywhere},
         )
 
+    def wrong_targets(self, columns: Columns) -> str | None:
+        return None
+
+    def wrong_scores(self, columns: Columns) -> str | None:
+        return None
+
     def exclusive(self, columns: Columns) -> bool:
         return False
 
