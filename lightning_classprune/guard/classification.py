@@ -281,8 +281,8 @@ def _probabilities(scores: Tensor, threshold: float) -> str | None:
     if not scores.numel() or bool((scores < 0).any() or (scores > 1).any()) or 0 < threshold < 1:
         return None
     return (
-        f"all scores lie between 0 and 1, like probabilities, and threshold={threshold:g} does not; give threshold=0.5, "
-        "or let predict return raw scores (before the sigmoid)"
+        f"all scores lie between 0 and 1, like probabilities, and threshold={threshold:g} does not; give "
+        "threshold=0.5, or let predict return raw scores (before the sigmoid)"
     )
 
 

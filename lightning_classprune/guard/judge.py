@@ -89,8 +89,8 @@ class Judge:
         for one in self.protected:
             misses, alarms = outcomes.pairs(first, one.name)
             told.append(
-                f"{one.name}: {misses.newly_missed} newly missed, {misses.newly_found} newly found of {misses.support}, "
-                f"{alarms.newly_missed} new false alarms, {alarms.newly_found} gone of {alarms.support}"
+                f"{one.name}: {misses.newly_missed} newly missed, {misses.newly_found} newly found of "
+                f"{misses.support}, {alarms.newly_missed} new false alarms, {alarms.newly_found} gone of {alarms.support}"
             )
         return (
             "the dense network of an earlier fit, against which every round is judged still; the pruned network that "
@@ -166,7 +166,8 @@ class Judge:
         for one in self.protected:
             misses, alarms = self.dense.pairs(self.dense, one.name)
             counts = f"{one.name}: {misses.fn} of {misses.support} missed, {alarms.fn} false alarms of {alarms.support}"
-            noted = [self.unfit[one.name]] if one.name in self.unfit else []
+            no_measure = unfit(misses, alarms) if misses.support else None
+            noted = [] if no_measure is None else [no_measure]
             told.append(", ".join([counts, *noted, *(remarks(misses) if misses.support else [])]))
         whole = self.dense.mistakes(self.dense)
         accuracy = f"accuracy {1 - whole.fn / whole.support:.3g}" if whole.support else "no cases"

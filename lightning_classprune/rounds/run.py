@@ -226,7 +226,7 @@ class PruningRun:
             return "the dense network"
         rank_zero_warn(
             f"every round is judged against a network of which {zeros:.1%} of the prunable weights are zero already: "
-            "what an earlier pruning cost is not seen. Fit with the callback that pruned it, or go on from its checkpoint"
+            "what an earlier pruning cost is not seen. Fit with the callback that pruned it, or from its checkpoint"
         )
         return f"the network as it came, of which {zeros:.1%} of the prunable weights are zero already"
 
