@@ -426,7 +426,7 @@ class PruningRun:
         if self.is_open and self.state.finished is not None and not self._interrupted:
             self.close()  # it was interrupted after its last round
         if self.is_open:
-            self.final_state = self.state_dict() | {"accepted": None, "rewind_point": None}
+            self.final_state = self._told_at_the_end()
             return
         refused = self.state.round > 0 and self.accepted is not None and not stands(self.recorder.rows[-1])
         self.restore_accepted()
@@ -438,7 +438,19 @@ class PruningRun:
             self.other_callbacks.checkpoints.save_delivered(self.trainer)
         self.handover.tell(self.accepted)
         # Taken here, where all processes are: for checkpoints written after the fit, when the module is the ticket.
-        self.final_state = self.state_dict() | {"accepted": None, "rewind_point": None}
+        self.final_state = self._told_at_the_end()
+
+    def interrupted(self) -> None:
+        """An exception ends the fit: the last accepted ticket stays, or the state in which the run can be closed."""
+        if not self.is_open:
+            if self.state.round > 0:
+                self.restore_accepted()
+        elif not self.sharding:  # whose state takes all processes, which may not be here
+            self.final_state = self._told_at_the_end()
+
+    def _told_at_the_end(self) -> dict[str, Any]:
+        """What a callback keeps of a run: all but the tensors, which the module or files have."""
+        return self.state_dict() | {"accepted": None, "rewind_point": None}
 
     @property
     def is_open(self) -> bool:

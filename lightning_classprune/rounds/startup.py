@@ -105,6 +105,8 @@ class Startup:
     def continue_from(self, saved: dict[str, Any]) -> None:
         """Go on from what `PruningRun.state_dict` returned, if this is the same run."""
         check_same_run(saved, run_settings(self._settings, self._clock.user))
+        if self._closing and saved["was_judged"]:
+            raise MisconfigurationException("judge: this run was judged already, and a judgement is final")
         self._resumed = saved
         if self._run is not None:
             self._set_horizon(self._run)
