@@ -114,7 +114,7 @@ class ClassAwarePruningCallback(_Callback):
         self._sparsity = 0.0
         self._ledger: list[Row] = []
         self._offsets = {one.name: 0.0 for one in self.settings.protected}
-        self._closing = False
+        self._closing = self._closing_checkpoint = False
         self._state: dict[str, Any] = {}
         self._child_results = ChildResults()
         self._recall: dict[str, float] = {}
@@ -211,11 +211,12 @@ class ClassAwarePruningCallback(_Callback):
             )
         if not data and not fit_arguments:
             data, fit_arguments = _of_the_last_fit(trainer)
-        self._closing = True
+        # Lightning reads a checkpoint after `setup`, where it does not say that there is one.
+        self._closing, self._closing_checkpoint = True, fit_arguments.get("ckpt_path") is not None
         try:
             trainer.fit(*data, **fit_arguments)
         finally:
-            self._closing = False
+            self._closing = self._closing_checkpoint = False
 
     # -- events of a fit --
 
@@ -232,8 +233,8 @@ class ClassAwarePruningCallback(_Callback):
         check_trainer(trainer, self)
         earlier, self._sparsity, self._ledger, self._state = self._state, 0.0, [], {}
         settings = self.settings
-        self._startup = Startup(settings, trainer, self._masks, closing=self._closing)
-        if self._closing and not getattr(trainer, "ckpt_path", None):
+        self._startup = Startup(settings, trainer, self._masks, earlier=earlier, closing=self._closing)
+        if self._closing and not self._closing_checkpoint:
             if not earlier:
                 raise MisconfigurationException(
                     "judge: this callback knows of no run; give ckpt_path=... of one"
@@ -288,8 +289,8 @@ class ClassAwarePruningCallback(_Callback):
 
     def _interrupted(self, trainer: Any) -> None:
         """An exception ends the fit: the module keeps the last accepted ticket, the trainer its own settings."""
-        if self._run is not None and self._run.state.round > 0 and not self._run.is_open:
-            self._run.restore_accepted()
+        if self._run is not None:
+            self._run.interrupted()
         self._close(trainer)
 
     def _close(self, trainer: Any) -> None:

@@ -18,6 +18,9 @@ from lightning_classprune.guard.offset import Sweep
 from lightning_classprune.guard.outcomes import Decisions
 from lightning_classprune.guard.task import Columns, NaNScoresError
 
+#: From so many cases on, one label each is no chance.
+ENOUGH_ROWS = 10
+
 
 class Classes:
     """Every case belongs to one class: the one with the largest score, or, of one score, by a threshold.
@@ -110,6 +113,14 @@ class Classes:
         owners = torch.tensor(self.protected, dtype=torch.int64).expand(len(target), -1)
         return target, torch.cat((owners, best.unsqueeze(1)), dim=1)[:, : competing.shape[1]], competing
 
+    def wrong_targets(self, columns: Columns) -> str | None:
+        """Every target that can be is one of a class."""
+        return None
+
+    def wrong_scores(self, columns: Columns) -> str | None:
+        """Whether the scores of one output are probabilities, and the threshold is not one."""
+        return _probabilities(columns[1], self._threshold) if len(columns) == 2 else None
+
     def exclusive(self, columns: Columns) -> bool:
         """They compete."""
         return True
@@ -167,6 +178,21 @@ class Labels:
             said | {name: ~everywhere},
         )
 
+    def wrong_targets(self, columns: Columns) -> str | None:
+        """Whether every case has just one label, so that these are classes."""
+        target = columns[0]
+        if len(target) < ENOUGH_ROWS or not bool((target.sum(1) == 1).all()):
+            return None
+        labels = len(self.names)
+        return (
+            f"every target has exactly one of {labels} labels, so these are classes, of which the largest score is "
+            f"decided; let predict return target.argmax(1), with num_classes={labels}"
+        )
+
+    def wrong_scores(self, columns: Columns) -> str | None:
+        """Whether the scores of the protected labels are probabilities, and the threshold is not one."""
+        return _probabilities(columns[2], self._threshold)
+
     def exclusive(self, columns: Columns) -> bool:
         """They do not compete."""
         return False
@@ -216,6 +242,14 @@ class ClassesOrLabels:
         """That of the task whose columns these are."""
         return self._of(columns).sweep(columns, offsets, name, dense)
 
+    def wrong_targets(self, columns: Columns) -> str | None:
+        """As in the task whose columns these are."""
+        return self._of(columns).wrong_targets(columns) if columns else None
+
+    def wrong_scores(self, columns: Columns) -> str | None:
+        """As in the task whose columns these are."""
+        return self._of(columns).wrong_scores(columns) if columns else None
+
     def exclusive(self, columns: Columns) -> bool:
         """As in the task whose columns these are."""
         return self._of(columns).exclusive(columns)
@@ -240,6 +274,16 @@ def _check_values(scores: Tensor, target: Tensor, num_classes: int) -> None:
             f"predict returned targets from {target.min()} to {target.max()}; "
             f"whole numbers from 0 to {num_classes - 1} are allowed"
         )
+
+
+def _probabilities(scores: Tensor, threshold: float) -> str | None:
+    """Why a threshold decides nothing where all scores are from 0 to 1, if that is so."""
+    if not scores.numel() or bool((scores < 0).any() or (scores > 1).any()) or 0 < threshold < 1:
+        return None
+    return (
+        f"all scores lie between 0 and 1, like probabilities, and threshold={threshold:g} does not; give "
+        "threshold=0.5, or let predict return raw scores (before the sigmoid)"
+    )
 
 
 def _first_largest(owners: Tensor, values: Tensor, classes: int) -> Tensor:

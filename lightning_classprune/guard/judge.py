@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
@@ -62,18 +62,58 @@ class Judge:
         agreed: Verdict = self.evaluator.processes.first(verdict)
         return agreed
 
-    def take_dense(self, outcomes: Outcomes | None, *, rehearsal: bool) -> str | None:
+    def take_over(self, earlier: Mapping[str, Any], outcomes: Outcomes | None) -> str | None:
+        """Go on judging for an earlier fit, whose pruned network this one starts from.
+
+        Its dense network stays what is compared with, and what it spent of the error budget is spent: else damage
+        would add up unseen from fit to fit.
+
+        Args:
+            earlier: The state that its run left.
+            outcomes: Of the network that this fit starts from.
+
+        Returns:
+            What there is to say of that network; None if the earlier fit judged other cases, so that it cannot go on.
+        """
+        saved = earlier.get("dense_outcomes")
+        first = self.evaluator.task.restored(saved) if saved is not None else None
+        if first is None or outcomes is None or not outcomes.same_cases(first):
+            return None
+        before = ErrorBudget.from_dict(earlier["budget"])
+        if before.alpha is not None:
+            # The level of a test after a refusal counts on the number of tests that was fixed before the first.
+            more = before.tests + self.budget.max_tests if before.refusals == 0 else before.max_tests
+            self.budget = replace(before, max_tests=max(more, before.max_tests))
+        self.dense, self.accepted, self.unfit = first, outcomes, dict(earlier["unfit"])
+        told = []
+        for one in self.protected:
+            misses, alarms = outcomes.pairs(first, one.name)
+            told.append(
+                f"{one.name}: {misses.newly_missed} newly missed, {misses.newly_found} newly found of "
+                f"{misses.support}, {alarms.newly_missed} new false alarms, {alarms.newly_found} gone of {alarms.support}"
+            )
+        return (
+            "the dense network of an earlier fit, against which every round is judged still; the pruned network that "
+            f"this fit starts from differs from it by {'; '.join(told)}, which was not tested"
+        )
+
+    def take_dense(
+        self, outcomes: Outcomes | None, *, rehearsal: bool, wrong_scores: str | None = None
+    ) -> str | None:
         """Take the dense network's outcomes for all later comparisons; returns why that is impossible, if it is.
 
         Args:
             outcomes: Its outcomes; None if its scores were NaN.
             rehearsal: `fast_dev_run`: too little was looked at to say anything of support.
+            wrong_scores: Why no decision can be made of its scores.
         """
         self.dense = self.accepted = outcomes
         if outcomes is None:
             return "the dense network's scores are NaN: nothing can be judged"
         if rehearsal:
             return "fast_dev_run: one guard batch was judged, nothing is pruned"
+        if wrong_scores is not None:
+            return wrong_scores
         for one in self.protected:
             misses, alarms = outcomes.pairs(outcomes, one.name)
             if why := impossible(misses, alarms, one, self.budget.alpha):
@@ -126,7 +166,8 @@ class Judge:
         for one in self.protected:
             misses, alarms = self.dense.pairs(self.dense, one.name)
             counts = f"{one.name}: {misses.fn} of {misses.support} missed, {alarms.fn} false alarms of {alarms.support}"
-            noted = [self.unfit[one.name]] if one.name in self.unfit else []
+            no_measure = unfit(misses, alarms) if misses.support else None
+            noted = [] if no_measure is None else [no_measure]
             told.append(", ".join([counts, *noted, *(remarks(misses) if misses.support else [])]))
         whole = self.dense.mistakes(self.dense)
         accuracy = f"accuracy {1 - whole.fn / whole.support:.3g}" if whole.support else "no cases"

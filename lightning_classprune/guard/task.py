@@ -98,6 +98,14 @@ class Task(Protocol):
         """
         ...
 
+    def wrong_targets(self, columns: Columns) -> str | None:
+        """Why the targets are those of another task, and the mend; None if they are not."""
+        ...
+
+    def wrong_scores(self, columns: Columns) -> str | None:
+        """Why no decision can be made of the scores, whatever network they are of, and the mend; None if it can."""
+        ...
+
     def exclusive(self, columns: Columns) -> bool:
         """Whether a case belongs to one class only, so that classes compete for it."""
         ...

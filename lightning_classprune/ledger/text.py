@@ -6,13 +6,15 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from lightning_classprune import files
+from lightning_classprune.guard.dense import unfit
+from lightning_classprune.guard.evidence import Evidence
 from lightning_classprune.ledger.rows import ClassCounts, Row, delivered_row, dense_row, round_label, units_of
 
 STYLES = {
@@ -145,6 +147,10 @@ def _claim(name: str, final: Row, dense: Row) -> str:
     )
     if now["fp_risen"]:
         counts += ", which is shown to be more"
+    if before["support"] and (
+        no_measure := unfit(_own(before, "fn", "support"), _own(before, "fp", "negatives"))
+    ):
+        counts += f" (which means little, for {no_measure})"
     if final["confidence"] is None or now["p_value"] is None or now["tolerance"] is None:
         return f"{counts} (only counts were compared; chance is not excluded)"
     at = f"{100 * final['confidence']:.4g}% confidence"
@@ -152,3 +158,8 @@ def _claim(name: str, final: Row, dense: Row) -> str:
     if now["max_fp_rise"] is None:
         return f"{counts}; {misses} is excluded at {at}, false alarms were not guarded"
     return f"{counts}; {misses} and of more than {now['max_fp_rise']:.4g} in its false-alarm rate are excluded at {at}"
+
+
+def _own(counts: ClassCounts, wrong: Literal["fn", "fp"], cases: Literal["support", "negatives"]) -> Evidence:
+    """The dense network's own counts, as evidence."""
+    return Evidence(counts[cases], counts[wrong], 0, 0)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_classprune.guard.data import GuardData, find_guard_data
 from lightning_classprune.guard.judge import Judge
-from lightning_classprune.guard.task import Outcomes
+from lightning_classprune.guard.task import Columns, Outcomes
 from lightning_classprune.ledger.recording import Recorder
 from lightning_classprune.ledger.rows import Row, delivered_row, stands
 from lightning_classprune.pruning.cutter import Cutter, check_criterion
@@ -42,7 +42,7 @@ from lightning_classprune.tickets.ticket import Ticket, pack_ticket, unpack_tick
 from lightning_classprune.trainer.compatibility import warn_where_global_epochs_count
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
 from lightning_classprune.trainer.processes import Processes
-from lightning_classprune.trainer.sharding import Sharding, reshard
+from lightning_classprune.trainer.sharding import Sharding, local, reshard
 from lightning_classprune.trainer.snapshots import (
     Tensors,
     capture_tensors,
@@ -50,6 +50,9 @@ from lightning_classprune.trainer.snapshots import (
     restore_tensors,
     restore_training,
 )
+
+#: Up to this share of exact zeros among the prunable weights, a network that came is dense.
+MOST_ZEROS = 0.01
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -88,6 +91,9 @@ class PruningRun:
         self._interrupted = False  # the job is being stopped, and the guard judges at the end only
         self.was_judged = False  # the guard was opened for the candidates that were kept
         self._earlier_ladder: str | None = None
+        self.earlier: Mapping[str, Any] | None = (
+            None  # the state of the fit whose pruned network this one starts from
+        )
 
     @property
     def sharding(self) -> Sharding:
@@ -172,29 +178,57 @@ class PruningRun:
             return
         with self.candidate.as_judged():
             limit = 1 if self.trainer.fast_dev_run else None
-            outcomes = self.judge.evaluator.outcomes(
-                self.trainer, self.module, self.data, look.offsets, limit
-            )
+            evaluator = self.judge.evaluator
+            columns = evaluator.columns(self.trainer, self.module, self.data, limit)
+            outcomes = None if columns is None else evaluator.task.outcomes(columns, look.offsets)
             tensors = capture_tensors(self.module)
-        verdict = None
+        verdict, why = None, ""
         if dense:
-            impossible = self.judge.take_dense(outcomes, rehearsal=bool(self.trainer.fast_dev_run))
-            self.state = replace(self.state, finished=impossible)
+            why = self._take_first(columns, outcomes)
             self.tell_labels()
         else:
             verdict = self.judge.verdict(outcomes)
         accepted = verdict is None or verdict.accepted
         goes_on = accepted and outcomes is not None and self.state.finished is None
         reach = self._reach(tensors) if goes_on else None
-        why = self.state.finished or "the dense network, against which every round is judged"
-        if dense and outcomes is not None:
-            why = f"{why}: {self.judge.describe_dense()}"
-        self.recorder.judged(self._facts(), outcomes, verdict, self.judge, why, look.offsets, look.chance)
+        shown = self.judge.dense if dense else outcomes
+        self.recorder.judged(self._facts(), shown, verdict, self.judge, why, look.offsets, look.chance)
         if accepted and outcomes is not None:
             self._commit(tensors, look, outcomes)
         if self.state.finished is None:
             self.state = after_verdict(self.plan, self.state, accepted, reach)
         self._extend_or_end(job_over)
+
+    def _take_first(self, columns: Columns | None, outcomes: Outcomes | None) -> str:
+        """The network that all others are compared with is known; what the ledger says of it."""
+        rehearsal = bool(self.trainer.fast_dev_run)
+        if self.earlier is not None and not rehearsal:
+            told = self.judge.take_over(self.earlier, outcomes)
+            if told is not None:
+                spent = self.earlier.get("was_judged") or self.judge.budget.exhausted
+                finished = "the earlier fit has spent what this guard can prove" if spent else None
+                self.state = replace(self.state, finished=finished)
+                return f"{told}; {finished}" if finished else told
+        wrong = self.judge.evaluator.task.wrong_scores(columns) if columns is not None else None
+        impossible = self.judge.take_dense(outcomes, rehearsal=rehearsal, wrong_scores=wrong)
+        self.state = replace(self.state, finished=impossible)
+        why = impossible or f"{self._first_in_words()}, against which every round is judged"
+        return f"{why}: {self.judge.describe_dense()}" if outcomes is not None else why
+
+    def _first_in_words(self) -> str:
+        """What the network that all others are compared with is called: dense, unless it came pruned."""
+        weights = [local(weight) for weight in self.cutter.units.parameters.values()]
+        zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(
+            weight.numel() for weight in weights
+        )
+        zeros = self.processes.first(zeros)
+        if zeros <= MOST_ZEROS:
+            return "the dense network"
+        rank_zero_warn(
+            f"every round is judged against a network of which {zeros:.1%} of the prunable weights are zero already: "
+            "what an earlier pruning cost is not seen. Fit with the callback that pruned it, or from its checkpoint"
+        )
+        return f"the network as it came, of which {zeros:.1%} of the prunable weights are zero already"
 
     def _keep(self, look: Look, job_over: bool) -> None:
         """A candidate that validation data accept: the guard will judge it at the end."""
@@ -392,7 +426,7 @@ class PruningRun:
         if self.is_open and self.state.finished is not None and not self._interrupted:
             self.close()  # it was interrupted after its last round
         if self.is_open:
-            self.final_state = self.state_dict() | {"accepted": None, "rewind_point": None}
+            self.final_state = self._told_at_the_end()
             return
         refused = self.state.round > 0 and self.accepted is not None and not stands(self.recorder.rows[-1])
         self.restore_accepted()
@@ -404,7 +438,19 @@ class PruningRun:
             self.other_callbacks.checkpoints.save_delivered(self.trainer)
         self.handover.tell(self.accepted)
         # Taken here, where all processes are: for checkpoints written after the fit, when the module is the ticket.
-        self.final_state = self.state_dict() | {"accepted": None, "rewind_point": None}
+        self.final_state = self._told_at_the_end()
+
+    def interrupted(self) -> None:
+        """An exception ends the fit: the last accepted ticket stays, or the state in which the run can be closed."""
+        if not self.is_open:
+            if self.state.round > 0:
+                self.restore_accepted()
+        elif not self.sharding:  # whose state takes all processes, which may not be here
+            self.final_state = self._told_at_the_end()
+
+    def _told_at_the_end(self) -> dict[str, Any]:
+        """What a callback keeps of a run: all but the tensors, which the module or files have."""
+        return self.state_dict() | {"accepted": None, "rewind_point": None}
 
     @property
     def is_open(self) -> bool:

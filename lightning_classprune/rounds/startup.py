@@ -13,13 +13,14 @@ from dataclasses import replace
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_classprune.guard.data import check_guard_data, find_guard_data
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.judge import Judge
 from lightning_classprune.guard.leaks import check_apart, check_guard
+from lightning_classprune.guard.task import Columns, Task
 from lightning_classprune.ledger.recording import Recorder
 from lightning_classprune.pruning.cutter import Cutter, check_criterion, starting_masks
 from lightning_classprune.pruning.masks import Masks
@@ -56,11 +57,21 @@ class Startup:
         settings: The arguments, checked.
         trainer: The trainer of the fit.
         inherited: Masks that an earlier fit delivered.
+        earlier: The state that it left.
         closing: The run that is resumed is not gone on with: what it kept is judged.
     """
 
-    def __init__(self, settings: Settings, trainer: Any, inherited: Masks, *, closing: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        trainer: Any,
+        inherited: Masks,
+        *,
+        earlier: Mapping[str, Any] | None = None,
+        closing: bool = False,
+    ) -> None:
         self._settings = settings
+        self._earlier = earlier or {}
         self._trainer = trainer
         self._inherited = inherited
         self._closing = closing
@@ -94,6 +105,8 @@ class Startup:
     def continue_from(self, saved: dict[str, Any]) -> None:
         """Go on from what `PruningRun.state_dict` returned, if this is the same run."""
         check_same_run(saved, run_settings(self._settings, self._clock.user))
+        if self._closing and saved["was_judged"]:
+            raise MisconfigurationException("judge: this run was judged already, and a judgement is final")
         self._resumed = saved
         if self._run is not None:
             self._set_horizon(self._run)
@@ -132,6 +145,8 @@ class Startup:
             kept=self._kept(),
             masks=masks,
         )
+        if units.pruned(masks):
+            run.earlier = self._earlier
         self._set_horizon(run)
         self._run = run
         return run
@@ -208,8 +223,11 @@ class Startup:
         check_rewind_point(self._trainer, settings.search.point, user, foreign)
         check_total_epochs(user, settings.search.max_total_epochs)
         evaluator = run.judge.evaluator
-        outcomes = evaluator.outcomes(self._trainer, run.module, run.data, {})
+        columns = evaluator.columns(self._trainer, run.module, run.data)
+        outcomes = None if columns is None else evaluator.task.outcomes(columns, {})
         check_guard_data(outcomes)
+        if columns is not None:
+            self._check_columns(evaluator.task, columns)
         if outcomes is not None and self._resumed is None:
             run.judge.tell_power(outcomes)
         run.rehearse_criterion()
@@ -220,6 +238,15 @@ class Startup:
                 evaluator, settings.protected, data, with_offset=settings.guard.offset == "validation"
             )
         self._check_leaks(run, asks)
+
+    def _check_columns(self, task: Task, columns: Columns) -> None:
+        """What is wrong with targets is wrong for ever; a network that is not trained yet may give any scores."""
+        if wrong := task.wrong_targets(columns):
+            raise MisconfigurationException(f"guard data: {wrong}")
+        if self._resumed is None and (wrong := task.wrong_scores(columns)):
+            rank_zero_warn(
+                f"guard data: before training {wrong}; if that is still so after round 0, pruning ends there"
+            )
 
     def _check_leaks(self, run: PruningRun, asks: str | None) -> None:
         contents = check_guard(run.data, self._processes)

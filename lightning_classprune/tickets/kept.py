@@ -67,6 +67,7 @@ class KeptTickets:
         self._processes = processes
         self.dense: Kept | None = None
         self.candidates: list[Kept] = []
+        self._saved_folder = self.folder  # of the run that is resumed
 
     def keep(
         self,
@@ -135,14 +136,21 @@ class KeptTickets:
         Raises:
             MisconfigurationException: It was.
         """
-        found: dict[str, Any] | None = None
-        if self._processes.rank == 0 and self._mark.exists():
-            found = json.loads(self._mark.read_text(encoding="utf-8"))
+        found: list[tuple[str, dict[str, Any]]] = []
+        if self._processes.rank == 0:
+            # A copy of the run folder does not make a second run.
+            marks = {folder / self._mark.name for folder in (self.folder, self._saved_folder)}
+            found = [
+                (os.fspath(mark), json.loads(mark.read_text(encoding="utf-8")))
+                for mark in sorted(marks)
+                if mark.exists()
+            ]
         found = self._processes.first(found)
-        if found is None or (not found["done"] and self._are_of(found["networks"])):
+        final = [mark for mark, said in found if said["done"] or not self._are_of(said["networks"])]
+        if not final:
             return
         raise MisconfigurationException(
-            f"this run was judged ({self._mark}): a judgement is final, so it is neither resumed nor judged again; "
+            f"this run was judged ({final[0]}): a judgement is final, so it is neither resumed nor judged again; "
             "begin a new run, with other guard data if it is to have a new chance"
         )
 
@@ -206,6 +214,7 @@ class KeptTickets:
         self.run = state["run"]
         self.dense = Kept(**state["dense"]) if state["dense"] else None
         self.candidates = [Kept(**one) for one in state["candidates"]]
-        there = self.dense is None or (self.folder / self.dense.file).is_file()
-        if not there:
-            self.folder = Path(state["folder"])
+        self._saved_folder = Path(state["folder"])
+        there = self.dense is not None and (self.folder / self.dense.file).is_file()
+        if not there and self._saved_folder.is_dir():
+            self.folder = self._saved_folder

@@ -36,7 +36,8 @@ def passes(
     """Outcomes of so many passes, one after the other, when training starts."""
 
     def action(trainer: pl.Trainer, module: pl.LightningModule) -> list[Any]:
-        return [evaluate(trainer, module, data, predict, task, Processes(), **options) for _ in range(times)]
+        seen = [evaluate(trainer, module, data, predict, task, Processes(), **options) for _ in range(times)]
+        return [task.outcomes(columns, {}) for columns in seen]
 
     return inside_fit(action)
 
@@ -45,7 +46,8 @@ def test_every_case_is_decided_by_the_network_in_eval_mode() -> None:
     expected: list[Tensor] = []
 
     def action(trainer: pl.Trainer, module: pl.LightningModule) -> Any:
-        outcomes = evaluate(trainer, module, guard_data(), default_predict, TASK, Processes())
+        columns = evaluate(trainer, module, guard_data(), default_predict, TASK, Processes())
+        outcomes = TASK.outcomes(columns, {})
         with torch.no_grad():
             expected.append(module.eval()(dataset(120, 3).tensors[0]).argmax(1))
         module.train()

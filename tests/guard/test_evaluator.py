@@ -38,8 +38,8 @@ def test_outcomes_of_a_network_in_training() -> None:
         made = evaluator()
         before = dict(vars(made))
         outcomes = (
-            made.outcomes(trainer, module, guard_data()),
-            made.outcomes(trainer, module, guard_data(), 1),
+            made.outcomes(trainer, module, guard_data(), {}),
+            made.outcomes(trainer, module, guard_data(), {}, 1),
         )
         assert vars(made) == before, "it keeps nothing"
         return outcomes
@@ -51,13 +51,13 @@ def test_outcomes_of_a_network_in_training() -> None:
 
 def test_scores_that_are_nan_before_training_are_a_fault_of_the_users() -> None:
     with pytest.raises(MisconfigurationException, match="predict returned NaN scores"):
-        inside_fit(lambda trainer, module: evaluator(nan).outcomes(trainer, module, guard_data()))
+        inside_fit(lambda trainer, module: evaluator(nan).outcomes(trainer, module, guard_data(), {}))
 
 
 def test_scores_that_are_nan_after_training_are_no_outcomes() -> None:
     def action(trainer: pl.Trainer, module: pl.LightningModule) -> Any:
         assert trainer.global_step > 0
-        return evaluator(nan).outcomes(trainer, module, guard_data())
+        return evaluator(nan).outcomes(trainer, module, guard_data(), {})
 
     assert inside_fit(action, hook="on_train_end") is None
 
@@ -69,7 +69,7 @@ def test_what_predict_does_wrong_is_a_fault_of_the_users_at_any_time(hook: str) 
 
     with pytest.raises(MisconfigurationException, match="predict returned targets from 5 to 6"):
         inside_fit(
-            lambda trainer, module: evaluator(predict).outcomes(trainer, module, guard_data()), hook=hook
+            lambda trainer, module: evaluator(predict).outcomes(trainer, module, guard_data(), {}), hook=hook
         )
 
 

@@ -13,12 +13,14 @@ from lightning_classprune.guard.classification import ClassesOrLabels
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.judge import Judge
+from lightning_classprune.guard.offset import Labels
 from lightning_classprune.guard.outcomes import Decisions
 from lightning_classprune.guard.protected import read_protected
 from lightning_classprune.guard.tolerance import FNTolerance
 from lightning_classprune.trainer.forward import default_predict
 from lightning_classprune.trainer.processes import Processes
 from tests.support.compare import assert_same
+from tests.support.witness import log_messages
 
 NAMES = ("a", "b", "c")
 TARGET = [1] * 10 + [2] * 5 + [0] * 5
@@ -30,9 +32,14 @@ def decided(missed: int = 0, missed_c: int = 0, target: list[int] = TARGET) -> D
     return Decisions(torch.tensor(target), torch.tensor(predicted), 3, NAMES)
 
 
-def judge(protect: Any = {"b": 0.2}, alpha: float | None = None, retries: int = 1) -> Judge:  # noqa: B006
+def judge(
+    protect: Any = {"b": 0.2},  # noqa: B006
+    alpha: float | None = None,
+    retries: int = 1,
+    max_fp_rise: float | None = None,
+) -> Judge:
     evaluator = Evaluator(ClassesOrLabels(NAMES, [1, 2], 0.0), default_predict, Processes())
-    return Judge(evaluator, read_protected(protect, NAMES, None), ErrorBudget(alpha, retries, 5))
+    return Judge(evaluator, read_protected(protect, NAMES, None, max_fp_rise), ErrorBudget(alpha, retries, 5))
 
 
 def begun(dense: Decisions | None = None, **options: Any) -> Judge:
@@ -57,7 +64,7 @@ def test_the_dense_network_is_what_all_are_compared_with() -> None:
         (None, False, "the dense network's scores are NaN"),
         (None, True, "the dense network's scores are NaN"),
         (decided(), True, "fast_dev_run: one guard batch was judged"),
-        (decided(target=[0] * 20), False, "no positives of protected class 'b'"),
+        (decided(target=[0] * 20), False, "protected class 'b': the guard data have no positives of it"),
     ],
 )
 def test_why_nothing_can_be_judged(outcomes: Decisions | None, rehearsal: bool, why: str) -> None:
@@ -66,16 +73,80 @@ def test_why_nothing_can_be_judged(outcomes: Decisions | None, rehearsal: bool, 
     assert made.dense is outcomes
 
 
-def test_too_few_positives_are_warned_of_once_the_level_is_known() -> None:
+def test_what_nothing_can_prove_ends_the_run_once_the_level_is_known() -> None:
+    """Not even (0, 1) of 10 excludes a rise of .2 at .05: .8^10 + ... > .05; all else is said under the point rule."""
+    why = judge(alpha=0.05).take_dense(decided(1), rehearsal=False)
+    assert str(why).startswith(
+        "protected class 'b': with 10 cases not even a network without an error can prove"
+    )
+    assert judge().take_dense(decided(1), rehearsal=False) is None
+
+
+def test_little_power_is_warned_of() -> None:
     with pytest.warns(
-        UserWarning, match=r"protect\['b'\]: only a clear improvement can pass with 10 positives"
+        UserWarning, match=r"protect\['b'\]: a network no worse than the dense one passes with"
     ):
-        judge(alpha=0.05).take_dense(decided(), rehearsal=False)
+        assert judge(protect={"b": 0.4}, alpha=0.05).take_dense(decided(4), rehearsal=False) is None
 
 
-def test_positives_are_the_guards_labels_whatever_was_decided() -> None:
+NOBODY = Decisions(torch.tensor(TARGET), torch.zeros(20, dtype=torch.int64), 3, NAMES)
+EVERYBODY = Decisions(torch.tensor(TARGET), torch.ones(20, dtype=torch.int64), 3, NAMES)
+
+
+@pytest.mark.parametrize(("dense", "why"), [(NOBODY, "calls no case"), (EVERYBODY, "calls every case")])
+def test_a_dense_network_that_is_no_measure_leaves_every_candidate_unproven(
+    dense: Decisions, why: str
+) -> None:
+    made = judge(max_fp_rise=0.5)
+    with pytest.warns(UserWarning, match=f"{why}.*Every candidate will be unproven"):
+        assert made.take_dense(dense, rehearsal=False) is None
+    assert why in made.unfit["b"]
+    for candidate in (dense, decided()):
+        verdict = made.verdict_at(candidate, None)
+        assert verdict.outcome in ("unproven", "refused")
+        assert why in verdict.reason
+    assert made.verdict_at(dense, None).outcome == "unproven", "also of the very same network"
+
+
+def test_one_that_is_no_measure_is_only_warned_of_where_false_alarms_are_not_guarded() -> None:
+    made = judge()
+    with pytest.warns(UserWarning, match="not guarded .max_fp_rise=None., so a verdict means little"):
+        made.take_dense(EVERYBODY, rehearsal=False)
+    assert made.unfit == {}
+    assert made.verdict_at(EVERYBODY, None).accepted
+
+
+def test_the_dense_network_in_words() -> None:
+    made = begun(decided(6))
+    assert made.describe_dense() == (
+        "b: 6 of 10 missed, 0 false alarms of 10, the dense network's recall, 0.4, is not shown to be better than chance "
+        "(it calls 0.2 of all cases this class), it misses more than half of its cases (6 of 10); accuracy 0.7"
+    )
+    assert judge().describe_dense() == ""
+
+
+def test_chances_are_said_before_any_training_by_labels_alone() -> None:
+    target = torch.tensor([1] * 205 + [0] * 300)
+    said = []
+    for predicted in (target, 1 - target):
+        outcomes = Decisions(target, predicted, 3, NAMES)
+        with log_messages() as messages:
+            judge(protect={"b": 0.05}, alpha=0.05, retries=0).tell_power(outcomes)
+        said.append(messages)
+    assert said[0] == said[1]
+    assert said[0] == [
+        "protect['b']: 205 guard positives and 300 negatives; a network no worse than the dense one passes at "
+        "tolerance 0.05 with probability 0.88 (5%), 0.69 (10%), 0.46 (20%), by the share of positives on which the two "
+        "differ"
+    ]
+
+
+def test_labels_are_the_guards_whatever_was_decided() -> None:
     for dense in (decided(), decided(7, 3)):
-        assert begun(dense, protect={"c": 0.2, "b": 0.2}).positives() == {"c": 5, "b": 10}
+        assert begun(dense, protect={"c": 0.2, "b": 0.2}).labels() == {
+            "c": Labels(5, 15),
+            "b": Labels(10, 10),
+        }
 
 
 # --- verdicts ---
@@ -104,7 +175,7 @@ def test_every_candidate_is_compared_with_the_dense_network_not_with_the_one_bef
 
 
 def test_the_level_is_that_of_the_budget() -> None:
-    made = begun(alpha=0.4, retries=1)
+    made = begun(protect={"b": 0.5}, alpha=0.4, retries=1)
     levels = [made.verdict(decided()).classes["b"].level, made.verdict(decided(5)).classes["b"].level]
     assert levels == [0.2, 0.2]
     assert made.budget.refusals == 1
@@ -118,9 +189,19 @@ def test_each_class_has_its_own_tolerance_and_all_must_pass() -> None:
     assert verdict.outcome == "refused"
 
 
-def test_false_alarms_and_other_classes_are_not_judged() -> None:
+def test_other_classes_are_not_judged_nor_false_alarms_unless_they_are_guarded() -> None:
     made = begun(decided())
     assert made.verdict(decided(0, 5)).accepted
+    alarms = Decisions(torch.tensor(TARGET), torch.tensor([1] * 15 + [0] * 5), 3, NAMES)
+    assert begun(decided()).verdict(alarms).accepted
+    assert begun(decided(), max_fp_rise=0.5).verdict(alarms).accepted, "5 of 10 negatives"
+    assert begun(decided(), max_fp_rise=0.4).verdict(alarms).outcome == "refused"
+
+
+def test_a_verdict_at_a_level_that_another_accounts_for_costs_nothing() -> None:
+    made = begun(protect={"b": 0.5}, alpha=0.4, retries=1)
+    assert made.verdict_at(decided(9), 0.1).classes["b"].level == 0.1
+    assert (made.budget.tests, made.accepted is made.dense) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +242,7 @@ def test_a_judge_goes_on_from_a_checkpoint() -> None:
     assert other.budget == made.budget
     assert_same(other.state_dict(), made.state_dict())
     assert other.dense is not None
-    assert other.positives() == {"b": 10}
+    assert other.labels() == {"b": Labels(10, 10)}
     assert dataclasses.astuple(other.verdict(decided(3))) == dataclasses.astuple(made.verdict(decided(3)))
 
 

@@ -18,6 +18,7 @@ from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.evidence import Evidence, paired
 from lightning_classprune.guard.judge import Judge
+from lightning_classprune.guard.offset import Labels, Sweep, choose_offset
 from lightning_classprune.guard.protected import read_protected
 from lightning_classprune.guard.task import Columns, Outcomes, Task
 from lightning_classprune.guard.validation_recall import ValidationRecall
@@ -42,6 +43,9 @@ class Alarms:
     def same_cases(self, other: Any) -> bool:
         return torch.equal(self.target, other.target)
 
+    def same_decisions(self, other: Any) -> bool:
+        return self.same_cases(other) and torch.equal(self.raised, other.raised)
+
     def pairs(self, dense: Any, name: str) -> tuple[Evidence, Evidence]:
         assert name == "danger"
         if not self.same_cases(dense):
@@ -52,6 +56,9 @@ class Alarms:
     def mistakes(self, dense: Any) -> Evidence:
         danger = self.target > 1
         return paired(torch.ones_like(danger), dense.raised == danger, self.raised == danger)
+
+    def remarks(self) -> list[str]:
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         return {"target": self.target, "raised": self.raised}
@@ -70,6 +77,26 @@ class Measurements:
     def outcomes(self, columns: Columns, offsets: Mapping[str, float]) -> Alarms:
         target, scores = columns or (torch.zeros(0), torch.zeros(0))
         return Alarms(target, scores + offsets.get("danger", 0.0) > 1)
+
+    def sweep(self, columns: Columns, offsets: Mapping[str, float], name: str, dense: Any) -> Sweep:
+        target, scores = columns
+        everywhere = torch.ones(len(target), dtype=torch.bool).numpy()
+        return Sweep(
+            (scores - 1).double().numpy(),
+            {name: (target > 1).numpy()},
+            {name: dense.raised.numpy()},
+            {name: everywhere},
+            {name: ~everywhere},
+        )
+
+    def wrong_targets(self, columns: Columns) -> str | None:
+        return None
+
+    def wrong_scores(self, columns: Columns) -> str | None:
+        return None
+
+    def exclusive(self, columns: Columns) -> bool:
+        return False
 
     def restored(self, state: Mapping[str, Any]) -> Alarms:
         return Alarms(state["target"], state["raised"])
@@ -103,7 +130,7 @@ def test_a_task_of_ones_own_is_evaluated_and_judged() -> None:
     false = int(((truth <= 1) & (truth > 0.5)).sum())
 
     def action(trainer: pl.Trainer, module: pl.LightningModule) -> list[Outcomes | None]:
-        return [evaluator(error).outcomes(trainer, module, guard_data()) for error in (0.0, -0.5, 0.5)]
+        return [evaluator(error).outcomes(trainer, module, guard_data(), {}) for error in (0.0, -0.5, 0.5)]
 
     dense, low, high = inside_fit(action)
     assert low.pairs(dense, "danger") == (
@@ -111,10 +138,10 @@ def test_a_task_of_ones_own_is_evaluated_and_judged() -> None:
         Evidence(40 - danger, 0, 0, 0),
     )
     assert high.pairs(dense, "danger")[1] == Evidence(40 - danger, 0, false, 0)
-    protected = read_protected({"danger": missed / danger - 0.01}, ("danger",), None)
+    protected = read_protected({"danger": missed / danger - 0.01}, ("danger",), None, None)
     judge = Judge(evaluator(0.0), protected, ErrorBudget(None, 1, 3))
     assert judge.take_dense(dense, rehearsal=False) is None
-    assert judge.positives() == {"danger": danger}
+    assert judge.labels() == {"danger": Labels(danger, 40 - danger)}
     assert [judge.verdict(one).outcome for one in (high, low)] == ["accepted", "refused"]
 
     file = io.BytesIO()
@@ -132,6 +159,22 @@ def test_an_offset_shifts_its_decisions() -> None:
         Evidence(1, 0, 1, 0),
         Evidence(1, 1, 0, 1),
     )
+
+
+def test_an_offset_is_chosen_for_it() -> None:
+    """A network that tells .5 too little is moved back by just that: its alarms are those of the truth."""
+    truth = 2 * dataset(400, 5).tensors[0][:, 0]
+    dense = TASK.outcomes((truth, truth), {})
+    columns = TASK.columns(truth - 0.5, truth)
+    protected = read_protected({"danger": 0.05}, ("danger",), 0.95, 0.05)
+    sweep = TASK.sweep(columns, {}, "danger", dense)
+    choice = choose_offset(sweep, protected, {"danger": Labels(300, 300)}, 0.05)
+    assert TASK.outcomes(columns, {"danger": -choice.threshold}).pairs(dense, "danger") == (
+        choice.misses["danger"],
+        choice.alarms["danger"],
+    )
+    assert 0.4 < -choice.threshold <= 0.55
+    assert choice.misses["danger"].newly_missed <= 4
 
 
 def test_its_recall_is_seen_at_every_validation() -> None:

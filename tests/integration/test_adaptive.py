@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance
 from lightning_classprune.guard.evidence import Evidence
+from lightning_classprune.guard.offset import Labels, chance_on_both_sides, one_table
+from lightning_classprune.guard.protected import Protected
 from lightning_classprune.rounds.schedules import AdaptiveSteps
-from lightning_classprune.rounds.search import LEVEL, beyond, unlikely
+from lightning_classprune.rounds.search import CHANCE, LEVEL, beyond
 from tests.support.compare import assert_same, weights, without_seconds
 from tests.support.kit import dataset, fit, pruner, tiny, verdicts
 from tests.support.witness import Keep, Watch
@@ -258,9 +260,8 @@ def test_a_run_that_abandons_everything_delivers_the_dense_network() -> None:
 def test_what_holds_without_retraining_is_a_lower_bound_within_the_tolerance(
     missed: int, found: int, allowed: float, hopeless: bool
 ) -> None:
-    pair = {"a": Evidence(100, 20, missed, found)}
-    assert (beyond(pair, {"a": FNTolerance(rate=allowed)}, LEVEL) is not None) == hopeless
-    assert beyond({"a": Evidence(0, 0, 0, 0)}, {"a": FNTolerance(rate=0.0)}, LEVEL) is None
+    assert beyond(Evidence(100, 20, missed, found), allowed, LEVEL) == hopeless
+    assert not beyond(Evidence(0, 0, 0, 0), 0.0, LEVEL)
 
 
 @pytest.mark.parametrize(
@@ -277,11 +278,9 @@ def test_what_holds_without_retraining_is_a_lower_bound_within_the_tolerance(
 def test_a_candidate_is_worth_a_test_that_may_well_succeed(
     missed: int, found: int, positives: int, level: float | None, worth: bool
 ) -> None:
-    pair, tolerance = {"a": Evidence(100, 20, missed, found)}, {"a": FNTolerance(rate=0.05)}
-    reason = unlikely(pair, tolerance, {"a": positives}, level)
-    assert (reason is None) == worth
-    assert worth or f"{missed} newly missed, {found} newly found of 100 validation positives" in str(reason)
-    assert unlikely({"a": Evidence(0, 0, 0, 0)}, tolerance, {"a": positives}, level) is None
+    limits, labels = Protected(1, "a", FNTolerance(rate=0.05), None), Labels(positives, 400)
+    sides = one_table(Evidence(100, 20, missed, found)), one_table(Evidence(300, 20, 0, 0))
+    assert (chance_on_both_sides(*sides, limits, labels, level)[0] >= CHANCE) == worth
 
 
 # --- what it needs ---

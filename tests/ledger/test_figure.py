@@ -11,29 +11,19 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lightning_classprune.ledger.figure import figure
+from tests.support.rows import counts, ledger_row
 
 
 def row(
     round_: int, verdict: str, fn: int, support: int = 205, tolerance: float | None = 0.05
 ) -> dict[str, Any]:
     dense = verdict == "baseline"
-    counts = {
-        "support": support,
-        "fn": fn,
-        "recall": 1 - fn / support if support else None,
-        "newly_missed": 0,
-        "newly_found": 0,
-        "p_value": None if dense else 0.01,
-        "upper_bound": None if dense or tolerance is None else (fn - 53) / 205 + 0.04,
-        "tolerance": None if dense else tolerance,
-    }
-    return {
-        "round": round_,
-        "sparsity": 1 - 0.65**round_,
-        "units": "weights",
-        "verdict": verdict,
-        "classes": {"defective": counts},
-    }
+    tested: dict[str, Any] = {}
+    if not dense:
+        bound = None if tolerance is None else (fn - 53) / 205 + 0.04
+        tested = {"p_value": 0.01, "upper_bound": bound, "tolerance": tolerance}
+    of_class = counts(support, fn, fp=fn, **tested)
+    return dict(ledger_row(round_, verdict, {"defective": of_class}, sparsity=1 - 0.65**round_))
 
 
 FN = [53, 44, 40, 32, 37, 36, 44, 41, 43, 50, 61]

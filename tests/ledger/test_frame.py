@@ -4,54 +4,31 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any
 
 import pytest
 
 from lightning_classprune.ledger.frame import ledger_frame
+from lightning_classprune.ledger.rows import ClassCounts
+from tests.support.rows import counts, ledger_row
 from tests.support.witness import watched_fit
 
 pandas = pytest.importorskip("pandas")
 
 COLUMNS = [
     "round", "attempt", "sparsity", "density", "verdict", "reason", "class", "support", "fn", "recall", "newly_missed",
-    "newly_found", "p_value", "upper_bound", "tolerance", "level", "epochs", "seconds", "seed", "delivered",
+    "newly_found", "p_value", "upper_bound", "tolerance", "fp", "negatives", "new_alarms", "gone_alarms", "fp_p_value",
+    "fp_upper_bound", "max_fp_rise", "fp_risen", "offset", "chance", "level", "epochs", "seconds", "seed", "delivered",
 ]  # fmt: skip
 
 
-def row(round_: int, verdict: str, classes: dict[str, Any], level: float | None = 0.05) -> dict[str, Any]:
-    return {
-        "round": round_,
-        "attempt": 1,
-        "sparsity": 1 - 0.5**round_,
-        "units": "weights",
-        "verdict": verdict,
-        "reason": "because",
-        "classes": classes,
-        "level": level,
-        "epochs": 8,
-        "seconds": 1.5,
-        "seed": 7,
-    }
-
-
-def counts(fn: int, p_value: float | None) -> dict[str, Any]:
-    return {
-        "support": 10,
-        "fn": fn,
-        "recall": 1 - fn / 10,
-        "newly_missed": 1,
-        "newly_found": 0,
-        "p_value": p_value,
-        "upper_bound": None,
-        "tolerance": 0.1,
-    }
+def of_class(fn: int, p_value: float | None) -> ClassCounts:
+    return counts(10, fn, newly_missed=1, p_value=p_value, tolerance=0.1)
 
 
 ROWS = [
-    row(0, "baseline", {"a": counts(2, None), "b": counts(3, None)}, level=None),
-    row(1, "accepted", {"a": counts(2, 0.01), "b": counts(4, 0.02)}),
-    row(2, "refused", {}),  # its training diverged: nothing was counted
+    ledger_row(0, "baseline", {"a": of_class(2, None), "b": of_class(3, None)}, reason="because"),
+    ledger_row(1, "accepted", {"a": of_class(2, 0.01), "b": of_class(4, 0.02)}, reason="because"),
+    ledger_row(2, "refused", reason="because"),  # its training diverged: nothing was counted
 ]
 
 
@@ -83,7 +60,7 @@ def test_the_callback_gives_its_ledger() -> None:
     assert frame["verdict"].tolist() == ["baseline", "accepted", "refused"]
     assert frame["delivered"].tolist() == [False, True, False]
     by_hand = [r["classes"]["1"] for r in pruning.ledger]
-    for name in ("support", "fn", "newly_missed", "newly_found"):
+    for name in ("support", "fn", "newly_missed", "newly_found", "fp", "negatives", "new_alarms"):
         assert frame[name].tolist() == [c[name] for c in by_hand]
     assert math.isclose(frame["upper_bound"][1], by_hand[1]["upper_bound"])
     assert frame["sparsity"].tolist() == [0, 0.5, 0.75]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lightning_classprune.guard import statistics
 from lightning_classprune.ledger.recommendation import recommendation
+from tests.support.rows import counts, ledger_row
 
 
 def row(
@@ -22,25 +23,12 @@ def row(
     level: float | None = 0.05,
     tolerance: float | None = 0.05,
 ) -> dict[str, Any]:
-    counts = {
-        "support": support,
-        "fn": 53 + missed - found,
-        "recall": 0.7,
-        "newly_missed": missed,
-        "newly_found": found,
-        "p_value": p,
-        "upper_bound": None,
-        "tolerance": tolerance,
-    }
+    of_class = counts(
+        support, 53 + missed - found, newly_missed=missed, newly_found=found, p_value=p, tolerance=tolerance
+    )
     compared = verdict != "abandoned"
     return {
-        "round": 0,
-        "attempt": 1,
-        "sparsity": 1 - density,
-        "units": "weights",
-        "verdict": verdict,
-        "reason": "",
-        "classes": {"defective": counts} if compared else {},
+        **ledger_row(0, verdict, {"defective": of_class} if compared else {}, sparsity=1 - density),
         "level": level if compared and verdict != "baseline" else None,
     }
 

@@ -28,16 +28,16 @@ pytestmark = pytest.mark.fit
 
 def judge(rank: int = 0) -> Judge:
     evaluator = Evaluator(ClassesOrLabels(NAMES, [1], 0.0), default_predict, Processes(rank))
-    made = Judge(evaluator, read_protected({"b": 0.5}, NAMES, None), ErrorBudget(None, 1, 5))
+    made = Judge(evaluator, read_protected({"b": 0.5}, NAMES, None, None), ErrorBudget(None, 1, 5))
     made.take_dense(DENSE, rehearsal=False)
     return made
 
 
 def recorded(trainer: pl.Trainer, judging: Judge) -> tuple[Recorder, Any]:
     recorder = Recorder(trainer)
-    recorder.judged(FACTS | {"round": 0, "sparsity": 0.0}, DENSE, None, judging, "so it is")
+    recorder.judged(FACTS | {"round": 0, "sparsity": 0.0}, DENSE, None, judging, "so it is", {}, {})
     verdict = judging.verdict(CANDIDATE)
-    recorder.judged(FACTS, CANDIDATE, verdict, judging, "not told of a candidate")
+    recorder.judged(FACTS, CANDIDATE, verdict, judging, "not told of a candidate", {"b": 0.5}, {"b": 0.9})
     recorder.abandoned(FACTS | {"attempt": 2}, "hopeless", judging)
     return recorder, verdict
 
@@ -50,7 +50,7 @@ def test_every_attempt_is_a_row_and_a_message() -> None:
         recorder, verdict = inside_fit(action)
     assert recorder.rows == [
         baseline_row(FACTS | {"round": 0, "sparsity": 0.0}, DENSE, ["b"], "so it is"),
-        verdict_row(FACTS, CANDIDATE, DENSE, verdict),
+        verdict_row(FACTS, CANDIDATE, DENSE, verdict, {"b": 0.5}, {"b": 0.9}),
         abandoned_row(FACTS | {"attempt": 2}, "hopeless"),
     ]
     said = [message for message in messages if message.startswith("round ")]

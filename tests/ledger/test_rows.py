@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.outcomes import Decisions
+from lightning_classprune.guard.protected import Protected
 from lightning_classprune.guard.tolerance import FNTolerance
 from lightning_classprune.guard.verdict import Verdict, verdict_on
 from lightning_classprune.ledger.rows import (
@@ -22,6 +23,7 @@ from lightning_classprune.ledger.rows import (
     baseline_row,
     delivered_row,
     dense_row,
+    kept_row,
     round_label,
     round_metrics,
     stands,
@@ -29,12 +31,14 @@ from lightning_classprune.ledger.rows import (
     verdict_row,
 )
 from tests.support.kit import dataset, fit, loader, pruner, refusing, tiny, verdicts
+from tests.support.rows import counts
 
 FACTS: dict[str, Any] = {
     "round": 2,
     "attempt": 1,
     "sparsity": 0.5,
     "units": "weights",
+    "confidence": 0.95,
     "epochs": 8,
     "seconds": 1.5,
     "seed": 7,
@@ -46,9 +50,13 @@ DENSE = Decisions(torch.tensor([1, 1, 1, 1, 0]), torch.tensor([0, 1, 1, 1, 0]), 
 CANDIDATE = Decisions(torch.tensor([1, 1, 1, 1, 0]), torch.tensor([1, 0, 0, 1, 1]), 2, NAMES)
 
 
-def judged(level: float | None = None) -> Verdict:
-    pair, _ = CANDIDATE.pairs(DENSE, "b")
-    return verdict_on({"b": pair}, {"b": FNTolerance(rate=0.5)}, level)
+def judged(level: float | None = None, max_fp_rise: float | None = None) -> Verdict:
+    limits = Protected(1, "b", FNTolerance(rate=0.5), max_fp_rise)
+    return verdict_on({"b": CANDIDATE.pairs(DENSE, "b")}, (limits,), level)
+
+
+def candidate_row(verdict: Verdict, offsets: Any = None, chance: Any = None) -> Row:
+    return verdict_row(FACTS, CANDIDATE, DENSE, verdict, offsets or {}, chance or {})
 
 
 # --- by hand ---
@@ -61,34 +69,39 @@ def test_the_row_of_the_dense_network() -> None:
         "reason": "so it is",
         "level": None,
         "classes": {
-            "b": counts(support=4, fn=1, recall=0.75),
-            "a": counts(support=1, fn=0, recall=1.0),
+            "b": counts(4, 1, negatives=1),
+            "a": counts(1, 0, negatives=4, fp=1),
         },
     }
     assert baseline_row(FACTS, None, ["b"], "NaN")["classes"] == {}
 
 
-def counts(**known: Any) -> dict[str, Any]:
-    blank = {"newly_missed": 0, "newly_found": 0, "p_value": None, "upper_bound": None, "tolerance": None}
-    return blank | known
-
-
 def test_the_row_of_a_candidate() -> None:
+    """Its one negative is a false alarm that the dense network did not give."""
     verdict = judged()
-    row = verdict_row(FACTS, CANDIDATE, DENSE, verdict)
-    assert (row["verdict"], row["reason"], row["level"]) == ("accepted", verdict.reason, None)
-    assert row["classes"] == {
-        "b": counts(support=4, fn=2, recall=0.5, newly_missed=2, newly_found=1, tolerance=0.5)
-    }
-    row, verdict = verdict_row(FACTS, CANDIDATE, DENSE, judged(0.05)), judged(0.05)
-    of_class = verdict.classes["b"]
-    assert (row["level"], row["classes"]["b"]["tolerance"]) == (0.05, 0.5)
-    assert row["classes"]["b"]["p_value"] == of_class.p_value
-    assert row["classes"]["b"]["upper_bound"] == of_class.upper_bound
+    row = candidate_row(verdict)
+    assert (row["verdict"], row["reason"], row["level"], row["confidence"]) == (
+        "accepted",
+        verdict.reason,
+        None,
+        0.95,
+    )
+    alarms = {"fp": 1, "negatives": 1, "new_alarms": 1}
+    assert row["classes"] == {"b": counts(4, 2, newly_missed=2, newly_found=1, tolerance=0.5, **alarms)}
+
+
+def test_the_row_of_a_candidate_that_was_tested_on_both_sides() -> None:
+    verdict = judged(0.05, 0.2)
+    row, of_class = candidate_row(verdict, {"b": -0.5}, {"b": 0.75}), verdict.classes["b"]
+    told = row["classes"]["b"]
+    assert (row["level"], told["tolerance"], told["max_fp_rise"]) == (0.05, 0.5, 0.2)
+    assert (told["p_value"], told["upper_bound"]) == (of_class.p_value, of_class.upper_bound)
+    assert (told["fp_p_value"], told["fp_upper_bound"]) == (of_class.fp_p_value, of_class.fp_upper_bound)
+    assert (told["offset"], told["chance"], told["fp_risen"]) == (-0.5, 0.75, False)
 
 
 def test_the_row_of_what_could_not_be_compared() -> None:
-    row = verdict_row(FACTS, None, None, Verdict("refused", "its training diverged", {}))
+    row = verdict_row(FACTS, None, None, Verdict("refused", "its training diverged", {}), {}, {})
     assert (row["verdict"], row["reason"], row["classes"], row["level"]) == (
         "refused",
         "its training diverged",
@@ -101,6 +114,12 @@ def test_the_row_of_what_was_given_up() -> None:
     row = abandoned_row(FACTS, "hopeless")
     assert (row["verdict"], row["reason"]) == ("abandoned", "hopeless; no guard test was made")
     assert (row["classes"], row["level"]) == ({}, None)
+
+
+def test_the_row_of_what_waits_for_its_judgement() -> None:
+    row = kept_row(FACTS, "later")
+    assert (row["verdict"], row["reason"], row["classes"], row["level"]) == ("kept", "later", {}, None)
+    assert not stands(row)
 
 
 def rows(*said: tuple[int, int, str]) -> list[Row]:
@@ -127,7 +146,7 @@ def test_what_rows_count() -> None:
 
 
 def test_numbers_for_loggers() -> None:
-    row = verdict_row(FACTS, CANDIDATE, DENSE, judged())
+    row = candidate_row(judged(), {"b": 0.25})
     assert round_metrics(row, ErrorBudget(None, 1, 5, tests=2)) == {
         "classprune/round": 2.0,
         "classprune/sparsity": 0.5,
@@ -137,10 +156,16 @@ def test_numbers_for_loggers() -> None:
         "classprune/guard_recall/b": 0.5,
         "classprune/newly_missed/b": 2.0,
         "classprune/newly_found/b": 1.0,
+        "classprune/guard_fp/b": 1.0,
+        "classprune/new_alarms/b": 1.0,
+        "classprune/gone_alarms/b": 0.0,
+        "classprune/offset/b": 0.25,
     }
-    tested = round_metrics(verdict_row(FACTS, CANDIDATE, DENSE, judged(0.05)), ErrorBudget(0.05, 0, 5))
+    verdict = judged(0.05, 0.2)
+    tested = round_metrics(candidate_row(verdict), ErrorBudget(0.05, 0, 5))
     assert tested["classprune/level_left"] == 0.05
-    assert tested["classprune/guard_bound/b"] == judged(0.05).classes["b"].upper_bound
+    assert tested["classprune/guard_bound/b"] == verdict.classes["b"].upper_bound
+    assert tested["classprune/guard_fp_bound/b"] == verdict.classes["b"].fp_upper_bound
     spent = round_metrics(abandoned_row(FACTS, ""), ErrorBudget(0.05, 0, 5, tests=1, refusals=1))
     assert (spent["classprune/tests_left"], spent["classprune/level_left"]) == (0, 0)
     assert spent["classprune/accepted"] == 0
@@ -190,6 +215,10 @@ def diverging(module: Any, batch: Any) -> Any:
 FITS: dict[str, tuple[Any, list[str]]] = {
     "point rule": (pruner, ["baseline", "accepted", "accepted", "accepted"]),
     "tested": (lambda: pruner(protect={1: 0.5, 0: 0.5}, confidence=0.9, max_rounds=1), ["baseline", "accepted"]),
+    "tested on both sides": (
+        lambda: pruner(protect={1: 0.5}, confidence=0.9, max_fp_rise=0.9, max_rounds=1),
+        ["baseline", "accepted"],
+    ),
     "refused": (lambda: refusing(1, confidence=0.9), ["baseline", "refused"]),
     "retried": (lambda: refusing(1, on_refusal="retry", retries=1, max_rounds=2), ["baseline", "refused", "accepted"]),
     "diverged": (lambda: pruner(predict=diverging), ["baseline", "refused"]),

@@ -14,36 +14,42 @@ from rich.console import Console
 
 from lightning_classprune.ledger.rows import delivered_row
 from lightning_classprune.ledger.text import achievement, read_jsonl, table, write_jsonl
+from tests.support.rows import counts, ledger_row
 
 
 def row(
     round_: int, sparsity: float, verdict: str, fn: int, reason: str = "", **change: Any
 ) -> dict[str, Any]:
-    dense = verdict == "baseline"
-    counts = {
-        "support": 205,
-        "fn": fn,
-        "recall": 1 - fn / 205,
-        "newly_missed": 0 if dense else 12,
-        "newly_found": 0 if dense else 53 + 12 - fn,
-        "p_value": None if dense else 0.0123,
-        "upper_bound": None if dense else 0.031,
-        "tolerance": None if dense else 0.05,
-    }
-    return {
-        "round": round_,
-        "attempt": 0,
-        "sparsity": sparsity,
-        "units": "weights",
-        "verdict": verdict,
-        "reason": reason,
-        "classes": {"defective": counts},
-        "level": None if dense else 0.05,
-        "epochs": 8,
-        "seconds": 12.5,
-        "seed": 1,
-        "validation_passes": 0,
-    } | change
+    of_class = {} if verdict == "baseline" else tested(newly_missed=12, newly_found=53 + 12 - fn)
+    made = ledger_row(
+        round_,
+        verdict,
+        {"defective": counts(205, fn, fp=80, **of_class)},
+        attempt=0,
+        sparsity=sparsity,
+        reason=reason,
+    )
+    return {**made, **change}
+
+
+def tested(**known: Any) -> dict[str, Any]:
+    return {"p_value": 0.0123, "upper_bound": 0.031, "tolerance": 0.05} | known
+
+
+def guarded(rows: list[dict[str, Any]], **known: Any) -> list[dict[str, Any]]:
+    """The same rows of a run that guards false alarms too."""
+    sides = {
+        "fp_p_value": 0.02,
+        "fp_upper_bound": 0.081,
+        "max_fp_rise": 0.1,
+        "fp": 91,
+        "new_alarms": 14,
+    } | known
+
+    def of(one: dict[str, Any]) -> dict[str, Any]:
+        return one["classes"]["defective"] | (sides if one["verdict"] != "baseline" else {})
+
+    return [{**one, "classes": {"defective": of(one)}} for one in rows]
 
 
 ROWS = [
@@ -119,9 +125,8 @@ def test_table_fits_100_columns_and_says_all() -> None:
 
 
 def test_table_with_markup_missing_recall_and_two_classes() -> None:
-    absent = {"support": 0, "fn": 0, "recall": None, "newly_missed": 0, "newly_found": 0}
     rows = [row(0, 0.0, "baseline", 53)]
-    rows[0]["classes"]["[b]odd"] = absent
+    rows[0]["classes"]["[b]odd"] = counts(0, 0)
     shown = shown_in(rows)
     assert "[b]odd" in shown
     assert "0/0" in shown
@@ -139,8 +144,23 @@ def test_retries_of_a_round_are_told_apart() -> None:
 def test_achievement_claims_what_was_excluded() -> None:
     assert achievement(ROWS) == (
         "57.8% of the prunable weights are gone: class 'defective' missed 51 of 205 against 53 for the dense "
-        "network, and a rise of more than 0.05 in its miss rate is excluded at 95% confidence."
+        "network, with 80 false alarms of 450 against 80; a rise of more than 0.05 in its miss rate is excluded at "
+        "95% confidence, false alarms were not guarded."
     )
+
+
+def test_achievement_claims_both_sides_where_both_were_tested() -> None:
+    assert achievement(guarded(ROWS)).endswith(
+        "with 91 false alarms of 450 against 80; a rise of more than 0.05 in its miss rate and of more than 0.1 in its "
+        "false-alarm rate are excluded at 95% confidence."
+    )
+
+
+@pytest.mark.parametrize("max_fp_rise", [None, 0.1])
+def test_achievement_says_a_rise_of_false_alarms_guarded_or_not(max_fp_rise: float | None) -> None:
+    risen = achievement(guarded(ROWS, fp_risen=True, max_fp_rise=max_fp_rise))
+    assert "with 91 false alarms of 450 against 80, which is shown to be more" in risen
+    assert ("false alarms were not guarded" in risen) == (max_fp_rise is None)
 
 
 def test_achievement_counts_what_was_pruned() -> None:
@@ -149,15 +169,23 @@ def test_achievement_counts_what_was_pruned() -> None:
 
 
 def test_achievement_of_a_point_rule_claims_no_confidence() -> None:
-    rows = [ROWS[0], row(1, 0.35, "accepted", 44, level=None)]
+    rows = [ROWS[0], row(1, 0.35, "accepted", 44, level=None, confidence=None)]
     assert "confidence" not in achievement(rows)
     assert "chance is not excluded" in achievement(rows)
 
 
-def test_achievement_after_a_refusal_names_only_the_test() -> None:
+def test_achievement_after_a_refusal_names_the_confidence_of_the_whole_run() -> None:
+    """The test of a retry is at a smaller level, which pays for the others: the claim is the run's."""
     rows = [ROWS[0], row(1, 0.35, "refused", 99), row(1, 0.2, "accepted", 51, attempt=1, level=0.0125)]
-    assert "by a test at level 0.0125, after earlier refusals" in achievement(rows)
-    assert "confidence" not in achievement(rows)
+    assert "excluded at 95% confidence" in achievement(rows)
+    assert "0.0125" not in achievement(rows)
+
+
+def test_achievement_of_an_open_run_claims_nothing_of_what_was_kept() -> None:
+    kept = row(1, 0.35, "kept", 0, classes={}, level=None)
+    assert achievement([ROWS[0], kept]) == (
+        "The guard has not judged what was kept yet: the dense network is what may be used."
+    )
 
 
 def test_achievement_when_nothing_stood() -> None:
@@ -166,7 +194,10 @@ def test_achievement_when_nothing_stood() -> None:
         "No pruning step was proven safe: the dense network is delivered unchanged, because at 35.0% sparsity "
         "46 newly missed, 2 at most."
     )
-    assert achievement(ROWS[:1]) == "No pruning step was tried: the dense network is delivered."
+    only_dense = row(0, 0.0, "baseline", 53, "the job was stopped")
+    assert achievement([only_dense]) == (
+        "No pruning step was tried (the job was stopped): the dense network is delivered."
+    )
     assert achievement([]).startswith("Nothing was judged")
 
 

@@ -19,6 +19,7 @@ from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding
 from lightning_classprune.trainer.snapshots import capture_tensors
 from tests.support.compare import assert_same, weights
+from tests.support.rows import ledger_row
 
 ONE = Processes()
 WHOLE = Sharding(ONE)
@@ -44,20 +45,7 @@ def ticket(net: nn.Module) -> Ticket:
 
 
 def row(number: int, verdict: str = "accepted") -> Row:
-    return {
-        "round": number,
-        "attempt": 1,
-        "sparsity": number / 4,
-        "units": "weights",
-        "verdict": verdict,
-        "reason": "",
-        "classes": {},
-        "level": None,
-        "epochs": 1,
-        "seconds": 2.5,
-        "seed": 7,
-        "validation_passes": 0,
-    }
+    return ledger_row(number, verdict, sparsity=number / 4)
 
 
 def keeper(folder: Path | None) -> LadderKeeper:
