@@ -18,13 +18,19 @@ from lightning_classprune import (
     Fixed,
     FNTolerance,
     Guard,
+    chance_at_setup,
 )
+from lightning_classprune.guard.error_budget import ErrorBudget
+from lightning_classprune.ledger.rows import ClassCounts, Row, round_metrics
+from lightning_classprune.ledger.text import STYLES
 from lightning_classprune.rounds.settings import MOVED
 from tests.support import ROOT
 from tests.support.snippets import pages, sections
 
 TEXT = pages()
 README = TEXT["README.md"]
+VERDICTS = TEXT["lightning_classprune/guide/verdicts.md"]
+STATISTICS = TEXT["lightning_classprune/guide/statistics.md"]
 ARGUMENTS = TEXT["lightning_classprune/guide/arguments.md"]
 
 
@@ -119,6 +125,41 @@ def test_every_field_is_described_with_its_default(options: type) -> None:
         assert described[name][0] == f"`{shown}`", name
 
 
+def test_every_verdict_is_described() -> None:
+    for text, heading in ((README, "What a verdict means"), (VERDICTS, "The words")):
+        assert table(text, heading).keys() == STYLES.keys(), heading
+
+
+@pytest.mark.parametrize(("heading", "keys"), [("A row", Row), ("A class of a row", ClassCounts)])
+def test_every_key_of_the_ledger_is_described(heading: str, keys: type) -> None:
+    assert list(table(VERDICTS, heading)) == list(keys.__annotations__)
+
+
+def test_every_logged_number_is_described() -> None:
+    counts = dict.fromkeys(ClassCounts.__annotations__, 0)
+    row = dict.fromkeys(Row.__annotations__, 0) | {"classes": {"c": counts}}
+    metrics = round_metrics(row, ErrorBudget(0.05, 0, 1))  # type: ignore[arg-type]
+    names = {name.removeprefix("classprune/").replace("/c", "/…") for name in metrics}
+    described = set(
+        re.findall(r"`(?:classprune/)?([\w/…]+)`", TEXT["lightning_classprune/guide/notebooks.md"])
+    )
+    assert names <= described
+
+
+def test_the_front_page_shows_the_four_common_arguments() -> None:
+    example = (
+        next(block for block in sections(README) if block.title == "Add it to your trainer").blocks[0].code
+    )
+    call = re.search(r"ClassAwarePruningCallback\((.*?)^\)", example, re.M | re.S)
+    assert call is not None
+    assert re.findall(r"^    (\w+)=", call[1], re.M) == [
+        "num_classes",
+        "protect",
+        "guard_dataloader",
+        "search",
+    ]
+
+
 def test_every_moved_argument_is_told() -> None:
     told = table(ARGUMENTS, "Where did my argument go")
     assert {name: row[0].strip("`") for name, row in told.items()} == MOVED
@@ -162,7 +203,15 @@ def test_positives_table_is_what_the_benchmark_prints() -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.table() in TEXT["lightning_classprune/guide/statistics.md"]
+    assert module.table() in STATISTICS
+
+
+def test_power_table_is_what_the_function_gives() -> None:
+    rows = re.findall(r"^\| (\d+) \| (\.\d\d) \| ([\d. |]+) \|$", STATISTICS, re.M)
+    assert len(rows) == 10
+    for positives, tolerance, chances in rows:
+        known = [chance_at_setup(int(positives), d, float(tolerance), 0.05) for d in (0.05, 0.10, 0.20, 0.35)]
+        assert chances.split(" | ") == [f"{chance:.2f}" for chance in known], (positives, tolerance)
 
 
 def test_ci_calls_the_readme_command() -> None:

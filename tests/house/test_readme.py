@@ -94,6 +94,8 @@ def test_a_block_that_nothing_runs_is_an_error() -> None:
         ("bash", "classprune callbacks.classprune.no_such_argument=1\n"),
         ("bash", "classprune -m seed=1\n"),
         ("bash", "classprune-report no_such_folder\n"),
+        ("bash", "classprune-judge no_such_folder\n"),
+        ("bash", "classprune-power --positives none\n"),
         ("bash", "python no_such_file.py\n"),
         ("bash", "python -m benchmarks.no_such_file\n"),
         ("bash", "python -m benchmarks.overhead --no-such-option\n"),

@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader, TensorDataset
 __all__ = ["MyData", "MyModule", "guard_loader", "train_loader", "val_loader"]
 
 torch.set_num_threads(1)
-torch.manual_seed(0)
-_x = torch.randn(64, 4)
 
 
-def _loader() -> DataLoader[Any]:
-    return DataLoader(TensorDataset(_x, (_x[:, 0] > 0).long()), batch_size=32)
+def _loader(seed: int) -> DataLoader[Any]:
+    """Samples of their own for each seed: the guard refuses those that others have."""
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(seed))
+    return DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=32)
 
 
 class MyModule(pl.LightningModule):
@@ -40,13 +40,13 @@ class MyModule(pl.LightningModule):
 
 class MyData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
-        return _loader()
+        return _loader(0)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return _loader()
+        return _loader(1)
 
     def guard_dataloader(self) -> DataLoader[Any]:
-        return _loader()
+        return _loader(2)
 
 
-train_loader, val_loader, guard_loader = _loader(), _loader(), _loader()
+train_loader, val_loader, guard_loader = _loader(0), _loader(1), _loader(2)

@@ -39,6 +39,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from packaging.requirements import Requirement
 
+from lightning_classprune.job.run_folder import RunFolder
 from tests.support import ROOT
 
 try:
@@ -226,6 +227,7 @@ def run_line(words: list[str], folder: Path) -> None:
     * `pip install`: of this project, with extras that it has.
     * `pytest`, `ruff`, `mypy`: the tests that are running are the proof; what they are to look at is there.
     * `classprune`: its configuration is composed, for every job of a sweep; the first job on small data also runs.
+    * `classprune-judge`: wants an interrupted job, which `tests/job/test_judge_app.py` has; its folder is there.
     * another command of this project: runs.
     * `python -m benchmarks.name`: takes minutes to hours, so it is there and knows the options.
     * `python file`: runs in the section's folder.
@@ -238,6 +240,8 @@ def run_line(words: list[str], folder: Path) -> None:
         assert not missing, f"{missing} are not there"
     elif name == "classprune":
         run_job(arguments, folder)
+    elif name == "classprune-judge":
+        RunFolder.open(*arguments)
     elif name in PROJECT["scripts"]:
         module, function = PROJECT["scripts"][name].split(":")
         status = getattr(importlib.import_module(module), function)(arguments)
