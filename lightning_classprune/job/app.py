@@ -105,7 +105,9 @@ def _run(cfg: DictConfig, folder: RunFolder, resume: bool, closing: bool) -> tup
     if trainer.is_global_zero and rows:
         write_jsonl(rows, folder.ledger_file)
     if interrupted:  # nothing is delivered yet, and neither the guard nor the test split may be looked at
-        told = f"go on with `classprune resume={folder.path}`, or judge it with `classprune-judge {folder.path}`"
+        told = (
+            f"go on with `classprune resume={folder.path}`, or judge it with `classprune-judge {folder.path}`"
+        )
         rank_zero_warn(f"interrupted before the guard judged what was kept; {told}")
     else:
         Ending(cfg, trainer, module, data, pruning, final_test, folder).leave(lambda: build_module(cfg))

@@ -238,7 +238,13 @@ class RunFolder:
     @rank_zero_only
     def write_hashes(self) -> None:
         """Note the SHA-256 of every file that a claim rests on."""
-        claimed = [self.accepted, self.ledger_file, self.path / "guard.npz", self.scores_file, self.samples_file]
+        claimed = [
+            self.accepted,
+            self.ledger_file,
+            self.path / "guard.npz",
+            self.scores_file,
+            self.samples_file,
+        ]
         there = [path for path in [*claimed, *sorted(self.tickets.glob("*.safetensors"))] if path.is_file()]
         self.write_json(
             "hashes.json",

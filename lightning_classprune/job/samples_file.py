@@ -19,7 +19,9 @@ def write_samples(path: Path, samples: Samples, class_names: Sequence[str]) -> N
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["split", "number", "sample", "class"])
     for split, its in samples.items():
-        writer.writerows([split, number, name, class_names[label]] for number, (name, label) in enumerate(its))
+        writer.writerows(
+            [split, number, name, class_names[label]] for number, (name, label) in enumerate(its)
+        )
     files.write_text(path, text.getvalue())
 
 

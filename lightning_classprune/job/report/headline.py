@@ -8,6 +8,7 @@ from typing import Any
 from lightning_classprune.ledger.rows import Row, delivered_row, dense_row
 from lightning_classprune.ledger.text import achievement
 
+ARROW = "\N{RIGHTWARDS ARROW}"
 NAMED = 2  # classes that one line has room for
 
 
@@ -18,11 +19,11 @@ def title(rows: Sequence[Row], finished: bool) -> str:
         return "No network was judged"
     if final is dense:
         return "The dense network, unchanged" if finished else "No pruning step stands yet"
-    told = [
-        f"{name} missed {dense['classes'][name]['fn']} \N{RIGHTWARDS ARROW} {counts['fn']} of {counts['support']}, false "
-        f"alarms {dense['classes'][name]['fp']} \N{RIGHTWARDS ARROW} {counts['fp']} of {counts['negatives']}"
-        for name, counts in list(final["classes"].items())[:NAMED]
-    ]
+    told = []
+    for name, counts in list(final["classes"].items())[:NAMED]:
+        before = dense["classes"][name]
+        missed = f"{name} missed {before['fn']} {ARROW} {counts['fn']} of {counts['support']}"
+        told.append(f"{missed}, false alarms {before['fp']} {ARROW} {counts['fp']} of {counts['negatives']}")
     rest = len(final["classes"]) - len(told)
     more = [f"and {rest} more classes"] if rest > 0 else []
     so_far = "" if finished else "So far "
@@ -43,10 +44,8 @@ def alerts(rows: Sequence[Row]) -> list[str]:
                 if allowed is None
                 else f"a rise of {100 * allowed:.3g} points was allowed"
             )
-            said.append(
-                f"{name}: {before} \N{RIGHTWARDS ARROW} {counts['fp']} false alarms of {counts['negatives']}, more than chance "
-                f"explains; {limit}."
-            )
+            rise = f"{name}: {before} {ARROW} {counts['fp']} false alarms of {counts['negatives']}"
+            said.append(f"{rise}, more than chance explains; {limit}.")
     return said
 
 

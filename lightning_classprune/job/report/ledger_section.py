@@ -9,7 +9,7 @@ from lightning_classprune.ledger.rows import ClassCounts, Row, delivered_row, ro
 
 NOTHING = "\N{EN DASH}"
 #: Heads of the numbers of a class, in the order of `numbers`.
-HEADS = ("Missed", "New / gone", "Rise, limit", "False alarms", "New / gone", "Rise, limit")
+HEADS = ("Missed", "New / gone", "Rise / limit", "False alarms", "New / gone", "Rise / limit")
 
 
 def ledger_lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ def _rise(bound: float | None, limit: float | None) -> str:
     if limit is None:
         return "not guarded"
     shown = NOTHING if bound is None else f"{100 * bound:.1f}".replace("-", "\N{MINUS SIGN}")
-    return f"{shown}, {100 * limit:.3g}"
+    return f"{shown} / {100 * limit:.3g}"
 
 
 def data_lines(

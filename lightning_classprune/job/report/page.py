@@ -113,7 +113,9 @@ def render(data: PageData) -> str:
         units=units_of(data.rows),
         figures=ledger_figures(data.rows),
         drawn=[
-            verdict for verdict in MARKS if any(row["verdict"] == verdict and row["classes"] for row in data.rows)
+            verdict
+            for verdict in MARKS
+            if any(row["verdict"] == verdict and row["classes"] for row in data.rows)
         ],
         layers=[{**layer, "sparsity": 1 - layer["kept"] / max(layer["total"], 1)} for layer in data.layers],
         matrices=confusion_matrices(_networks(data), data.class_names, data.protected),
