@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_classprune.job.final_test import Tested
+from lightning_classprune.job.final_test import Answers
 from lightning_classprune.job.measures import auc, exact_interval, missed_at
 from lightning_classprune.job.scores_file import Scores
 
@@ -46,7 +46,7 @@ class Measures:
     missed_at: dict[float, int | None]
 
 
-def measures(tested: Tested, name: str) -> Measures:
+def measures(tested: Answers, name: str) -> Measures:
     """What a network does with one class.
 
     Args:

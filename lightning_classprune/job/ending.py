@@ -16,7 +16,7 @@ from lightning_classprune.callback import ClassAwarePruningCallback
 from lightning_classprune.guard.outcomes import Decisions
 from lightning_classprune.job.comparison import compared
 from lightning_classprune.job.data.base import Batch, SplitDataModule
-from lightning_classprune.job.final_test import FinalTest, Tested, counted
+from lightning_classprune.job.final_test import Answers, FinalTest, counted
 from lightning_classprune.job.report.pictures import thumbnails
 from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.job.samples_file import write_samples
@@ -87,7 +87,7 @@ class Ending:
 
     def _tested(
         self, new_module: Callable[[], LightningModule], rows: list[Row]
-    ) -> dict[str, dict[str, Tested]]:
+    ) -> dict[str, dict[str, Answers]]:
         """What both networks say of the test split and, where verdicts were given, of the guard, now that they are."""
         offsets = {} if self.pruning is None else self.pruning.offsets
         networks = {"delivered": (self.module, offsets)}
@@ -99,7 +99,7 @@ class Ending:
         loaders = {"test": self.data.test_dataloader}
         if rows:
             loaders["guard"] = self.data.guard_dataloader
-        found: dict[str, dict[str, Tested]] = {}
+        found: dict[str, dict[str, Answers]] = {}
         loggers = self.trainer.loggers
         for split, loader in loaders.items():
             for network, (module, bias) in networks.items():
@@ -113,12 +113,12 @@ class Ending:
 
     def _look(
         self, module: LightningModule, offsets: Mapping[str, float], loader: DataLoader[Batch]
-    ) -> Tested | None:
+    ) -> Answers | None:
         self.final_test.offsets = offsets
         self.trainer.test(module, dataloaders=loader, verbose=False, weights_only=True)
         return self.final_test.tested
 
-    def _write_counts(self, test: Mapping[str, Tested]) -> None:
+    def _write_counts(self, test: Mapping[str, Answers]) -> None:
         """`test.json`: the counts of the delivered network, and of the dense one's classes."""
         if "delivered" not in test:
             return

@@ -152,7 +152,7 @@ def read_delivered(checkpoint: Path, module: nn.Module, dense: bool) -> Delivere
             f"{checkpoint} is from the middle of round {pruning['rounds']['round']}, which has no verdict yet; export "
             "the finished run, or one of checkpoints/accepted-round=NN.ckpt"
         )
-    return Delivered(network, masks, rows, pruning["offsets"])
+    return Delivered(network, masks, rows, dict(pruning.get("offsets", {})))
 
 
 def _raw(data: SplitDataModule, loader: DataLoader[Batch]) -> Iterator[Batch]:

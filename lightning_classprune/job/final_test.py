@@ -18,7 +18,7 @@ from lightning_classprune.job.data.base import Batch
 
 
 @dataclass(frozen=True)
-class Tested:
+class Answers:
     """What one network says of one split.
 
     Attributes:
@@ -48,7 +48,7 @@ class FinalTest(Callback):
     def __init__(self, class_names: Sequence[str], protected: Sequence[int], threshold: float = 0.0) -> None:
         self._task = Classes(class_names, protected, threshold)
         self.offsets: Mapping[str, float] = {}
-        self.tested: Tested | None = None
+        self.tested: Answers | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from nothing."""
@@ -84,14 +84,14 @@ class FinalTest(Callback):
             return
         self.tested = self._decided(columns)
 
-    def _decided(self, columns: Columns) -> Tested:
+    def _decided(self, columns: Columns) -> Answers:
         decisions = self._task.outcomes(columns, self.offsets)
         margins = {}
         for index in self._task.protected:
             name = self._task.names[index]
             sweep = self._task.sweep(columns, self.offsets, name, decisions)
             margins[name] = torch.from_numpy(sweep.margin) + self.offsets.get(name, 0.0)
-        return Tested(decisions, margins)
+        return Answers(decisions, margins)
 
 
 def _whole(trainer: Trainer, share: Tensor, size: int) -> Tensor:

@@ -21,7 +21,7 @@ from lightning_classprune import files
 from lightning_classprune.export.environment import environment
 from lightning_classprune.guard.outcomes import Decisions
 from lightning_classprune.job.data.base import Sample
-from lightning_classprune.job.final_test import Tested
+from lightning_classprune.job.final_test import Answers
 from lightning_classprune.job.report.pictures import Pixels, read_pictures, write_pictures
 from lightning_classprune.job.samples_file import read_samples
 from lightning_classprune.job.scores_file import read_scores
@@ -169,7 +169,7 @@ class RunFolder:
         with _naming(self.pictures_file) as path:
             return read_pictures(path)
 
-    def scores(self) -> dict[str, dict[str, Tested]]:
+    def scores(self) -> dict[str, dict[str, Answers]]:
         """What both networks say of guard and test split; empty before the job's end."""
         if not self.scores_file.is_file():
             return {}

@@ -11,10 +11,10 @@ import torch
 
 from lightning_classprune import files
 from lightning_classprune.guard.outcomes import Decisions
-from lightning_classprune.job.final_test import Tested
+from lightning_classprune.job.final_test import Answers
 
 #: Split (`guard`, `test`) -> network (`dense`, `delivered`) -> what it says there.
-Scores = Mapping[str, Mapping[str, Tested]]
+Scores = Mapping[str, Mapping[str, Answers]]
 
 
 def write_scores(path: Path, scores: Scores) -> None:
@@ -32,13 +32,13 @@ def write_scores(path: Path, scores: Scores) -> None:
         np.savez_compressed(file, class_names=np.array(names), **arrays)
 
 
-def read_scores(path: Path) -> dict[str, dict[str, Tested]]:
+def read_scores(path: Path) -> dict[str, dict[str, Answers]]:
     """What `write_scores` wrote.
 
     Raises:
         ValueError, KeyError: It is not such a file.
     """
-    found: dict[str, dict[str, Tested]] = {}
+    found: dict[str, dict[str, Answers]] = {}
     with np.load(path, allow_pickle=False) as arrays:
         names = tuple(str(name) for name in arrays["class_names"])
         for key in arrays.files:
@@ -53,5 +53,5 @@ def read_scores(path: Path) -> dict[str, dict[str, Tested]]:
                 for name in arrays.files
                 if name.startswith(start)
             }
-            found.setdefault(split, {})[network] = Tested(decisions, margins)
+            found.setdefault(split, {})[network] = Answers(decisions, margins)
     return found

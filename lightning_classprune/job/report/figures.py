@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.colors import to_hex
 
 from lightning_classprune.job.comparison import measures
-from lightning_classprune.job.final_test import Tested
+from lightning_classprune.job.final_test import Answers
 from lightning_classprune.job.report.inline_svg import inline_svg
 from lightning_classprune.job.report.roc_figure import roc_figure
 from lightning_classprune.ledger.figure import ALLOWED, GRID, VERDICTS, WHISKER, figure
@@ -56,7 +56,7 @@ def ledger_figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return result
 
 
-def roc_figures(test: Mapping[str, Tested], protected: Sequence[str]) -> list[dict[str, Any]]:
+def roc_figures(test: Mapping[str, Answers], protected: Sequence[str]) -> list[dict[str, Any]]:
     """The ROC curves of each protected class on the test split; none where they are not known."""
     result = []
     for number, name in enumerate(protected):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lightning_classprune.job.final_test import Tested
+from lightning_classprune.job.final_test import Answers
 from lightning_classprune.job.measures import curve
 from lightning_classprune.ledger.figure import GRID, VERDICTS, WHISKER
 
@@ -17,7 +17,7 @@ STYLES = {
 }
 
 
-def roc_figure(networks: Mapping[str, Tested], name: str) -> Figure | None:
+def roc_figure(networks: Mapping[str, Answers], name: str) -> Figure | None:
     """Draw both curves of one class; None where the split has no positives or no negatives.
 
     Args:

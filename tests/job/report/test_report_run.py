@@ -35,7 +35,8 @@ def test_a_run_that_has_only_begun_has_a_page(folder: RunFolder) -> None:
 def test_a_line_that_is_no_row_is_named(folder: RunFolder) -> None:
     folder.ledger_file.write_text('{"round": 0, "attempt": 1, "sparsity": 0.0}\n')
     with pytest.raises(
-        ValueError, match=r"line 1: not a row of a ledger, it has no \['verdict', 'classes'\]"
+        ValueError,
+        match=r"line 1: not a row of a ledger, it has no \['units', 'verdict', 'reason', 'classes'",
     ):
         write_report(folder)
     assert not folder.report.exists()
