@@ -115,6 +115,7 @@ class ClassAwarePruningCallback(_Callback):
         self._ledger: list[Row] = []
         self._offsets = {one.name: 0.0 for one in self.settings.protected}
         self._closing = False
+        self._closes_checkpoint = False  # the run that is closed is not the last one of this callback
         self._state: dict[str, Any] = {}
         self._child_results = ChildResults()
         self._recall: dict[str, float] = {}
@@ -212,6 +213,8 @@ class ClassAwarePruningCallback(_Callback):
         if not data and not fit_arguments:
             data, fit_arguments = _of_the_last_fit(trainer)
         self._closing = True
+        # Lightning knows the path of a checkpoint only when it loads it, after `setup`.
+        self._closes_checkpoint = fit_arguments.get("ckpt_path") is not None
         try:
             trainer.fit(*data, **fit_arguments)
         finally:
@@ -233,7 +236,7 @@ class ClassAwarePruningCallback(_Callback):
         earlier, self._sparsity, self._ledger, self._state = self._state, 0.0, [], {}
         settings = self.settings
         self._startup = Startup(settings, trainer, self._masks, closing=self._closing)
-        if self._closing and not getattr(trainer, "ckpt_path", None):
+        if self._closing and not self._closes_checkpoint:
             if not earlier:
                 raise MisconfigurationException(
                     "judge: this callback knows of no run; give ckpt_path=... of one"
