@@ -12,7 +12,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from tests.support.app_job import SHORT, config
+from tests.support.app_job import EACH_ROUND, SHORT, config
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -24,7 +24,7 @@ from lightning_classprune.job import app, export_app
 from lightning_classprune.job.export_run import export_run
 from lightning_classprune.job.run_folder import RunFolder
 
-JOB = [*SHORT, "trainer.max_epochs=5", "callbacks.classprune.guard.confidence=null"]
+JOB = [*SHORT, *EACH_ROUND, "trainer.max_epochs=5", "callbacks.classprune.guard.confidence=null"]
 
 
 def run_job(folder: Path, *overrides: str) -> RunFolder:
