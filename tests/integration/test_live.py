@@ -89,7 +89,7 @@ def fit(folder: Path, monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> None
     monkeypatch.setenv("COLUMNS", "150")
     quiet = {name: QUIET[name] for name in ("accelerator", "logger", "enable_model_summary")}
     keep = L.callbacks.ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
-    pruning = pruning_callback(confidence=0.95)
+    pruning = pruning_callback(confidence=0.95, max_fp_rise=None)
     trainer = L.Trainer(max_epochs=2, callbacks=[pruning, LiveView(), keep, Prints()], **quiet)
     trainer.fit(Classifier(), train_data(), val_data(), **arguments)
 

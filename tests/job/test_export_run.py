@@ -140,9 +140,10 @@ def test_an_offset_that_no_bias_takes_goes_along_with_every_file(tmp_path: Path)
     for through in facts["test"].values():
         assert through == test["classes"]
     assert f"{offset:+.6g} added to the score of malignant" in (run.path / "export" / "card.md").read_text()
-    network: Any = app.build_module(run.config()).network
-    for path in (run.path / "export" / "ticket.safetensors", run.tickets):
-        assert load_ticket(path, network).card["offsets"] == {"malignant": offset}
+    module = app.build_module(run.config())
+    network: Any = module.network
+    for path, model in ((run.tickets, module), (run.path / "export" / "ticket.safetensors", network)):
+        assert load_ticket(path, model).card["offsets"] == {"malignant": offset}
     x = torch.from_numpy(np.load(_raw_test(run, tmp_path)))
     session = onnxruntime.InferenceSession(tmp_path / "export" / "model.onnx")
     scores = session.run(None, {"input": x.numpy()})[0]
