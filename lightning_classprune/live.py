@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_classprune.callback import ClassAwarePruningCallback
+from lightning_classprune.guard.verdict import confidence_text
 from lightning_classprune.rounds.status import ClassStatus, Status
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def line(status: Status) -> Text:
         Text(f"{status.unit} {_place(status)}"),
         Text(f"sparsity {status.sparsity:.1%}"),
         *(_class_text(one) for one in status.classes),
-        Text(f"budget {_budget(status)}"),
+        Text(_budget(status)),
         *(
             []
             if status.epochs_left is None
@@ -242,15 +243,20 @@ def _class_text(one: ClassStatus) -> Text:
     text = Text(f"recall {one.name} ")
     text.append(_number(one.recall, ".3f"), style=style)
     text.append(f" (dense {_number(one.dense, '.3f')}, tolerance {_number(one.tolerance, '.3g')})")
+    if one.dense_alarms is not None:
+        limit = "not guarded" if one.max_fp_rise is None else f"may rise {one.max_fp_rise:.3g}"
+        text.append(f", false alarms dense {one.dense_alarms:.3f} ({limit})")
     return text
 
 
 def _budget(status: Status) -> str:
     if not status.tests_left:
-        return "spent"
-    level = "point rule" if status.level is None else f"level {status.level:.3g}"
+        return "no test left"
+    confidence = "point rule" if status.level is None else f"confidence {confidence_text(status.level)}"
+    if status.kept is not None:
+        return f"{confidence}, {status.kept} kept for the guard"
     retries = f", {_count(status.retries_left, 'retry', 'retries')}" if status.retries_left else ""
-    return f"{level}, {_count(status.tests_left, 'test', 'tests')}{retries}"
+    return f"{confidence}, {_count(status.tests_left, 'test', 'tests')}{retries}"
 
 
 def _count(n: int, one: str, many: str) -> str:

@@ -16,4 +16,8 @@ def markdown(facts: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.globals["kb"] = lambda size: f"{size / 1000:,.1f}"
-    return environment.get_template("card.md.j2").render(facts)
+    verdict = facts["verdict"] or {}
+    dense: Mapping[str, Any] = next((row for row in facts["ledger"] if row["verdict"] == "baseline"), {})
+    return environment.get_template("card.md.j2").render(
+        facts, classes=verdict.get("classes", {}), dense=dense.get("classes", {})
+    )

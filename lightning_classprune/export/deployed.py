@@ -22,10 +22,13 @@ class Deployed(nn.Module):
     With one protected class c and its threshold t: c if and only if z_c - max_{j != c} z_j >= t, otherwise the
     largest of the others. One logit: class 1 if and only if the logit is at or above the threshold.
 
+    With an `offset`, a module such as `DecisionOffset`, scores are those behind it, and all of the above is of them.
+
     Args:
         network: Returns one tensor of scores.
         normalization: `(mean, std)`; uint8 input is first divided by 255.
         thresholds: Class index -> threshold on raw scores; `{}` for the plain rule; None for no decision.
+        offset: Comes behind the network; None for nothing.
 
     Raises:
         ValueError: A standard deviation that is not positive, a threshold that is no finite number, or more than one.
@@ -39,9 +42,11 @@ class Deployed(nn.Module):
         network: nn.Module,
         normalization: Normalization | None = None,
         thresholds: Mapping[int, float] | None = None,
+        offset: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self.offset = nn.Identity() if offset is None else offset
         self.normalized = normalization is not None
         if normalization is not None:
             mean, std = (torch.as_tensor(value, dtype=torch.float32) for value in normalization)
@@ -68,12 +73,12 @@ class Deployed(nn.Module):
         return (self.mean, self.std) if self.normalized else None
 
     def around(self, network: nn.Module) -> Deployed:
-        """Return the same normalisation and decision around another network."""
-        return Deployed(network, self.normalization, self.thresholds if self.decides else None)
+        """Return the same normalisation, offset and decision around another network."""
+        return Deployed(network, self.normalization, self.thresholds if self.decides else None, self.offset)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the scores of raw input `x`, and the decided classes if there are thresholds."""
-        scores: Tensor = self.network(self.normalize(x))
+        scores: Tensor = self.offset(self.network(self.normalize(x)))
         return (scores, self.decide(scores)) if self.decides else scores
 
     def normalize(self, x: Tensor) -> Tensor:

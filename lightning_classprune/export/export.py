@@ -23,6 +23,7 @@ from lightning_classprune.export.environment import environment
 from lightning_classprune.export.formats import FORMATS, Format
 from lightning_classprune.export.onnx_export import export_onnx
 from lightning_classprune.export.onnx_session import OnnxFile
+from lightning_classprune.guard.decision_offset import DecisionOffset
 from lightning_classprune.ledger.rows import Row, delivered_row
 from lightning_classprune.ledger.text import achievement
 from lightning_classprune.pruning.masks import Masks, count_kept, layer_counts, sparsity
@@ -39,6 +40,7 @@ def export(
     test: Iterable[tuple[Tensor, Tensor]] | None = None,
     normalization: Normalization | None = None,
     thresholds: Mapping[int, float] | None = None,
+    offsets: Mapping[str, float] | None = None,
     values: Values = "fp32",
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -64,6 +66,8 @@ def export(
             file.
         normalization: `(mean, std)` to put into the ONNX files; uint8 input is first divided by 255.
         thresholds: At most one protected class -> the threshold of its margin, to put into the ONNX files.
+        offsets: Bias to add to a class' score that the network does not contain, by name, such as the callback's
+            `offsets`: the ONNX files contain it, the others' cards say it.
         values: Type of the stored weights; `"fp16"` halves the files and may change decisions, which the card counts.
         about: Further facts for the card: data, seed, command; anything that JSON can hold.
 
@@ -72,8 +76,9 @@ def export(
         ValueError: An argument does not fit the model, or a file does not give what the module gives.
     """
     folder, thresholds = Path(folder), dict(thresholds or {})
-    rule = Deployed(model, normalization, thresholds)
-    claim, told = achievement(ledger), _told(class_names, thresholds, ledger, about)
+    left = {name: float(bias) for name, bias in (offsets or {}).items() if bias}
+    rule = Deployed(model, normalization, thresholds, DecisionOffset(left, class_names) if left else None)
+    claim, told = achievement(ledger), _told(class_names, thresholds, left, ledger, about)
     spec = Spec(
         masks=masks,
         example=example,
@@ -87,7 +92,15 @@ def export(
         part = Path(name)
         entries, graphs = _write(rule, part, spec)
         dense = part / "dense.onnx"
-        export_onnx(model, dense, example, normalization=normalization, thresholds=thresholds, packed=False)
+        export_onnx(
+            model,
+            dense,
+            example,
+            normalization=normalization,
+            thresholds=thresholds,
+            offset=rule.offset,
+            packed=False,
+        )
         smaller = spec.compacted()
         facts: dict[str, Any] = {
             "format": 1,
@@ -113,6 +126,7 @@ def export(
 def _told(
     class_names: Sequence[str],
     thresholds: Mapping[int, float],
+    offsets: Mapping[str, float],
     ledger: Sequence[Row],
     about: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -120,6 +134,7 @@ def _told(
     return {
         "class_names": list(class_names),
         "thresholds": {class_names[c]: float(t) for c, t in thresholds.items()},
+        "offsets": dict(offsets),
         "verdict": delivered_row(ledger),
         "ledger": [dict(row) for row in ledger],
         "about": dict(about or {}),

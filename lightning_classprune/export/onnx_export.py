@@ -60,6 +60,7 @@ def export_onnx(
     values: Literal["fp32", "fp16"] = "fp32",
     normalization: Normalization | None = None,
     thresholds: Mapping[int, float] | None = None,
+    offset: nn.Module | None = None,
     metadata: Mapping[str, str] | None = None,
     packed: bool = True,
 ) -> OnnxReport:
@@ -80,6 +81,7 @@ def export_onnx(
         thresholds: At most one protected class -> its threshold, put into the graph as in `Deployed`; `{}` for the
             plain decision; None for scores only. A threshold that equals a sample's own margin may round to either
             side: put it between two samples.
+        offset: A module behind the network, such as `DecisionOffset`, put into the graph as well.
         metadata: Further texts for the file, by key: class names as a JSON list under `class_names`, a verdict, ....
         packed: False writes dense weights: the ordinary file, to compare with.
 
@@ -94,7 +96,7 @@ def export_onnx(
     # Dynamo's wrapper shares the weights of the module that it wraps.
     network = getattr(model, "_orig_mod", model)
     texts = _texts(network, masks, values, normalization, thresholds, metadata)
-    deployed = Deployed(network, normalization, thresholds)
+    deployed = Deployed(network, normalization, thresholds, offset)
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype != torch.float32):
             # A GPU's own rounding (TF32) would be taken for an error of the file.

@@ -41,6 +41,7 @@ def write_graph(rule: Deployed, path: Path, spec: Spec, masks: Masks | None) -> 
         values=spec.values,
         normalization=rule.normalization,
         thresholds=rule.thresholds,
+        offset=rule.offset,
         metadata={
             "class_names": json.dumps(spec.told["class_names"]),
             "claim": spec.claim,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -22,22 +20,16 @@ from rich.console import Console
 
 import lightning_classprune
 from lightning_classprune.callback import ClassAwarePruningCallback
-from lightning_classprune.guard.outcomes import Decisions
 from lightning_classprune.job import jobs
 from lightning_classprune.job.classifier import Classifier
 from lightning_classprune.job.data.base import SplitDataModule
-from lightning_classprune.job.final_test import ClassCounts
+from lightning_classprune.job.ending import Ending, harmless
+from lightning_classprune.job.final_test import FinalTest
 from lightning_classprune.job.ledger_file import LedgerFile
 from lightning_classprune.job.objective import Objective
-from lightning_classprune.job.report.pictures import thumbnails
 from lightning_classprune.job.report.report_run import write_report
 from lightning_classprune.job.run_folder import RunFolder
-from lightning_classprune.ledger.figure import figure
-from lightning_classprune.ledger.recommendation import recommendation
-from lightning_classprune.ledger.rows import Row
-from lightning_classprune.ledger.text import achievement, table, write_jsonl
-from lightning_classprune.pruning.masks import layer_counts
-from lightning_classprune.tickets.loading import load_ticket
+from lightning_classprune.ledger.text import write_jsonl
 
 
 def job(cfg: DictConfig) -> Objective:
@@ -64,9 +56,13 @@ def run(cfg: DictConfig, *, resume: bool = False, closing: bool = False) -> Obje
     """
     quieten()
     folder = RunFolder(Path(cfg.run_dir))
+    before = folder.status()
     try:
         objective, interrupted = _run(cfg, folder, resume, closing)
     except BaseException as error:
+        if closing:  # what cannot be judged is as it was
+            folder.write_json("status.json", before)
+            raise
         folder.write_status("failed", error=f"{type(error).__name__}: {error}")
         if folder.config_file.is_file():
             publish(folder)
@@ -94,8 +90,9 @@ def _run(cfg: DictConfig, folder: RunFolder, resume: bool, closing: bool) -> tup
     pruning = next((c for c in callbacks if isinstance(c, ClassAwarePruningCallback)), None)
     if pruning is not None:
         callbacks.append(LedgerFile(folder, pruning))
-    counts = ClassCounts(data.class_names)
-    trainer: Trainer = instantiate(cfg.trainer, callbacks=[*callbacks, counts])
+    threshold = 0.0 if pruning is None else pruning.settings.threshold
+    final_test = FinalTest(data.class_names, cfg.facts.protected, threshold)
+    trainer: Trainer = instantiate(cfg.trainer, callbacks=[*callbacks, final_test])
     checkpoint = (folder.last_checkpoint if resume else None) or cfg.ckpt_path
     fit: Callable[..., None] = trainer.fit
     if closing:
@@ -104,30 +101,18 @@ def _run(cfg: DictConfig, folder: RunFolder, resume: bool, closing: bool) -> tup
         fit = partial(pruning.judge, trainer)
     fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     rows = [] if pruning is None else pruning.ledger
-    if trainer.is_global_zero and pruning is not None and rows:
-        # Of classes, which is what this job does.
-        decisions = cast(dict[str, Decisions], pruning.guard_outcomes)
+    interrupted = pruning is not None and pruning.awaits_judgement
+    if trainer.is_global_zero and rows:
         write_jsonl(rows, folder.ledger_file)
-        folder.write_guard(decisions)
-        folder.write_json("layers.json", {"layers": layer_counts(pruning.masks)})
-        with harmless("ledger.png"):
-            figure(rows).savefig(folder.path / "ledger.png")
-        with harmless(folder.pictures_file.name):
-            folder.write_pictures(thumbnails(data, decisions, cfg.facts.protected))
-    trainer.save_checkpoint(folder.accepted, weights_only=False)
-    trainer.test(module, datamodule=data, verbose=False, weights_only=True)
-    results = counts.results
-    first = folder.tickets / "round=00.safetensors"
-    if first.is_file():
-        dense = build_module(cfg)
-        load_ticket(first, dense)
-        trainer.test(dense, datamodule=data, verbose=False, weights_only=True)
-        results = results | {"dense": counts.results["classes"]}
-    if trainer.is_global_zero:
-        folder.write_json("test.json", results)
-        tell(rows, results, folder.path)
+    if interrupted:  # nothing is delivered yet, and neither the guard nor the test split may be looked at
+        told = (
+            f"go on with `classprune resume={folder.path}`, or judge it with `classprune-judge {folder.path}`"
+        )
+        rank_zero_warn(f"interrupted before the guard judged what was kept; {told}")
+    else:
+        Ending(cfg, trainer, module, data, pruning, final_test, folder).leave(lambda: build_module(cfg))
     objective: Objective = instantiate(cfg.objective)(rows)
-    return objective, pruning is not None and pruning.awaits_judgement
+    return objective, interrupted
 
 
 def describe(cfg: DictConfig) -> SplitDataModule:
@@ -179,31 +164,6 @@ def publish(folder: RunFolder) -> None:
     """Write the report and say where it is."""
     with harmless(folder.report.name):
         Console().print(f"Report: {write_report(folder)}", markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def harmless(name: str) -> Iterator[None]:
-    """Turn an error of what only illustrates a run into a warning: a picture is not worth a network."""
-    try:
-        yield
-    except Exception as error:
-        rank_zero_warn(
-            f"{name} could not be written ({type(error).__name__}: {error}); the run itself is not affected"
-        )
-
-
-def tell(rows: list[Row], test: dict[str, Any], folder: Path) -> None:
-    """Print the ledger, the counts of the test split, and what was achieved."""
-    console = Console(width=max(shutil.get_terminal_size(fallback=(100, 24)).columns, 80))
-    if rows:
-        console.print(table(rows))
-    for name, counts in test["classes"].items():
-        before = f" (dense {test['dense'][name]['fn']})" if "dense" in test else ""
-        console.print(f"Test, {name}: missed {counts['fn']} of {counts['support']}{before}", markup=False)
-    console.print(achievement(rows), markup=False)
-    if advice := recommendation(rows):
-        console.print(advice, markup=False)
-    console.print(f"Run folder: {folder}", markup=False, soft_wrap=True)
 
 
 def quieten() -> None:

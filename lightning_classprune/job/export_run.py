@@ -19,6 +19,7 @@ from lightning_classprune.export.artefact import Values
 from lightning_classprune.export.checks import in_memory
 from lightning_classprune.export.deployed import Deployed
 from lightning_classprune.export.export import export
+from lightning_classprune.guard.decision_offset import DecisionOffset
 from lightning_classprune.guard.thresholds import certify_threshold, one_vs_rest
 from lightning_classprune.job.app import build_module
 from lightning_classprune.job.data.base import Batch, SplitDataModule
@@ -32,11 +33,15 @@ PREFIX = "network."
 
 @dataclass(frozen=True)
 class Delivered:
-    """What a checkpoint holds of a judged network: the plain network, its masks and its ledger."""
+    """What a checkpoint holds of a judged network: the plain network, its masks, its ledger, and its decision offsets.
+
+    `offsets` are those that the network does not contain, by class.
+    """
 
     network: nn.Module
     masks: Masks
     ledger: list[Row]
+    offsets: dict[str, float]
 
 
 def export_run(
@@ -76,7 +81,8 @@ def export_run(
         ledger=found.ledger,
         test=_raw(data, data.test_dataloader()),
         normalization=data.normalization,
-        thresholds=_thresholds(found.network, data, max_fn_rate),
+        thresholds=_thresholds(found, data, max_fn_rate),
+        offsets=found.offsets,
         values=values,
         about={
             "data": OmegaConf.to_container(config.data),
@@ -139,14 +145,14 @@ def read_delivered(checkpoint: Path, module: nn.Module, dense: bool) -> Delivere
                 f"{checkpoint}: no pruning step was accepted, so this is the dense network; export it with dense=True "
                 "(--dense)"
             )
-        return Delivered(network, {}, rows)
+        return Delivered(network, {}, rows, {})
     masks = {name.removeprefix(PREFIX): unpack(bits) for name, bits in pruning["masks"].items()}
     if pruning["rounds"]["finished"] is None and not (pruning["pending"] and rows[-1] is last):
         raise ValueError(
             f"{checkpoint} is from the middle of round {pruning['rounds']['round']}, which has no verdict yet; export "
             "the finished run, or one of checkpoints/accepted-round=NN.ckpt"
         )
-    return Delivered(network, masks, rows)
+    return Delivered(network, masks, rows, dict(pruning.get("offsets", {})))
 
 
 def _raw(data: SplitDataModule, loader: DataLoader[Batch]) -> Iterator[Batch]:
@@ -156,7 +162,7 @@ def _raw(data: SplitDataModule, loader: DataLoader[Batch]) -> Iterator[Batch]:
 
 
 def _thresholds(
-    network: nn.Module, data: SplitDataModule, max_fn_rate: Mapping[str, float] | None
+    found: Delivered, data: SplitDataModule, max_fn_rate: Mapping[str, float] | None
 ) -> dict[int, float] | None:
     """The threshold of the one class that has a rate to keep, certified on the validation part."""
     if not max_fn_rate:
@@ -167,9 +173,10 @@ def _thresholds(
         )
     ((name, rate),) = max_fn_rate.items()
     index = data.class_names.index(name)
-    read = in_memory(Deployed(network, thresholds={}))
+    offset = DecisionOffset(found.offsets, data.class_names)
+    read = in_memory(Deployed(found.network, thresholds={}, offset=offset))
     pairs = [(read(x)[0], y) for x, y in data.val_dataloader()]
     margins, target = (torch.cat(part) for part in zip(*pairs, strict=True))
-    found = certify_threshold(*one_vs_rest(margins, target, index), max_fn_rate=rate)
-    rank_zero_info(f"decision threshold of {name!r}, on the validation part: {found.reason}")
-    return {index: found.threshold}
+    certified = certify_threshold(*one_vs_rest(margins, target, index), max_fn_rate=rate)
+    rank_zero_info(f"decision threshold of {name!r}, on the validation part: {certified.reason}")
+    return {index: certified.threshold}

@@ -27,7 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from lightning_classprune.job.run_folder import RunFolder
 
     try:
-        jobs.resume(RunFolder.open(folder.absolute()), app.close)
+        run = RunFolder.open(folder.absolute())
+        if run.status()["state"] == "finished":
+            raise ValueError(
+                f"{folder}: this run was judged, and a judgement is final; there is nothing to do"
+            )
+        jobs.resume(run, app.close)
     except (ValueError, OSError, MisconfigurationException) as error:
         print(f"classprune-judge: {error}", file=sys.stderr)
         return 1

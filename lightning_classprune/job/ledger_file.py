@@ -8,6 +8,7 @@ from lightning.pytorch import Callback
 
 from lightning_classprune.callback import ClassAwarePruningCallback
 from lightning_classprune.job.run_folder import RunFolder
+from lightning_classprune.ledger.rows import Row
 from lightning_classprune.ledger.text import write_jsonl
 
 
@@ -17,7 +18,7 @@ class LedgerFile(Callback):
     def __init__(self, folder: RunFolder, pruning: ClassAwarePruningCallback) -> None:
         self._folder = folder
         self._pruning = pruning
-        self._written = -1
+        self._written: list[Row] | None = None
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """A verdict was given at the end of the epoch before."""
@@ -32,7 +33,8 @@ class LedgerFile(Callback):
         self._write(trainer)
 
     def _write(self, trainer: Any) -> None:
-        rows = self._pruning.ledger
-        if trainer.is_global_zero and len(rows) != self._written:
+        rows = list(self._pruning.ledger)
+        # A verdict at the end of the run takes the place of a row that was there.
+        if trainer.is_global_zero and rows != self._written:
             write_jsonl(rows, self._folder.ledger_file)
-            self._written = len(rows)
+            self._written = rows

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_classprune.guard.statistics import chance_at_setup, positives_needed, smallest_tolerance
+from lightning_classprune.guard.verdict import confidence_text
 
 #: Shares of the cases on which a network no worse than the dense one is supposed to differ from it.
 DISCORDANCES = (0.02, 0.05, 0.10, 0.20, 0.35)
@@ -22,7 +23,7 @@ def table(what: str, cases: int, tolerances: Sequence[float], level: float) -> T
         tolerances: Rises of the rate, in (0, 1).
         level: Error level of the test.
     """
-    made = Table(title=f"{cases} {what}, {1 - level:.4g} confidence", title_justify="left")
+    made = Table(title=f"{cases} {what}, {confidence_text(level)} confidence", title_justify="left")
     made.add_column("networks differ on", justify="right")
     for tolerance in tolerances:
         made.add_column(f"tolerance {tolerance:g}", justify="right")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_classprune import files
 from lightning_classprune.export.environment import environment
 from lightning_classprune.guard.outcomes import Decisions
+from lightning_classprune.job.data.base import Sample
+from lightning_classprune.job.final_test import Answers
 from lightning_classprune.job.report.pictures import Pixels, read_pictures, write_pictures
+from lightning_classprune.job.samples_file import read_samples
+from lightning_classprune.job.scores_file import read_scores
 from lightning_classprune.ledger.rows import Row
 from lightning_classprune.ledger.text import read_jsonl
 
@@ -32,14 +37,17 @@ class RunFolder:
     |---|---|
     | `config.yaml` | the composed configuration, resolved, with the data's facts |
     | `environment.json` | versions, machine, git state, command |
-    | `status.json` | `state` (running, finished, failed), `error`, `objective` |
+    | `status.json` | `state` (running, interrupted, finished, failed), `error`, `objective` |
+    | `samples.csv` | which sample, such as a file, each number of a split is |
     | `ledger.jsonl` | one row a judged round, rewritten at every verdict |
     | `guard.npz` | targets and decisions of the dense and the delivered network on the guard data |
     | `layers.json` | kept and total weights of each prunable parameter, as delivered |
     | `guard_pictures.npz` | thumbnails of guard images whose decision changed, for the report |
+    | `scores.npz` | decisions and margins of both networks on the guard and the test split |
     | `test.json` | counts of the test split, and of the `dense` network's classes |
     | `accepted.ckpt` | the delivered network; its `state_dict` loads in the plain model |
     | `tickets/` | every accepted ticket, packed, with `ladder.json` |
+    | `hashes.json` | SHA-256 of what a claim rests on |
     | `report.html` | all of it on one page, which `classprune-report` builds anew |
     | `checkpoints/last.ckpt` | what a killed job goes on from |
     """
@@ -90,6 +98,16 @@ class RunFolder:
     def pictures_file(self) -> Path:
         """`guard_pictures.npz`."""
         return self.path / "guard_pictures.npz"
+
+    @property
+    def scores_file(self) -> Path:
+        """`scores.npz`."""
+        return self.path / "scores.npz"
+
+    @property
+    def samples_file(self) -> Path:
+        """`samples.csv`."""
+        return self.path / "samples.csv"
 
     @property
     def last_checkpoint(self) -> Path | None:
@@ -151,6 +169,25 @@ class RunFolder:
         with _naming(self.pictures_file) as path:
             return read_pictures(path)
 
+    def scores(self) -> dict[str, dict[str, Answers]]:
+        """What both networks say of guard and test split; empty before the job's end."""
+        if not self.scores_file.is_file():
+            return {}
+        with _naming(self.scores_file) as path:
+            return read_scores(path)
+
+    def samples(self) -> dict[str, list[Sample]]:
+        """What the samples of each split are called, and their classes; empty where that is not known."""
+        if not self.samples_file.is_file():
+            return {}
+        names = [str(name) for name in self.config().facts.class_names]
+        with _naming(self.samples_file) as path:
+            return read_samples(path, names)
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 by file; empty before the job's end."""
+        return self._json("hashes.json") or {}
+
     def _json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
         if not path.is_file():
@@ -197,6 +234,25 @@ class RunFolder:
             write_pictures(self.pictures_file, thumbnails)
         else:
             self.pictures_file.unlink(missing_ok=True)
+
+    @rank_zero_only
+    def write_hashes(self) -> None:
+        """Note the SHA-256 of every file that a claim rests on."""
+        claimed = [
+            self.accepted,
+            self.ledger_file,
+            self.path / "guard.npz",
+            self.scores_file,
+            self.samples_file,
+        ]
+        there = [path for path in [*claimed, *sorted(self.tickets.glob("*.safetensors"))] if path.is_file()]
+        self.write_json(
+            "hashes.json",
+            {
+                path.relative_to(self.path).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in there
+            },
+        )
 
     @rank_zero_only
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:

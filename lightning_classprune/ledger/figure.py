@@ -29,7 +29,7 @@ GRID, WHISKER = "0.9", "0.45"
 def figure(rows: Sequence[Row]) -> LedgerFigure:
     """Draw the ledger, one column of axes per protected class: false negatives above, false alarms below.
 
-    The x axis is the density (share of the prunable weights kept, 0..1) on a log scale, dense on the left. The
+    The x axis is the sparsity, on a log scale of what is kept, dense on the left. The
     shaded band ends at the tolerance; a whisker reaches to the worst value that the data do not exclude, so a round
     is accepted where its whisker ends inside the band. Touches no pyplot state: save it with
     `figure(rows).savefig(path)`; a notebook shows it as the value of a cell.
@@ -166,6 +166,6 @@ def _density_axis(axes: Axes, rows: Sequence[Row]) -> None:
     decades = -math.log10(max(smallest, 1e-12))
     subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1 else (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * (1 - value):.4g}%"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(f"prunable {units_of(rows)} kept")
+    axes.set_xlabel(f"sparsity of the prunable {units_of(rows)}")

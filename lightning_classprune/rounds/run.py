@@ -88,6 +88,7 @@ class PruningRun:
         )
         self.candidate = Candidate(self.module, self.processes, (self.other_callbacks.averaging,))
         self._delivered = False
+        self._is_handed_over = False  # the module holds the accepted ticket as it leaves the run
         self._interrupted = False  # the job is being stopped, and the guard judges at the end only
         self.was_judged = False  # the guard was opened for the candidates that were kept
         self._earlier_ladder: str | None = None
@@ -102,7 +103,8 @@ class PruningRun:
 
     def begin_ladder(self) -> None:
         """Bring the ladder's folder in line with the ledger, once."""
-        self.ladder.begin(self.recorder.rows, self._earlier_ladder, self.accepted, self.sharding, self.module)
+        ticket = self._handed_over()
+        self.ladder.begin(self.recorder.rows, self._earlier_ladder, ticket, self.sharding, self.module)
 
     def rehearse_criterion(self) -> None:
         """Prepare and score once before training, so that no training is lost by a criterion that cannot.
@@ -318,9 +320,15 @@ class PruningRun:
 
     def _to_ladder(self, rows: list[Row]) -> None:
         """Give the accepted ticket, of the last of these rows, to the ladder as it is handed over."""
-        assert self.accepted is not None
-        given = replace(self.accepted, tensors=self.handover.tensors(self.accepted))
-        self.ladder.keep(given, rows, self.sharding, self.module)
+        ticket = self._handed_over()
+        assert ticket is not None
+        self.ladder.keep(ticket, rows, self.sharding, self.module)
+
+    def _handed_over(self) -> Ticket | None:
+        """The accepted ticket with the tensors that leave the run."""
+        if self.accepted is None:
+            return None
+        return replace(self.accepted, tensors=self.handover.tensors(self.accepted))
 
     def _reach(self, tensors: Tensors) -> int | None:
         """How far the network that was just accepted can be pruned without retraining; it is put back bit for bit."""
@@ -469,6 +477,7 @@ class PruningRun:
     def restore_accepted(self) -> None:
         """Put the last accepted ticket into the module; before a first verdict there is none, and nothing changes."""
         if self.accepted is not None:
+            self._is_handed_over = True
             restore_tensors(self.module, self.handover.tensors(self.accepted))
             self.masks = self.accepted.masks
             # A checkpoint takes the average for the model, and this is what it is to find.
@@ -479,6 +488,12 @@ class PruningRun:
         """Bias to add to a class' score that the network which would be handed over does not contain, by class."""
         left = self.handover.left(self.accepted)
         return {one.name: left.get(one.name, 0.0) for one in self.settings.protected}
+
+    def _offsets_beside(self) -> dict[str, float]:
+        """The offsets of the accepted ticket that the module, if it holds that ticket, does not contain."""
+        if self.accepted is None or self._is_handed_over:
+            return self.handover.left(self.accepted)
+        return self.accepted.offsets
 
     # -- the start of a round --
 
@@ -539,7 +554,8 @@ class PruningRun:
             steps=self.trainer.global_step,
             share=self.clock.share,
             budget=self.judge.budget,
-            tolerances=self.settings.tolerances,
+            protected=self.settings.protected,
+            judges_once=self.judges_once,
             recall=recall,
             rows=self.recorder.rows,
             seconds=0.0 if self.pending else self.clock.seconds,
@@ -564,6 +580,7 @@ class PruningRun:
             "ledger": self.recorder.state_dict(),
             "kept": None if self.kept is None else self.kept.state_dict(),
             "was_judged": self.was_judged,
+            "offsets": dict(self._offsets_beside()),
             "criterion": self.cutter.criterion.state_dict(),
             "search": None if self.search is None else self.search.state_dict(),
             "accepted": pack_ticket(self.accepted, self.sharding, with_training=with_training),

@@ -8,7 +8,7 @@ from functools import lru_cache
 from statistics import fmean
 
 from lightning_classprune.guard.error_budget import ErrorBudget
-from lightning_classprune.guard.tolerance import FNTolerance
+from lightning_classprune.guard.protected import Protected
 from lightning_classprune.ledger.rows import Row, dense_row
 from lightning_classprune.rounds.plan import Plan, RoundState, after_verdict
 from lightning_classprune.trainer.horizon import Horizon
@@ -25,12 +25,16 @@ class ClassStatus:
         recall: Recall in the round's last validation, 0..1; None before there is one.
         dense: Recall of the dense network on the guard data, 0..1; None before it was judged.
         tolerance: Allowed rise of the FN rate, 0..1; None before the dense network was judged.
+        dense_alarms: False-alarm rate of the dense network on the guard data, 0..1; None before it was judged.
+        max_fp_rise: Allowed rise of the false-alarm rate, 0..1; None where it is not guarded.
     """
 
     name: str
     recall: float | None
     dense: float | None
     tolerance: float | None
+    dense_alarms: float | None = None
+    max_fp_rise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Status:
         retries_left: Refusals that it can still survive.
         epochs_left: Of `max_total_epochs`; None without it.
         seconds_left: To the end if every round is accepted and takes as long as the rounds so far; None if unknown.
+        kept: Candidates that wait for the guard; None where it judges each round.
     """
 
     round: int
@@ -64,6 +69,7 @@ class Status:
     retries_left: int
     epochs_left: int | None
     seconds_left: float | None
+    kept: int | None = None
 
 
 def status(
@@ -75,7 +81,8 @@ def status(
     steps: int,
     share: float,
     budget: ErrorBudget,
-    tolerances: Mapping[str, FNTolerance],
+    protected: Sequence[Protected],
+    judges_once: bool,
     recall: Mapping[str, float],
     rows: Sequence[Row],
     seconds: float,
@@ -91,7 +98,8 @@ def status(
         steps: Optimizer steps taken, over all rounds.
         share: Of the epoch in training that is done, 0..1.
         budget: What is left of the error level.
-        tolerances: By protected class.
+        protected: The protected classes.
+        judges_once: The guard looks at the end of the run only.
         recall: By protected class, from the round's last validation; without those that are not known.
         rows: The ledger so far.
         seconds: That the present round has taken so far.
@@ -107,12 +115,13 @@ def status(
         unit="epoch" if in_epochs else "step",
         done=epochs - horizon.start_epoch if in_epochs else steps - horizon.start_step,
         length=None if length == -1 else length,
-        classes=tuple(_class_status(name, t, recall.get(name), rows) for name, t in tolerances.items()),
+        classes=tuple(_class_status(one, recall.get(one.name), rows) for one in protected),
         level=None if exhausted else budget.level(),
         tests_left=0 if exhausted else budget.max_tests - budget.tests,
         retries_left=max(budget.retries - budget.refusals, 0),
         epochs_left=None if max_total_epochs is None else max(max_total_epochs - epochs, 0),
         seconds_left=_seconds_left(plan, state, rows, seconds, _progress(horizon, epochs + share, steps)),
+        kept=sum(row["verdict"] == "kept" for row in rows) if judges_once else None,
     )
 
 
@@ -126,14 +135,19 @@ def rounds_after(plan: Plan, state: RoundState) -> int | None:
     return None
 
 
-def _class_status(
-    name: str, tolerance: FNTolerance, recall: float | None, rows: Sequence[Row]
-) -> ClassStatus:
+def _class_status(one: Protected, recall: float | None, rows: Sequence[Row]) -> ClassStatus:
     dense = dense_row(rows)
-    counts = dense["classes"].get(name) if dense is not None else None
+    counts = dense["classes"].get(one.name) if dense is not None else None
     if not counts or not counts["support"]:
-        return ClassStatus(name, recall, None, None)
-    return ClassStatus(name, recall, counts["recall"], tolerance.rise(counts["support"], counts["fn"]))
+        return ClassStatus(one.name, recall, None, None, None, one.max_fp_rise)
+    return ClassStatus(
+        one.name,
+        recall,
+        counts["recall"],
+        one.tolerance.rise(counts["support"], counts["fn"]),
+        counts["fp"] / counts["negatives"] if counts["negatives"] else None,
+        one.max_fp_rise,
+    )
 
 
 def _progress(horizon: Horizon, epochs: float, steps: int) -> float:

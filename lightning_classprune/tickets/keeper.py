@@ -76,10 +76,10 @@ class LadderKeeper:
             )
 
     def keep(self, ticket: Ticket, ledger: Rows, sharding: Sharding, module: nn.Module) -> None:
-        """Write the ticket that the ledger's last row accepts; all processes call this."""
+        """Write the ticket that the ledger's last row accepts, as it is handed over; all processes call this."""
         if self.folder is None:
             return
-        ladder, card = Ladder(self.folder), _card(self._of_run, ledger)
+        ladder, card = Ladder(self.folder), _card(self._of_run, ledger, ticket)
         state, masks = as_saved(module, sharding.saved(ticket.tensors), ticket.masks)
         self._on_first(lambda: ladder.add(ledger[-1], state, masks, card))
 
@@ -109,7 +109,10 @@ def as_saved(
     )
 
 
-def _card(of_run: Mapping[str, Any], ledger: Rows) -> dict[str, Any]:
+def _card(of_run: Mapping[str, Any], ledger: Rows, ticket: Ticket) -> dict[str, Any]:
     # Without how long it took, so that a run that was interrupted leaves the same files.
     rows = [{key: value for key, value in row.items() if key != "seconds"} for row in ledger]
-    return {**of_run, "verdict": rows[-1], "ledger": rows}
+    card = {**of_run, "verdict": rows[-1], "ledger": rows}
+    left = {} if ticket.folded_into is not None else {n: bias for n, bias in ticket.offsets.items() if bias}
+    # What has to be added to a class' score, because no bias of the network takes it.
+    return card | {"offsets": left} if left else card

@@ -32,6 +32,7 @@ FACTS: dict[str, Any] = {
     "verdict": {"verdict": "accepted"},
     "ledger": [],
     "thresholds": {},
+    "offsets": {},
     "values": "fp32",
     "about": {},
     "environment": {
@@ -75,7 +76,7 @@ def lines(**change: Any) -> list[str]:
 def test_the_claim_stands_first_and_every_figure_in_a_table() -> None:
     text = lines()
     assert text[2] == FACTS["claim"]
-    assert "| prunable weights | 1,000, kept 100 (10.00%) |" in text
+    assert "| prunable weights | 1,000, 900 of them gone: 90.00% sparsity |" in text
     assert "| decision | the largest score |" in text
     assert "| `model.onnx` | 0.5 | 10.0x | 2.0e-07 | 0 | `abababababababab…` |" in text
     assert "| `ticket.safetensors` | 0.4 | 12.0x | 0.0e+00 | 0 | `cdcdcdcdcdcdcdcd…` |" in text
@@ -83,8 +84,8 @@ def test_the_claim_stands_first_and_every_figure_in_a_table() -> None:
     assert "| 32 | 12 | 12 | " in text
     assert "| model.onnx | ok | 2/60 | 0.9667 | 1 |" in text
     assert "| model.onnx | crack | 0/0 | - | 2 |" in text
-    assert "| `0.weight` | 100 | 800 | 12.50% |" in text
-    assert "| `2.weight` | 0 | 200 | 0.00% **nothing is left** |" in text
+    assert "| `0.weight` | 100 | 800 | 87.50% |" in text
+    assert "| `2.weight` | 0 | 200 | 100.00% **nothing is left** |" in text
     assert "torch 2.14.1, Python 3.11.7, 2026-01-01T00:00:00+00:00." in text
 
 
@@ -130,3 +131,27 @@ def test_a_threshold_and_further_facts_are_told() -> None:
     text = "\n".join(lines(thresholds={"crack": -0.125}, about={"seed": 3}))
     assert "crack if its margin is at least -0.125, otherwise the largest of the others" in text
     assert '"seed": 3' in text
+
+
+def test_an_offset_that_the_network_does_not_contain_is_told() -> None:
+    text = "\n".join(lines(offsets={"crack": 0.25}))
+    assert (
+        "| decision offset | +0.25 added to the score of crack: the ONNX files do it; with the others put"
+        in text
+    )
+    assert "decision offset" not in "\n".join(lines())
+
+
+def test_dense_stands_beside_delivered() -> None:
+    dense = {"fn": 4, "support": 40, "fp": 2, "negatives": 60}
+    now = dense | {"fn": 3, "newly_missed": 1, "newly_found": 2, "tolerance": 0.05}
+    now |= {"fp": 8, "new_alarms": 6, "gone_alarms": 0, "max_fp_rise": 0.1, "fp_risen": True}
+    rows = [{"verdict": "baseline", "classes": {"crack": dense}}]
+    text = lines(verdict={"verdict": "accepted", "classes": {"crack": now}}, ledger=rows)
+    assert "| crack | missed | 4/40 | 3/40 | 1 | 2 | 5 points |" in text
+    assert "| crack | false alarms | 2/60 | 8/60 (shown to be more) | 6 | 0 | 10 points |" in text
+    assert "which were not guarded" not in "\n".join(text)
+    unguarded = {"verdict": "accepted", "classes": {"crack": now | {"max_fp_rise": None}}}
+    text = lines(verdict=unguarded, ledger=rows)
+    assert "| crack | false alarms | 2/60 | 8/60 (shown to be more) | 6 | 0 | not guarded |" in text
+    assert "It promises nothing about false alarms, which were not guarded" in "\n".join(text)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ from lightning_classprune import LiveView
 from lightning_classprune.job import app
 from lightning_classprune.job.configuration import conf_dir
 from lightning_classprune.job.data.small import BreastCancerData
+from lightning_classprune.job.final_test import counted
+from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.ledger.recommendation import recommendation
 from lightning_classprune.ledger.rows import delivered_row
 from lightning_classprune.ledger.text import achievement, read_jsonl
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
 from tests.support import ROOT
-from tests.support.app_job import config
+from tests.support.app_job import EACH_ROUND, config
 from tests.support.compare import assert_same
 
 CONF = conf_dir()
@@ -46,6 +49,7 @@ SHORT = [
     "search=fixed",
     "search.fraction=0.5",
     "search.max_rounds=3",
+    *EACH_ROUND,
 ]
 
 
@@ -100,6 +104,17 @@ def test_job_leaves_everything_in_its_folder(short_job: tuple[Path, float]) -> N
     assert sum(counts["support"] for counts in test["classes"].values()) == test["samples"] > 80
     assert test["accuracy"] > 0.8
     assert list(test["dense"]) == ["malignant", "benign"]
+    both = RunFolder(folder).scores()
+    for split, row in (("test", None), ("guard", rows)):
+        assert list(both[split]) == ["delivered", "dense"] or list(both[split]) == ["dense", "delivered"]
+        delivered = counted(both[split]["delivered"].decisions)["classes"]["malignant"]
+        expected = test["classes"]["malignant"] if row is None else final["classes"]["malignant"]
+        assert (delivered["fn"], delivered["fp"]) == (expected["fn"], expected["fp"])
+    assert (
+        RunFolder(folder).hashes()["accepted.ckpt"]
+        == sha256((folder / "accepted.ckpt").read_bytes()).hexdigest()
+    )
+    assert {split: len(its) for split, its in RunFolder(folder).samples().items()}["test"] == test["samples"]
 
 
 def test_dense_network_is_tested_too(short_job: tuple[Path, float], tmp_path: Path) -> None:
@@ -171,9 +186,9 @@ def test_command_prints_the_ledger_and_the_sentence(tmp_path: Path) -> None:
     done = command(*SHORT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "* delivered: round" in done.stdout
-    assert "Test, malignant: missed" in done.stdout
+    assert "Dense and delivered" in done.stdout
     rows, said = read_jsonl(tmp_path / "out" / "ledger.jsonl"), " ".join(done.stdout.split())
-    assert f"{achievement(rows)} {recommendation(rows)} Run folder: " in said
+    assert f"{achievement(rows)} {recommendation(rows)} Dense and delivered" in said
     assert "Tip:" not in done.stderr
     assert "Warning" not in done.stderr
 
@@ -228,7 +243,8 @@ def test_default_job_on_solar_cells_starts_and_judges(tmp_path: Path) -> None:
     assert [row["epochs"] for row in rows] == [1, 1]
     assert rows[0]["classes"]["defective"]["support"] == 205
     assert rows[0]["validation_passes"] > 1  # the dense network, and pruned without retraining
-    judged = [row for row in rows[1:] if row["verdict"] != "abandoned"]
+    judged = [row for row in rows[1:] if row["verdict"] != "abandoned"]  # at the end
+    assert RunFolder(tmp_path / "out").status()["state"] == "finished"
     assert [row["classes"]["defective"]["support"] for row in judged] == [205] * len(judged)
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
 
-from tests.support.app_job import SHORT, config
+from tests.support.app_job import EACH_ROUND, SHORT, config
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -23,8 +25,9 @@ from lightning_classprune import load_ticket
 from lightning_classprune.job import app, export_app
 from lightning_classprune.job.export_run import export_run
 from lightning_classprune.job.run_folder import RunFolder
+from lightning_classprune.ledger.rows import delivered_row
 
-JOB = [*SHORT, "trainer.max_epochs=5", "callbacks.classprune.guard.confidence=null"]
+JOB = [*SHORT, *EACH_ROUND, "trainer.max_epochs=5", "callbacks.classprune.guard.confidence=null"]
 
 
 def run_job(folder: Path, *overrides: str) -> RunFolder:
@@ -111,6 +114,45 @@ def test_an_accepted_checkpoint_is_exported_and_one_from_the_middle_of_a_round_i
     torch.save(saved, job.path / "middle.ckpt")
     with pytest.raises(ValueError, match="from the middle of round 2"):
         export_run(job.path / "middle.ckpt", tmp_path)
+
+
+def no_bias() -> nn.Module:
+    """A network whose last layer cannot take a decision offset."""
+    return nn.Sequential(nn.Linear(30, 16), nn.ReLU(), nn.Linear(16, 2, bias=False))
+
+
+def test_an_offset_that_no_bias_takes_goes_along_with_every_file(tmp_path: Path) -> None:
+    limits = ["protect.malignant=0.9", "callbacks.classprune.guard.max_fp_rise=0.9"]
+    cfg = config(tmp_path, *SHORT, *limits)
+    OmegaConf.set_struct(cfg, False)
+    cfg.model = {"_target_": "tests.job.test_export_run.no_bias"}
+    app.run(cfg)
+    run = RunFolder.open(tmp_path)
+    final = delivered_row(run.ledger())
+    assert final is not None
+    offset = final["classes"]["malignant"]["offset"]
+    assert final["verdict"] == "accepted"
+    assert offset != 0
+    facts = export_run(run.path)
+    assert facts["offsets"] == {"malignant": offset}
+    test = run.test()
+    assert test is not None
+    for through in facts["test"].values():
+        assert through == test["classes"]
+    assert f"{offset:+.6g} added to the score of malignant" in (run.path / "export" / "card.md").read_text()
+    module = app.build_module(run.config())
+    network: Any = module.network
+    for path, model in ((run.tickets, module), (run.path / "export" / "ticket.safetensors", network)):
+        assert load_ticket(path, model).card["offsets"] == {"malignant": offset}
+    x = torch.from_numpy(np.load(_raw_test(run, tmp_path)))
+    session = onnxruntime.InferenceSession(tmp_path / "export" / "model.onnx")
+    scores = session.run(None, {"input": x.numpy()})[0]
+    data = instantiate(run.config().data)
+    data.setup()
+    mean, std = data.normalization
+    with torch.no_grad():
+        expected = network.eval()((x - mean) / std) + torch.tensor([offset, 0.0])
+    assert np.allclose(scores, expected.numpy(), atol=1e-4)
 
 
 def test_what_is_not_accepted_is_exported_only_when_told_to(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from lightning_classprune.job.configuration import job_folder
 from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.job.sweep.job_rows import Job, read_jobs
 from tests.support import ROOT
+from tests.support.app_job import EACH_ROUND
 
 # A job of a second: two epochs, one attempt.
 TINY = [
@@ -28,6 +29,7 @@ TINY = [
     "search=fixed",
     "search.max_rounds=1",
     "protect.malignant=0.9",
+    *EACH_ROUND,
 ]
 Sweep = Callable[..., int]
 
@@ -196,8 +198,10 @@ def test_several_processes_in_consecutive_jobs(sweep: Sweep, tmp_path: Path) -> 
         "0.002": "finished",
     }
     for key in ("0.001", "0.002"):
-        assert jobs[key].classes["malignant"].guard_support == 53
-        assert jobs[key].classes["malignant"].test_support == 32
+        assert jobs[key].classes["malignant"].guard.positives == 53
+        tested = jobs[key].classes["malignant"].test
+        assert tested is not None
+        assert tested.positives == 32
     assert not {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} & set(os.environ)
     # One run folder a job, and none of Lightning's child processes made one of its own.
     assert len(list(tmp_path.rglob("config.yaml"))) == 2 * 3  # the job's own, and Hydra's

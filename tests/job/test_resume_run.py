@@ -17,10 +17,11 @@ from omegaconf import OmegaConf
 from lightning_classprune.job import app, command, jobs
 from lightning_classprune.job.run_folder import RunFolder
 from tests.support import ROOT
-from tests.support.app_job import SHORT, config
+from tests.support.app_job import EACH_ROUND, SHORT, config
 
 JOB = [
     *SHORT,
+    *EACH_ROUND,
     "protect.malignant=0.2",
     "+callbacks.bomb={_target_: tests.job.test_resume_run.Bomb, folder: '${run_dir}'}",
 ]

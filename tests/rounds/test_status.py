@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_classprune.guard.error_budget import ErrorBudget
+from lightning_classprune.guard.protected import Protected
 from lightning_classprune.guard.tolerance import FNTolerance
 from lightning_classprune.live import line
 from lightning_classprune.rounds.plan import Plan, RoundState, after_verdict
@@ -23,6 +24,7 @@ FIRST = after_verdict(PLAN, START, accepted=True)
 
 def row(verdict: str, seconds: float, epochs: int = 8, fn: int = 25, support: int = 100) -> dict[str, Any]:
     counts = {"support": support, "fn": fn, "recall": 1 - fn / support if support else None}
+    counts |= {"fp": 20, "negatives": 400}
     return {"verdict": verdict, "seconds": seconds, "epochs": epochs, "classes": {"crack": counts}}
 
 
@@ -36,7 +38,8 @@ def at(**changes: Any) -> Status:
         "steps": 105,
         "share": 0.5,
         "budget": ErrorBudget(0.05, 0, 3),
-        "tolerances": {"crack": FNTolerance(rate=0.05)},
+        "protected": [Protected(1, "crack", FNTolerance(rate=0.05), 0.1)],
+        "judges_once": False,
         "recall": {"crack": 0.71},
         "rows": [row("baseline", 40.0)],
         "seconds": 10.0,
@@ -48,13 +51,13 @@ def at(**changes: Any) -> Status:
 def test_in_the_middle_of_a_round() -> None:
     assert at() == Status(
         round=1, attempt=1, sparsity=0.5, unit="epoch", done=2, length=8,
-        classes=(ClassStatus("crack", 0.71, 0.75, 0.05),),
+        classes=(ClassStatus("crack", 0.71, 0.75, 0.05, 0.05, 0.1),),
         level=0.05, tests_left=3, retries_left=0, epochs_left=None,
         seconds_left=30.0 + 2 * 40.0,  # the rest of this round, and rounds 2 and 3
     )  # fmt: skip
     assert line(at()).plain == (
-        "round 1 | epoch 3/8 | sparsity 50.0% | recall crack 0.710 (dense 0.750, tolerance 0.05) | "
-        "budget level 0.05, 3 tests | 1:50 left"
+        "round 1 | epoch 3/8 | sparsity 50.0% | recall crack 0.710 (dense 0.750, tolerance 0.05), "
+        "false alarms dense 0.050 (may rise 0.1) | confidence 95%, 3 tests | 1:50 left"
     )
 
 
@@ -62,11 +65,11 @@ def test_in_round_0_nothing_is_known_but_the_pace() -> None:
     known = at(
         state=START, horizon=Horizon(0, 0, 8, -1), epochs=0, share=0.0, seconds=0.1, rows=[], recall={}
     )
-    assert known.classes == (ClassStatus("crack", None, None, None),)
+    assert known.classes == (ClassStatus("crack", None, None, None, None, 0.1),)
     assert known.seconds_left is None
     assert line(known).plain == (
         "round 0 | epoch 1/8 | sparsity 0.0% | recall crack - (dense -, tolerance -) | "
-        "budget level 0.05, 3 tests | - left"
+        "confidence 95%, 3 tests | - left"
     )
     # A quarter of round 0 took 10 s: 40 s a round, three more of them.
     assert at(state=START, horizon=Horizon(0, 0, 8, -1), epochs=2, share=0.0, rows=[]).seconds_left == 150
@@ -104,11 +107,17 @@ def test_rounds_of_every_kind_of_length(
 @pytest.mark.parametrize(
     ("budget", "level", "tests", "retries", "said"),
     [
-        (ErrorBudget(0.05, 0, 3, tests=2), 0.05, 1, 0, "level 0.05, 1 test"),
-        (ErrorBudget(0.05, 1, 6), 0.025, 6, 1, "level 0.025, 6 tests, 1 retry"),
+        (ErrorBudget(0.05, 0, 3, tests=2), 0.05, 1, 0, "confidence 95%, 1 test"),
+        (ErrorBudget(0.05, 1, 6), 0.025, 6, 1, "confidence 97.5%, 6 tests, 1 retry"),
         # alpha / 2 / (2 C(6, 1))
-        (ErrorBudget(0.05, 2, 6, tests=1, refusals=1), 0.025 / 12, 5, 1, "level 0.00208, 5 tests, 1 retry"),
-        (ErrorBudget(0.05, 0, 3, tests=1, refusals=1), None, 0, 0, "spent"),
+        (
+            ErrorBudget(0.05, 2, 6, tests=1, refusals=1),
+            0.025 / 12,
+            5,
+            1,
+            "confidence 99.79%, 5 tests, 1 retry",
+        ),
+        (ErrorBudget(0.05, 0, 3, tests=1, refusals=1), None, 0, 0, "no test left"),
         (ErrorBudget(None, 2, 4), None, 4, 2, "point rule, 4 tests, 2 retries"),
     ],
 )
@@ -117,14 +126,14 @@ def test_what_is_left_of_the_error_budget(
 ) -> None:
     found = at(budget=budget)
     assert (found.level, found.tests_left, found.retries_left) == (pytest.approx(level), tests, retries)
-    assert f"| budget {said} |" in line(found).plain
+    assert f"| {said} |" in line(found).plain
 
 
 def test_tolerances_are_said_as_rates() -> None:
     for tolerance, rise in ((FNTolerance(count=3), 0.03), (FNTolerance(factor=1.2), 0.05)):
-        assert at(tolerances={"crack": tolerance}).classes[0].tolerance == pytest.approx(rise)
+        assert at(protected=[Protected(1, "crack", tolerance)]).classes[0].tolerance == pytest.approx(rise)
     nothing = at(rows=[row("baseline", 40, fn=0, support=0)])
-    assert nothing.classes == (ClassStatus("crack", 0.71, None, None),)
+    assert nothing.classes == (ClassStatus("crack", 0.71, None, None, None, 0.1),)
 
 
 def test_colour_tells_where_the_recall_is_below_what_is_allowed() -> None:
@@ -168,6 +177,18 @@ def test_nobody_waits_for_ten_thousand_rounds() -> None:
 
 def test_a_limit_to_all_epochs_is_counted_down() -> None:
     assert at(max_total_epochs=16).epochs_left == 6
-    assert " | budget level 0.05, 3 tests | 6 epochs left | " in line(at(max_total_epochs=16)).plain
+    assert " | confidence 95%, 3 tests | 6 epochs left | " in line(at(max_total_epochs=16)).plain
     assert " | 1 epoch left | " in line(at(max_total_epochs=11)).plain
     assert at(max_total_epochs=9).epochs_left == 0
+
+
+def test_candidates_that_wait_for_the_guard_are_counted_where_it_looks_once() -> None:
+    waiting = at(judges_once=True, rows=[row("baseline", 40.0), row("kept", 20.0), row("abandoned", 5.0)])
+    assert waiting.kept == 1
+    assert " | confidence 95%, 1 kept for the guard | " in line(waiting).plain
+    assert at().kept is None
+
+
+def test_false_alarms_that_nobody_guards_are_shown_as_such() -> None:
+    unguarded = at(protected=[Protected(1, "crack", FNTolerance(rate=0.05), None)])
+    assert "false alarms dense 0.050 (not guarded) | " in line(unguarded).plain

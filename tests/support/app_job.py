@@ -19,8 +19,14 @@ SHORT = [
     "search.fraction=0.5",
     "search.max_rounds=2",
 ]
+# The guard judges each round as it is, as in the paper's way.
+EACH_ROUND = [
+    "callbacks.classprune.guard.judging=round",
+    "callbacks.classprune.guard.offset=none",
+    "callbacks.classprune.guard.max_fp_rise=1.0",
+]
 # Whose rounds are all accepted.
-LENIENT = [*SHORT, "callbacks.classprune.guard.confidence=null", "protect.malignant=1.0"]
+LENIENT = [*SHORT, *EACH_ROUND, "callbacks.classprune.guard.confidence=null", "protect.malignant=1.0"]
 
 
 def config(folder: Path, *overrides: str) -> DictConfig:

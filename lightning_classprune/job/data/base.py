@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_classprune.job.data.splits import PARTS
 
 Batch = tuple[Tensor, Tensor]
+Sample = tuple[str, int]  # what it is called, and its class
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Splits:
     """The loaded data: a dataset for each of train, val, guard and test, and what is known about them.
 
     `normalization` is the (mean, standard deviation) by which samples were normalised, broadcasting against one
-    sample: of pixels on the 0..1 scale, or of a table's features.
+    sample: of pixels on the 0..1 scale, or of a table's features. `samples` tells of each part, in its order, what its
+    samples are called, such as their files, and their classes; empty where that is not known.
     """
 
     parts: Mapping[str, Dataset[Any]]
@@ -31,6 +33,7 @@ class Splits:
     class_names: Sequence[str]
     sample_shape: tuple[int, ...]
     normalization: tuple[Tensor, Tensor]
+    samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
 
 
 class SplitDataModule(LightningDataModule):
@@ -189,6 +192,7 @@ def tensor_splits(
     class_names: Sequence[str],
     indices: Mapping[str, Tensor],
     flip_dims: Sequence[int] = (),
+    names: Sequence[str] | None = None,
 ) -> Splits:
     """Return in-memory parts, normalised by the mean and standard deviation of the training part.
 
@@ -198,6 +202,7 @@ def tensor_splits(
         class_names: the name of each class.
         indices: the sample indices of train, val, guard and test.
         flip_dims: dimensions of a batch that training may mirror, e.g. (-1,) for left and right.
+        names: what each sample is called; by default its place in the source, from 0.
     """
     train = indices["train"]
     mean, std = _image_moments(x[train]) if x.dtype == torch.uint8 else _row_moments(x[train])
@@ -207,7 +212,11 @@ def tensor_splits(
         )
         for name in PARTS
     }
-    return Splits(parts, y[train].long(), class_names, tuple(x.shape[1:]), (mean.float(), std.float()))
+    samples = {
+        part: [(names[i] if names else str(i), int(y[i])) for i in indices[part].tolist()] for part in PARTS
+    }
+    moments = mean.float(), std.float()
+    return Splits(parts, y[train].long(), class_names, tuple(x.shape[1:]), moments, samples)
 
 
 def _image_moments(x: Tensor) -> Batch:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from lightning_classprune.job.data.base import SplitDataModule, Splits, tensor_splits
+from lightning_classprune.job.data.base import Sample, SplitDataModule, Splits, tensor_splits
 from lightning_classprune.job.data.splits import FRACTIONS, PARTS, renormalised, split_indices
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -68,9 +68,17 @@ class ImageFolderData(SplitDataModule):
             parts[part] = Subset(self._folder(source, part), index.tolist())
         for part in given:
             self._same_classes(whole, self.root / part)
+        samples = {part: self._samples(dataset) for part, dataset in parts.items()}
         shape = (self.channels, self.size, self.size)
         normalization = (torch.tensor(self.mean).view(-1, 1, 1), torch.tensor(self.std).view(-1, 1, 1))
-        return Splits(parts, labels[indices["train"]], whole.classes, shape, normalization)
+        return Splits(parts, labels[indices["train"]], whole.classes, shape, normalization, samples)
+
+    def _samples(self, part: Any) -> list[Sample]:
+        """Files relative to `root`, and their classes."""
+        folder: Any = part.dataset if isinstance(part, Subset) else part
+        places = part.indices if isinstance(part, Subset) else range(len(part))
+        files = (folder.samples[place] for place in places)
+        return [(Path(file).relative_to(self.root).as_posix(), label) for file, label in files]
 
     def _folder(self, path: Path, part: str) -> ImageFolder:
         steps: list[Any] = (

@@ -47,7 +47,10 @@ class ElpvData(SplitDataModule):
         x = F.resize(torch.from_numpy(images).unsqueeze(1), [self.size, self.size], antialias=True)
         y = torch.from_numpy(probability >= 0.5).long()
         indices = split_indices(y, self.fractions, self.seed)
-        return tensor_splits(x, y, ["functional", "defective"], indices, flip_dims=(-1, -2))
+        names = [
+            f"cell{number:04d}.png" for number in range(1, len(y) + 1)
+        ]  # the package's files, in its order
+        return tensor_splits(x, y, ["functional", "defective"], indices, (-1, -2), names)
 
 
 class BreastCancerData(SplitDataModule):

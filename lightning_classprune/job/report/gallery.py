@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_classprune.guard.outcomes import Decisions
+from lightning_classprune.job.data.base import Sample
+from lightning_classprune.job.report.missed import sample_name
 from lightning_classprune.job.report.pictures import EDGE, Pixels, changed, data_uri, shown_each
 
 
@@ -14,6 +16,7 @@ def changed_samples(
     class_names: Sequence[str],
     protected: Sequence[int],
     pictures: Mapping[int, Pixels],
+    samples: Mapping[str, Sequence[Sample]],
 ) -> list[dict[str, Any]]:
     """Return, per protected class, the samples newly missed and newly found; nothing where no decision changed.
 
@@ -22,29 +25,34 @@ def changed_samples(
         class_names: Of all classes or labels.
         protected: Indices of the protected ones.
         pictures: Guard index -> thumbnail.
+        samples: Split -> what its samples are called.
     """
     if not guard:
         return []
     result = []
     for index in protected:
-        for kind, samples in zip(
+        for kind, numbers in zip(
             ("newly missed", "newly found"), changed(guard["dense"], guard["delivered"], index), strict=True
         ):
-            seen = [s for s in samples if s in pictures][: shown_each(len(protected))]
+            seen = [s for s in numbers if s in pictures][: shown_each(len(protected))]
             # Of a sample that is newly missed, what the delivered network says now; else what the dense one said.
             wrong = guard["delivered" if kind == "newly missed" else "dense"]
             result.append(
                 {
                     "name": class_names[index],
                     "kind": kind,
-                    "total": len(samples),
+                    "total": len(numbers),
                     "pictures": [
                         _picture(
-                            pictures[s], s, class_names[index], _other(wrong, class_names, index, s), kind
+                            pictures[s],
+                            sample_name(samples, "guard", s),
+                            class_names[index],
+                            _other(wrong, class_names, index, s),
+                            kind,
                         )
                         for s in seen
                     ],
-                    "rest": [s for s in samples if s not in seen],
+                    "rest": [sample_name(samples, "guard", s) for s in numbers if s not in seen],
                 }
             )
     return result if any(group["total"] for group in result) else []
@@ -56,13 +64,13 @@ def _other(decisions: Decisions, class_names: Sequence[str], index: int, sample:
     return f"not {class_names[index]}" if labels else class_names[int(decisions.predicted[sample])]
 
 
-def _picture(picture: Pixels, sample: int, name: str, wrong: str, kind: str) -> dict[str, Any]:
+def _picture(picture: Pixels, sample: str, name: str, wrong: str, kind: str) -> dict[str, Any]:
     dense, delivered, now = (name, wrong, "now") if kind == "newly missed" else (wrong, name, "was")
     height, width = picture.shape[:2]
     return {
         "uri": data_uri(picture),
         "alt": f"Guard sample {sample}, {name}: the dense network says {dense}, the delivered network {delivered}",
-        "caption": f"No. {sample}: {now} {wrong}",
+        "caption": f"{sample}: {now} {wrong}",
         "small": max(height, width) < EDGE,
         "width": width,
         "height": height,

@@ -42,10 +42,13 @@ def page_data(folder: RunFolder) -> PageData:
         protected=list(config.facts.protected),
         status=folder.status(),
         guard=folder.guard(),
+        scores=folder.scores(),
+        samples=folder.samples(),
         layers=folder.layers(),
         pictures=folder.pictures(),
         test=folder.test(),
         environment=folder.environment(),
+        hashes=folder.hashes(),
         config=folder.config_file.read_text(encoding="utf-8"),
         notes=_notes(config),
     )

@@ -4,28 +4,45 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from lightning_classprune.job.objective import fn_increase
 from lightning_classprune.job.run_folder import RunFolder
-from lightning_classprune.ledger.rows import Row, delivered_row, dense_row
+from lightning_classprune.ledger.rows import ClassCounts, Row, delivered_row, dense_row
 
 
 @dataclass(frozen=True)
-class ClassMisses:
-    """False negatives of one protected class, dense and as delivered; None where not counted."""
+class Errors:
+    """Errors of one network with one class on one split."""
 
-    guard_dense: int
-    guard: int
-    guard_support: int
-    test_dense: int | None = None
-    test: int | None = None
-    test_support: int | None = None
+    missed: int
+    positives: int
+    alarms: int
+    negatives: int
+
+    @property
+    def miss_rate(self) -> float | None:
+        """In [0, 1]; None without positives."""
+        return self.missed / self.positives if self.positives else None
+
+    @property
+    def alarm_rate(self) -> float | None:
+        """In [0, 1]; None without negatives."""
+        return self.alarms / self.negatives if self.negatives else None
+
+
+@dataclass(frozen=True)
+class ClassErrors:
+    """One protected class, dense and as delivered; None where not counted."""
+
+    guard_dense: Errors
+    guard: Errors
+    test_dense: Errors | None = None
+    test: Errors | None = None
 
 
 @dataclass(frozen=True)
@@ -35,10 +52,10 @@ class Job:
     Attributes:
         name: Its folder, relative to the sweep's.
         overrides: What its command changed, as text.
-        state: `running` (or killed), `finished`, `failed`, or `unreadable`.
+        state: `running` (or killed), `interrupted`, `finished`, `failed`, or `unreadable`.
         error: Why it failed or cannot be read.
         sparsity: Of the delivered network, 0..1; None while unfinished.
-        increase: Worst increase of a protected class' FN rate on guard data, -1..1; None while unfinished.
+        classes: Errors of the protected classes; empty while unfinished.
         accepted: Attempted rounds that were accepted; `refused` counts the others, `unproven` ones too.
         report: What to look at, relative to the sweep's folder.
     """
@@ -50,14 +67,29 @@ class Job:
     error: str | None = None
     objective: Any = None
     sparsity: float | None = None
-    increase: float | None = None
-    classes: Mapping[str, ClassMisses] = field(default_factory=dict)
+    classes: Mapping[str, ClassErrors] = field(default_factory=dict)
     accepted: int = 0
     refused: int = 0
     verdict: str | None = None
     epochs: int = 0
     seconds: float = 0.0
     report: str | None = None
+
+    @property
+    def miss_rate(self) -> float:
+        """Of the delivered network on guard data, the worst class, in [0, 1]."""
+        return _worst(one.guard.miss_rate for one in self.classes.values())
+
+    @property
+    def alarm_rate(self) -> float:
+        """The same of its false alarms."""
+        return _worst(one.guard.alarm_rate for one in self.classes.values())
+
+    @property
+    def dense_rates(self) -> tuple[float, float]:
+        """Both rates of the dense network."""
+        dense = [one.guard_dense for one in self.classes.values()]
+        return _worst(one.miss_rate for one in dense), _worst(one.alarm_rate for one in dense)
 
 
 def read_jobs(sweep_dir: str | os.PathLike[str]) -> list[Job]:
@@ -104,8 +136,7 @@ def _known(folder: RunFolder, name: str, overrides: dict[str, str]) -> Job:
         error=status.get("error"),
         objective=status.get("objective"),
         sparsity=(float(final["sparsity"]) if final else 0.0) if finished else None,
-        increase=max(fn_increase(rows).values(), default=0.0) if finished else None,
-        classes=_classes(dense, final, folder.test() if finished else None),
+        classes=_classes(dense, final, folder.test()) if finished else {},
         accepted=sum(row["verdict"] == "accepted" for row in tried),
         refused=sum(row["verdict"] != "accepted" for row in tried),
         verdict=rows[-1]["verdict"] if rows else None,
@@ -115,23 +146,35 @@ def _known(folder: RunFolder, name: str, overrides: dict[str, str]) -> Job:
     )
 
 
-def _classes(dense: Row | None, final: Row | None, test: Mapping[str, Any] | None) -> dict[str, ClassMisses]:
+def _classes(dense: Row | None, final: Row | None, test: Mapping[str, Any] | None) -> dict[str, ClassErrors]:
     if dense is None or final is None:
         return {}
-    tested = {} if test is None else test["classes"]
-    before = {} if test is None else test.get("dense", {})
     return {
-        name: ClassMisses(
-            guard_dense=dense["classes"][name]["fn"],
-            guard=counts["fn"],
-            guard_support=counts["support"],
-            test_dense=before.get(name, {}).get("fn"),
-            test=tested.get(name, {}).get("fn"),
-            test_support=tested.get(name, {}).get("support"),
+        name: ClassErrors(
+            _of_guard(dense["classes"][name]),
+            _of_guard(counts),
+            _of_test(test, "dense", name),
+            _of_test(test, "classes", name),
         )
         for name, counts in final["classes"].items()
         if name in dense["classes"]
     }
+
+
+def _of_guard(counts: ClassCounts) -> Errors:
+    return Errors(counts["fn"], counts["support"], counts["fp"], counts["negatives"])
+
+
+def _of_test(test: Mapping[str, Any] | None, network: str, name: str) -> Errors | None:
+    if test is None or name not in test.get(network, {}):
+        return None
+    counts = test[network][name]
+    return Errors(counts["fn"], counts["support"], counts["fp"], test["samples"] - counts["support"])
+
+
+def _worst(rates: Iterable[float | None]) -> float:
+    """The largest of those that are known; 0 where none is."""
+    return max((rate for rate in rates if rate is not None), default=0.0)
 
 
 def _overrides(path: Path) -> dict[str, str]:

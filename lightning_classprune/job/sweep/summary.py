@@ -22,9 +22,9 @@ from lightning_classprune.job.sweep.sweep import (
 )
 
 CAVEAT = (
-    "The rise is against each job's own dense network, and a poor one is easily beaten: compare the counts too. "
-    "Each job's confidence holds for that job alone. A job picked from many by its guard counts looks better than "
-    "it is: read its test counts, or judge it once more on fresh guard data."
+    "Miss rates and false-alarm rates are those of the delivered networks on guard data, the worst class; the dense "
+    "networks' stand beside them. Each job's confidence holds for that job alone. A job picked from many by its guard "
+    "counts looks better than it is: read its test counts, or judge it once more on fresh guard data."
 )
 PAGE = Environment(autoescape=True).from_string(
     """{% macro table(rows) %}<div class="scroll"><table>
@@ -41,13 +41,14 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { border-bottom: 1px solid #ddd; padding: .25em .7em; text-align: left; vertical-align: top }
 </style></head><body>
 <h1>Sweep summary</h1><p>{{ tally }}.</p>
-<p><img src="summary.png" alt="Delivered density against the increase of the miss rate"></p>
+<p><img src="summary.png" alt="Miss rate and false-alarm rate against the delivered sparsity"></p>
 <h2>Settings</h2>{{ table(settings) }}
 <h2>Jobs</h2>{{ table(jobs) }}
 <p>{{ caveat }}</p></body></html>
 """
 )
 
+ERRORS = ("missed, guard", "false alarms, guard", "missed, test", "false alarms, test")
 Cell = str | tuple[str, str]  # text, or text and what it links to
 
 
@@ -93,9 +94,13 @@ def to_html(jobs: Sequence[Job]) -> str:
 def _setting_table(jobs: Sequence[Job]) -> list[list[Cell]]:
     groups = settings(jobs)
     best = frontier(groups)
-    rows: list[list[Cell]] = [["#", "setting", "seeds", "sparsity", "rise of miss rate", "frontier"]]
+    rows: list[list[Cell]] = [
+        ["#", "setting", "seeds", "sparsity", "miss rate", "dense", "false-alarm rate", "dense", "frontier"]
+    ]
     for number, one in enumerate(groups, start=1):
-        spread = [_spread(one.sparsities, ".1%"), _spread(one.increases, "+.1%")]
+        misses, alarms = one.dense_rates
+        spread = [_spread(one.sparsities, ".1%"), _spread(one.miss_rates, ".1%"), f"{misses:.1%}"]
+        spread += [_spread(one.alarm_rates, ".1%"), f"{alarms:.1%}"]
         mark = "yes" if one in best else "" if one.pruned else "no step accepted"
         rows.append([str(number), one.label, str(len(one.jobs)), *spread, mark])
     return rows
@@ -104,34 +109,33 @@ def _setting_table(jobs: Sequence[Job]) -> list[list[Cell]]:
 def _job_table(jobs: Sequence[Job]) -> list[list[Cell]]:
     keys = varying(jobs)
     classes = list(dict.fromkeys(name for job in jobs for name in job.classes))
-    head: list[Cell] = ["job", *map(short_key, keys), "seed", "state", "sparsity", "rise of miss rate"]
-    head += [
-        f"{name} missed, {split}"
-        for name in classes
-        for split in ("guard: dense > now / of", "test: dense > now / of")
-    ]
+    head: list[Cell] = ["job", *map(short_key, keys), "seed", "state", "sparsity"]
+    head += [f"{name} {what}: dense > now / of" for name in classes for what in ERRORS]
     rows = [[*head, "rounds accepted / refused", "last verdict", "epochs", "seconds"]]
     for number, job in enumerate(jobs, start=1):
         row: list[Cell] = [(str(number), job.report or job.name)]
         row += [*(short_value(job.overrides.get(key, "")) for key in keys), job.seed or ""]
         row += [f"{job.state}: {_short(job.error)}" if job.error else job.state]
-        row += [_number(job.sparsity, ".1%"), _number(job.increase, "+.1%")]
+        row += [_number(job.sparsity, ".1%")]
         for name in classes:
-            row += _misses(job, name)
+            row += _errors(job, name)
         row += [f"{job.accepted} / {job.refused}", job.verdict or "", str(job.epochs), f"{job.seconds:.0f}"]
         rows.append(row)
     return rows
 
 
-def _misses(job: Job, name: str) -> list[str]:
-    misses = job.classes.get(name)
-    if misses is None:
-        return ["", ""]
-    guard = f"{misses.guard_dense} > {misses.guard} / {misses.guard_support}"
-    if misses.test is None:
-        return [guard, ""]
-    before = "" if misses.test_dense is None else f"{misses.test_dense} > "
-    return [guard, f"{before}{misses.test} / {misses.test_support}"]
+def _errors(job: Job, name: str) -> list[str]:
+    one = job.classes.get(name)
+    if one is None:
+        return [""] * len(ERRORS)
+    told = []
+    for dense, now in ((one.guard_dense, one.guard), (one.test_dense, one.test)):
+        if now is None:
+            told += ["", ""]
+            continue
+        misses, alarms = ("", "") if dense is None else (f"{dense.missed} > ", f"{dense.alarms} > ")
+        told += [f"{misses}{now.missed} / {now.positives}", f"{alarms}{now.alarms} / {now.negatives}"]
+    return told
 
 
 def _spread(values: Sequence[float], form: str) -> str:

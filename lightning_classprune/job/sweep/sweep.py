@@ -31,14 +31,25 @@ class Setting:
         return [job.sparsity for job in self.jobs if job.sparsity is not None]
 
     @property
-    def increases(self) -> list[float]:
-        """Of its jobs, -1..1."""
-        return [job.increase for job in self.jobs if job.increase is not None]
+    def miss_rates(self) -> list[float]:
+        """Of its jobs' delivered networks on guard data, 0..1."""
+        return [job.miss_rate for job in self.jobs]
 
     @property
-    def point(self) -> tuple[float, float]:
-        """Mean sparsity and mean increase."""
-        return mean(self.sparsities), mean(self.increases)
+    def alarm_rates(self) -> list[float]:
+        """The same of false alarms."""
+        return [job.alarm_rate for job in self.jobs]
+
+    @property
+    def dense_rates(self) -> tuple[float, float]:
+        """Mean miss rate and false-alarm rate of the dense networks."""
+        both = [job.dense_rates for job in self.jobs]
+        return mean(misses for misses, _ in both), mean(alarms for _, alarms in both)
+
+    @property
+    def point(self) -> tuple[float, float, float]:
+        """Mean sparsity, miss rate and false-alarm rate."""
+        return mean(self.sparsities), mean(self.miss_rates), mean(self.alarm_rates)
 
     @property
     def pruned(self) -> bool:
@@ -76,8 +87,9 @@ def settings(jobs: Sequence[Job]) -> list[Setting]:
 def frontier(candidates: Sequence[Setting]) -> list[Setting]:
     """Return the settings with an accepted step that no other one beats, by rising sparsity.
 
-    One beats another if it is at least as sparse and its FN rate rose no more, and is better in one of the two. Means
-    over seeds are compared: the luckiest seed of a setting says little about the setting.
+    One beats another if it is at least as sparse, has no higher miss rate and no higher false-alarm rate, and is better
+    in one of the three. Rates are absolute, so that a poor dense network, which is easily kept up with, earns nothing.
+    Means over seeds are compared: the luckiest seed of a setting says little about the setting.
     """
     able = [setting for setting in candidates if setting.pruned]
     kept = [one for one in able if not any(_beats(other.point, one.point) for other in able)]
@@ -108,17 +120,24 @@ def tally(jobs: Sequence[Job]) -> str:
 def _flat(job: Job, keys: Sequence[str]) -> dict[str, Any]:
     row: dict[str, Any] = {"job": job.name, **{key: job.overrides.get(key) for key in keys}, "seed": job.seed}
     row |= {"state": job.state, "error": job.error, "objective": job.objective}
-    row |= {"sparsity": job.sparsity, "fn_rate_increase": job.increase}
-    for name, misses in job.classes.items():
-        row[f"guard_fn_dense/{name}"] = misses.guard_dense
-        row[f"guard_fn/{name}"] = misses.guard
-        row[f"guard_support/{name}"] = misses.guard_support
-        row[f"test_fn_dense/{name}"] = misses.test_dense
-        row[f"test_fn/{name}"] = misses.test
-        row[f"test_support/{name}"] = misses.test_support
+    row |= {"sparsity": job.sparsity}
+    if job.classes:
+        row |= {"miss_rate": job.miss_rate, "alarm_rate": job.alarm_rate}
+        row |= dict(zip(("miss_rate_dense", "alarm_rate_dense"), job.dense_rates, strict=True))
+    for name, one in job.classes.items():
+        for split, dense, now in (
+            ("guard", one.guard_dense, one.guard),
+            ("test", one.test_dense, one.test),
+        ):
+            row[f"{split}_fn_dense/{name}"] = dense and dense.missed
+            row[f"{split}_fn/{name}"] = now and now.missed
+            row[f"{split}_support/{name}"] = now and now.positives
+            row[f"{split}_fp_dense/{name}"] = dense and dense.alarms
+            row[f"{split}_fp/{name}"] = now and now.alarms
+            row[f"{split}_negatives/{name}"] = now and now.negatives
     row |= {"accepted": job.accepted, "refused": job.refused, "last_verdict": job.verdict}
     return row | {"epochs": job.epochs, "seconds": round(job.seconds, 3), "report": job.report}
 
 
-def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one[0] >= other[0] and one[1] <= other[1] and one != other
+def _beats(one: tuple[float, float, float], other: tuple[float, float, float]) -> bool:
+    return one[0] >= other[0] and one[1] <= other[1] and one[2] <= other[2] and one != other

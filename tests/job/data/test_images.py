@@ -37,6 +37,11 @@ def test_one_folder_tree_is_cut_into_four(tmp_path: Path) -> None:
     assert torch.equal(red.amax(1), red.amin(1))
     assert set(red[y == 0, 0].tolist()) <= set(range(20))
     assert len(set(red[y == 0, 0].tolist())) == 10
+    samples = data.splits.samples
+    assert [len(samples[part]) for part in PARTS] == [20, 4, 10, 6]
+    assert len({name for its in samples.values() for name, _ in its}) == 40
+    assert [label for _, label in samples["test"]] == labels_of(data, "test").tolist()
+    assert all(name.startswith(("bad/", "good/")[label]) for name, label in samples["guard"])
 
 
 def test_given_parts_are_used_and_missing_ones_cut_from_train(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ def test_elpv_is_what_it_says() -> None:
     assert np.sum(list(sizes.values()), axis=0).tolist() == [2624 - 821, 821]
     assert sizes["guard"] == [451, 205]
     assert sizes["train"] == data.class_counts
+    guard = data.splits.samples["guard"]
+    assert [label for _, label in guard] == labels_of(data, "guard").tolist()
+    assert guard[0][0].startswith("cell")
     x, y = next(iter(data.guard_dataloader()))
     assert x.shape == (64, 1, 64, 64)
     assert (x.dtype, y.dtype) == (torch.float32, torch.int64)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from lightning_classprune.guard.outcomes import Decisions
+from lightning_classprune.job.final_test import Answers
 from lightning_classprune.job.report.page import PageData, render
 
 HOSTILE = '<img src=x onerror="alert(1)"> & $\\frac$'
@@ -80,23 +81,33 @@ def row(
         "reason": reason,
         "classes": dict(classes),
         "level": 0.05,
+        "confidence": 0.95,
         "epochs": 3,
-        "seconds": 1.0,
+        "seconds": 90.0,
         "seed": 1,
         "validation_passes": 0,
     }
 
 
-def counts(dense: Decisions, now: Decisions, index: int, *, judged: bool) -> dict[str, Any]:
-    pair, _ = now.pairs(dense, str(index))
+def counts(dense: Decisions, now: Decisions, index: int, *, judged: bool, **changes: Any) -> dict[str, Any]:
+    misses, alarms = now.pairs(dense, str(index))
     numbers = {"p_value": 0.01, "upper_bound": 0.031, "tolerance": 0.05}
+    numbers |= {"fp_p_value": 0.02, "fp_upper_bound": 0.062, "max_fp_rise": 0.1}
     return {
-        "support": pair.support,
-        "fn": pair.fn,
-        "recall": pair.recall,
-        "newly_missed": pair.newly_missed,
-        "newly_found": pair.newly_found,
+        "support": misses.support,
+        "fn": misses.fn,
+        "recall": misses.recall,
+        "newly_missed": misses.newly_missed,
+        "newly_found": misses.newly_found,
+        "fp": alarms.fn,
+        "negatives": alarms.support,
+        "new_alarms": alarms.newly_missed,
+        "gone_alarms": alarms.newly_found,
+        "fp_risen": False,
+        "offset": 0.0,
+        "chance": None,
         **(numbers if judged else dict.fromkeys(numbers)),
+        **changes,
     }
 
 
@@ -105,6 +116,20 @@ TARGET = torch.tensor([1, 1, 1, 1, 0, 0, 0, 0])
 DENSE = Decisions(TARGET, torch.tensor([1, 1, 1, 0, 0, 0, 0, 1]), 2)  # misses 3
 DELIVERED = Decisions(TARGET, torch.tensor([0, 0, 1, 1, 0, 0, 0, 0]), 2)  # misses 0 and 1, finds 3
 GUARD = {"dense": DENSE, "delivered": DELIVERED}
+MARGINS = torch.tensor([-1.0, -2.0, 3.0, 0.5, -4.0, -3.0, -2.5, 0.25])
+
+
+def answers(decisions: Decisions, name: str) -> Answers:
+    named = Decisions(decisions.target, decisions.predicted, 2, ("sound", name))
+    return Answers(named, {name: MARGINS})
+
+
+def scores(name: str) -> dict[str, dict[str, Answers]]:
+    both = {network: answers(decisions, name) for network, decisions in GUARD.items()}
+    return {"guard": both, "test": both}
+
+
+SAMPLES = {split: [(f"{split}{i}.png", int(i < 4)) for i in range(8)] for split in ("guard", "test")}
 GREY = {i: np.full((4, 4), 10 * i, np.uint8) for i in (0, 1, 3)}
 
 
@@ -119,6 +144,8 @@ def example(name: str = "crack", **changes: Any) -> PageData:
         "class_names": ["sound", name],
         "protected": [1],
         "guard": GUARD,
+        "scores": scores(name),
+        "samples": SAMPLES,
         "layers": [
             {"name": "net.0.weight", "shape": [4, 2, 3, 3], "kept": 18, "total": 72},
             {"name": "net.1.weight", "shape": [2, 4], "kept": 8, "total": 8},
@@ -130,6 +157,10 @@ def example(name: str = "crack", **changes: Any) -> PageData:
             "classes": {
                 "sound": {"support": 20, "fn": 1, "fp": 2, "recall": 0.95},
                 name: {"support": 10, "fn": 2, "fp": 1, "recall": 0.8},
+            },
+            "dense": {
+                "sound": {"support": 20, "fn": 3, "fp": 4, "recall": 0.85},
+                name: {"support": 10, "fn": 4, "fp": 3, "recall": 0.6},
             },
         },
         "environment": {
@@ -144,6 +175,7 @@ def example(name: str = "crack", **changes: Any) -> PageData:
             "versions": {"torch": "2.9.0", "lightning-classprune": None},
             "git": {"commit": "a" * 40, "dirty": True},
         },
+        "hashes": {"accepted.ckpt": "ab" * 32},
         "config": "seed: 1\nname: <b>\n",
         "notes": ["ElpvData", "seed 1"],
     }
@@ -180,13 +212,34 @@ RETRIED = example(
         row(2, "unproven", 0.7, example().rows[2]["classes"], attempt=1),
     ]
 )
+RISEN = example(
+    rows=[
+        example().rows[0],
+        row(
+            1,
+            "accepted",
+            0.6,
+            {"crack": counts(DENSE, DENSE, 1, judged=True, fp_risen=True, fp=3, new_alarms=2)},
+        ),
+    ]
+)
 PAGES = {
     "finished": example(),
     "hostile name": example(HOSTILE),
     "failed": example(status={"state": "failed", "error": "MemoryError: <full>"}),
     "running": example(
-        status={"state": "running", "error": None}, test=None, guard={}, layers=(), pictures={}
+        status={"state": "running", "error": None}, test=None, guard={}, layers=(), pictures={}, scores={}
     ),
+    "interrupted": example(
+        rows=[example().rows[0], row(1, "kept", 0.6, {})],
+        status={"state": "interrupted", "error": None},
+        test=None,
+        guard={},
+        layers=(),
+        pictures={},
+        scores={},
+    ),
+    "false alarms have risen": RISEN,
     "nothing": PageData([], status={"state": "running", "error": None}),
     "only a dense network": example(rows=example().rows[:1], guard={"dense": DENSE, "delivered": DENSE}),
     "a dense network of NaN": PageData([row(0, "baseline", 0.0, {})]),

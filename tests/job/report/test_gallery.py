@@ -28,9 +28,9 @@ def test_gallery_shows_the_pixels_and_says_what_changed() -> None:
     parsed = Page(rendered("finished"))
     alts = [picture["alt"] for picture in parsed.all("img")]
     assert alts == [
-        "Guard sample 0, crack: the dense network says crack, the delivered network sound",
-        "Guard sample 1, crack: the dense network says crack, the delivered network sound",
-        "Guard sample 3, crack: the dense network says sound, the delivered network crack",
+        "Guard sample guard0.png, crack: the dense network says crack, the delivered network sound",
+        "Guard sample guard1.png, crack: the dense network says crack, the delivered network sound",
+        "Guard sample guard3.png, crack: the dense network says sound, the delivered network crack",
     ]
     source = parsed.all("img")[2]["src"]
     assert source is not None
@@ -42,7 +42,7 @@ def test_gallery_shows_the_pixels_and_says_what_changed() -> None:
 def test_without_pictures_the_samples_are_numbered() -> None:
     parsed = Page(rendered("a table"))
     assert not parsed.all("img")
-    assert "crack: 2 newly missed Guard samples 0, 1 (counted from 0)." in parsed.text
+    assert "crack: 2 newly missed guard0.png, guard1.png." in parsed.text
     assert "pictures are part of this file" not in parsed.text
 
 
@@ -56,23 +56,23 @@ def test_pages_with_very_many_pictures_stay_small() -> None:
     rows += [row(1, "accepted", 0.5, {"c": counts(dense, now, 1, judged=True)})]
     text = render(PageData(rows, ["a", "c"], [1], guard={"dense": dense, "delivered": now}, pictures=shown))
     assert len(Page(text).all("img")) == 2 * pictures.SHOWN
-    assert "And without a picture, guard samples 96, 98, " in Page(text).text
+    assert "And without a picture: no. 96, no. 98, " in Page(text).text
     assert "and 2 more" in Page(text).text
     assert len(text) < 1_000_000
 
 
 def test_who_is_wrong_is_said_of_classes_and_of_labels() -> None:
-    newly, found = changed_samples(GUARD, ["sound", "crack"], [1], GREY)
+    newly, found = changed_samples(GUARD, ["sound", "crack"], [1], GREY, {})
     assert (newly["kind"], newly["total"], newly["rest"]) == ("newly missed", 2, [])
-    assert [one["caption"] for one in newly["pictures"]] == ["No. 0: now sound", "No. 1: now sound"]
-    assert [one["caption"] for one in found["pictures"]] == ["No. 3: was sound"]
+    assert [one["caption"] for one in newly["pictures"]] == ["no. 0: now sound", "no. 1: now sound"]
+    assert [one["caption"] for one in found["pictures"]] == ["no. 3: was sound"]
     target = torch.tensor([[1, 0], [1, 0]])
     labels = {"dense": Decisions(target, target, 2), "delivered": Decisions(target, 0 * target, 2)}
-    newly, found = changed_samples(labels, ["rust", "dent"], [0], {1: GREY[1]})
-    assert [one["caption"] for one in newly["pictures"]] == ["No. 1: now not rust"]
-    assert (newly["rest"], found["total"]) == ([0], 0)
+    newly, found = changed_samples(labels, ["rust", "dent"], [0], {1: GREY[1]}, {})
+    assert [one["caption"] for one in newly["pictures"]] == ["no. 1: now not rust"]
+    assert (newly["rest"], found["total"]) == (["no. 0"], 0)
 
 
 def test_nothing_changed_is_nothing_to_show() -> None:
-    assert changed_samples({}, ["a", "b"], [1], {}) == []
-    assert changed_samples({"dense": DENSE, "delivered": DENSE}, ["sound", "crack"], [1], GREY) == []
+    assert changed_samples({}, ["a", "b"], [1], {}, {}) == []
+    assert changed_samples({"dense": DENSE, "delivered": DENSE}, ["sound", "crack"], [1], GREY, {}) == []

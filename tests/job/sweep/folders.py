@@ -9,8 +9,8 @@ from typing import Any
 from lightning_classprune.ledger.text import write_jsonl
 
 
-def row(verdict: str, sparsity: float, fn: int) -> dict[str, Any]:
-    counts = {"fn": fn, "support": 50}
+def row(verdict: str, sparsity: float, fn: int, fp: int = 5) -> dict[str, Any]:
+    counts = {"fn": fn, "support": 50, "fp": fp, "negatives": 100, "max_fp_rise": None, "tolerance": None}
     return {
         "verdict": verdict,
         "sparsity": sparsity,
@@ -38,7 +38,11 @@ def run_folder(
     if rows:
         write_jsonl(rows, folder / "ledger.jsonl")
     if test_fn is not None:
-        counts = {"classes": {"crack": {"fn": test_fn, "support": 30}, "other": {"fn": 0, "support": 9}}}
+        classes = {
+            "crack": {"fn": test_fn, "support": 30, "fp": 2},
+            "other": {"fn": 0, "support": 9, "fp": 6},
+        }
+        counts = {"samples": 39, "classes": classes}
         if dense_fn is not None:
-            counts["dense"] = {"crack": {"fn": dense_fn, "support": 30}}
+            counts["dense"] = {"crack": {"fn": dense_fn, "support": 30, "fp": 1}}
         (folder / "test.json").write_text(json.dumps(counts))

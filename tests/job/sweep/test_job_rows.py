@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from lightning_classprune.job.sweep.job_rows import read_jobs
+from lightning_classprune.job.sweep.job_rows import Errors, read_jobs
 from lightning_classprune.job.sweep.sweep import tally, varying
 from tests.job.sweep.folders import run_folder
 
@@ -18,10 +16,10 @@ def test_every_job_is_a_row(sweep: Path) -> None:
     first = jobs[0]
     assert (first.seed, first.state, first.sparsity, first.verdict) == ("1", "finished", 0.75, "refused")
     assert (first.accepted, first.refused, first.epochs, first.seconds) == (2, 1, 16, 6.0)
-    assert first.increase == pytest.approx(1 / 50)
-    misses = first.classes["crack"]
-    assert (misses.guard_dense, misses.guard, misses.guard_support) == (10, 11, 50)
-    assert (misses.test_dense, misses.test, misses.test_support) == (4, 6, 30)
+    assert (first.miss_rate, first.alarm_rate, first.dense_rates) == (11 / 50, 0.05, (0.2, 0.05))
+    errors = first.classes["crack"]
+    assert (errors.guard_dense, errors.guard) == (Errors(10, 50, 5, 100), Errors(11, 50, 5, 100))
+    assert (errors.test_dense, errors.test) == (Errors(4, 30, 1, 9), Errors(6, 30, 2, 9))
     assert jobs[1].classes["crack"].test_dense is None
     assert (jobs[4].state, jobs[4].error, jobs[4].sparsity) == ("failed", "ValueError: a|b <c>", None)
     assert (jobs[5].state, jobs[5].sparsity, jobs[5].accepted) == ("running", None, 1)

@@ -45,10 +45,12 @@ def test_both_pages_hold_both_tables(sweep: Path) -> None:
     jobs = read_jobs(sweep)
     for text in (to_markdown(jobs), to_html(jobs)):
         for said in (
-            "rise of miss rate",
+            "miss rate",
+            "false-alarm rate",
             "crack missed, guard: dense",
+            "crack false alarms, test: dense",
             tally(jobs),
-            "compare the counts too",
+            "stand beside them",
         ):
             assert said in text
         assert text.count("no step accepted") == 1

@@ -29,13 +29,16 @@ def test_command_writes_the_summary(sweep: Path, capsys: pytest.CaptureFixture[s
     assert "6 jobs: 4 finished" in capsys.readouterr().out
     table = (sweep / "summary.md").read_text()
     assert (
-        "| [1](<a1/ledger.png>) | a | 1 | finished | 75.0% | +2.0% | 10 > 11 / 50 | 4 > 6 / 30 | 2 / 1 |"
-        in table
+        "| [1](<a1/ledger.png>) | a | 1 | finished | 75.0% "
+        "| 10 > 11 / 50 | 5 > 5 / 100 | 4 > 6 / 30 | 1 > 2 / 9 | 2 / 1 |" in table
     )
     assert "[2](<a2/report.html>)" in table
-    assert "| 10 > 8 / 50 | 5 / 30 |" in table
+    assert "| 10 > 8 / 50 | 5 > 5 / 100 | 5 / 30 | 2 / 9 |" in table
     assert r"failed: ValueError: a\|b <c>" in table
-    assert "| 1 | loss=a | 2 | 62.5% (50.0% to 75.0%) | -1.0% (-4.0% to +2.0%) | yes |" in table
+    assert (
+        "| 1 | loss=a | 2 | 62.5% (50.0% to 75.0%) "
+        "| 19.0% (16.0% to 22.0%) | 20.0% | 5.0% (5.0% to 5.0%) | 5.0% | yes |" in table
+    )
     tables = [part for part in table.split("\n\n") if part.startswith("|")]
     for part in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in part.splitlines()}) == 1

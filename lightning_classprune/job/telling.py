@@ -1,0 +1,71 @@
+"""What a job says on the terminal when it ends: the ledger, what was achieved, and dense beside delivered."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lightning_classprune.job.comparison import Measures, Rate
+from lightning_classprune.ledger.recommendation import recommendation
+from lightning_classprune.ledger.rows import Row, delivered_row
+from lightning_classprune.ledger.text import achievement
+from lightning_classprune.ledger.text import table as ledger_table
+
+Compared = Mapping[str, Mapping[str, Mapping[str, Measures]]]
+
+
+def tell(rows: Sequence[Row], both: Compared) -> None:
+    """Print the ledger, what was achieved, and last, so that nobody overlooks a price, the two networks.
+
+    Args:
+        rows: The ledger; empty where nothing was pruned.
+        both: What `comparison.compared` returned.
+    """
+    console = Console(width=max(shutil.get_terminal_size(fallback=(100, 24)).columns, 80))
+    if rows:
+        console.print(ledger_table(rows))
+    console.print(achievement(rows), markup=False)
+    if advice := recommendation(rows):
+        console.print(advice, markup=False)
+    console.print(final_table(both, delivered_row(rows)))
+
+
+def final_table(both: Compared, final: Row | None) -> Table:
+    """Dense beside delivered, a line a measure; a rise of false alarms that is shown is coloured.
+
+    Args:
+        both: What `comparison.compared` returned.
+        final: The row of the delivered network.
+    """
+    made = Table(title="Dense and delivered", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    made.add_column("class", overflow="fold", max_width=20)
+    made.add_column("split")
+    made.add_column("")
+    made.add_column("dense", justify="right")
+    made.add_column("delivered", justify="right")
+    for name, splits in both.items():
+        risen = final is not None and name in final["classes"] and final["classes"][name]["fp_risen"]
+        head = name
+        for split, networks in splits.items():
+            before, after = (_told(networks.get(network)) for network in ("dense", "delivered"))
+            for number, what in enumerate(("missed", "false alarms", "AUC")):
+                style = "yellow" if risen and what == "false alarms" else ""
+                where = "" if number else split
+                made.add_row(Text(head), where, what, before[number], Text(after[number], style=style))
+                head = ""
+    return made
+
+
+def _told(one: Measures | None) -> tuple[str, str, str]:
+    if one is None:
+        return ("-", "-", "-")
+    return _rate(one.missed), _rate(one.alarms), "-" if one.auc is None else f"{one.auc:.3f}"
+
+
+def _rate(rate: Rate) -> str:
+    return f"{rate.count} of {rate.cases}" + ("" if rate.share is None else f" ({rate.share:.1%})")
