@@ -223,9 +223,7 @@ def table(data: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
     hand = {r["seed"]: r["test"]["auc"] for r in results if r["arm"] == BY_HAND}
     rows = [line(arm, mine, hand) for arm in ARMS if (mine := [r for r in results if r["arm"] == arm])]
     dense = [r["dense"] for r in now.values()]
-    means = {
-        key: statistics.fmean(one[key] for one in dense) for key in ("fn", "fp", "auc", "fn_at_fpr")
-    }
+    means = {key: statistics.fmean(one[key] for one in dense) for key in ("fn", "fp", "auc", "fn_at_fpr")}
     text = [
         f"## {data}",
         "",
