@@ -76,7 +76,7 @@ def saved(folder: str, optimizer: str, rewind: str | None) -> dict[str, Any]:
                 protect={1: 1.0},
                 target_sparsity=0.5,
                 search=Fixed(fraction=0.5, rewind=rewind),
-                guard=Guard(confidence=None),
+                guard=Guard(confidence=None, max_fp_rise=None),
                 guard_dataloader=loader,
             )
         )

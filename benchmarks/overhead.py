@@ -220,7 +220,7 @@ def round_cost(images: int, guard: int) -> dict[str, float]:
         num_classes=2,
         protect={1: 1.0},
         target_sparsity=0.6,
-        guard=Guard(confidence=None),
+        guard=Guard(confidence=None, max_fp_rise=None),
         guard_dataloader=DataLoader(held_out, batch_size=64),
     )
     quiet_trainer(callback, max_epochs=1).fit(_ResNet(), DataLoader(data, batch_size=64))

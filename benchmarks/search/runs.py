@@ -21,8 +21,9 @@ from torchmetrics.functional.classification import binary_auroc
 
 from benchmarks import support
 from benchmarks.search.arms import ARMS, DATA, EPOCHS
-from lightning_classprune import ClassAwarePruningCallback, FNTolerance, files
+from lightning_classprune import ClassAwarePruningCallback, FNTolerance, Guard, files
 from lightning_classprune.guard.outcomes import Decisions
+from lightning_classprune.guard.protected import Protected
 from lightning_classprune.guard.verdict import verdict_on
 from lightning_classprune.job import app
 from lightning_classprune.job.classifier import decide
@@ -75,13 +76,14 @@ def prepared(data: str, root: str | None, loss: str | None, seed: int) -> tuple[
 
 
 def pruning_with(search: Search, cfg: DictConfig) -> ClassAwarePruningCallback:
-    """The callback of an arm, guarded as the ready-made job."""
+    """The callback of an arm; misses alone are guarded, round by round, for an arm is a way to go and not to judge."""
     return ClassAwarePruningCallback(
         cfg.facts.num_classes,
         dict(cfg.protect),
         class_names=list(cfg.facts.class_names),
         target_sparsity=0.99,
         search=search,
+        guard=Guard(max_fp_rise=None),
     )
 
 
@@ -129,10 +131,10 @@ def gradual(
     )
     trainer(EPOCHS, pruning).fit(pruned, datamodule=data)
     seconds = between - started, time.perf_counter() - between
-    protected, tolerance = facts.protected[0], FNTolerance(rate=TOLERANCE)
+    limits = Protected(facts.protected[0], str(facts.protected[0]), FNTolerance(rate=TOLERANCE))
     before, now = (on_guard(module, data, facts.num_classes) for module in (dense, pruned))
-    misses, _ = now.pairs(before, str(protected))
-    verdict = verdict_on({"it": misses}, {"it": tolerance}, 1 - CONFIDENCE).outcome
+    pairs = {limits.name: now.pairs(before, limits.name)}
+    verdict = verdict_on(pairs, (limits,), 1 - CONFIDENCE).outcome
     rows = [
         {"sparsity": share, "verdict": said, "epochs": EPOCHS, "seconds": spent}
         for share, said, spent in zip((0.0, sparsity), ("baseline", verdict), seconds, strict=True)

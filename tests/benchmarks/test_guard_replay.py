@@ -7,6 +7,7 @@ import pytest
 
 import benchmarks.guard_replay as gr
 from lightning_classprune.guard.evidence import Evidence
+from lightning_classprune.guard.protected import Protected
 from lightning_classprune.guard.tolerance import FNTolerance
 from lightning_classprune.guard.verdict import judge_class
 
@@ -19,10 +20,10 @@ def missed(pool: int, *counts: int) -> np.ndarray:
 @pytest.mark.parametrize(("n", "delta"), [(76, 0.05), (200, 0.02)])
 def test_the_rules_decide_as_the_guard_does(n, delta):
     b, a = (x.ravel() for x in np.meshgrid(np.arange(0, 14, 3), np.arange(0, 12, 3)))
-    tolerance = FNTolerance(rate=delta)
+    limits, alarms = Protected(1, "sick", FNTolerance(rate=delta)), Evidence(0, 0, 0, 0)
     for rule, level in ((gr.exact_rule, 0.05), (gr.point_rule, None)):
         expected = [
-            judge_class(Evidence(n, 20, int(x), int(y)), tolerance, level).outcome == "accepted"
+            judge_class(Evidence(n, 20, int(x), int(y)), alarms, limits, level).outcome == "accepted"
             for x, y in zip(b, a, strict=True)
         ]
         assert rule(b, a, n, delta).tolist() == expected

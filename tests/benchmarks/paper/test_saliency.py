@@ -42,8 +42,8 @@ class DenseWeights(Checkpoint):
             self.kept = {name: p.detach().clone() for name, p in pl_module.named_parameters()}
 
 
-def data(n: int) -> TensorDataset:
-    generator = torch.Generator().manual_seed(0)
+def data(n: int, seed: int = 0) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % 3
     return TensorDataset(torch.randn(n, 4, generator=generator) + y.unsqueeze(1), y)
 
@@ -56,9 +56,9 @@ def pruned(batch_size: int) -> tuple[ProtectedSaliency, dict[str, torch.Tensor],
         {PROTECTED: 1.0},
         target_sparsity=0.5,
         search=Fixed(fraction=0.5),
-        guard=Guard(confidence=None),
+        guard=Guard(confidence=None, max_fp_rise=None),
         cut=Cut(criterion=criterion),
-        guard_dataloader=DataLoader(data(30), batch_size=30),
+        guard_dataloader=DataLoader(data(30, seed=1), batch_size=30),
     )
     seed_everything(3, verbose=False)
     trainer = Trainer(
