@@ -54,6 +54,9 @@ from lightning_classprune.trainer.snapshots import (
 #: Up to this share of exact zeros among the prunable weights, a network that came is dense.
 MOST_ZEROS = 0.01
 
+#: Candidates of one judgement; with more of them its first levels become very small.
+MANY = 6
+
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class PruningRun:
@@ -245,6 +248,11 @@ class PruningRun:
         )
         self.recorder.kept(self._facts(), f"{said}; the guard judges it at the end", self.judge)
         self._commit(tensors, look, None)
+        if self.kept is not None and len(self.kept.candidates) == MANY + 1:
+            rank_zero_warn(
+                f"more than {MANY} candidates wait for the guard: the first of Holm's levels is the error level divided "
+                "by their number, so each more makes every proof harder; lower max_rounds, or prune in larger steps"
+            )
         self.state = after_verdict(self.plan, self.state, True, reach)
         self._extend_or_end(job_over)
 
@@ -252,6 +260,9 @@ class PruningRun:
         """Let the search know how many cases the guard has, once the dense network was judged."""
         if self.search is not None and self.judge.dense is not None:
             self.search.labels = self.judge.labels()
+            told = None if self.search.dense is None else self.search.too_few(self._next_level())
+            if told is not None and self.state.round == 0:
+                rank_zero_warn(told)
 
     def close(self) -> None:
         """Judge the candidates that were kept, once, and leave the best of those that stand in the module.

@@ -221,6 +221,25 @@ class Search:
             f"{does} it",
         )
 
+    def too_few(self, level: float | None) -> str | None:
+        """Why validation data cannot accept any candidate, if they cannot: not even one that changes no decision.
+
+        Args:
+            level: Of the guard's test; None for the point rule.
+        """
+        assert self.dense is not None
+        for one in self.protected:
+            misses, alarms = self._pairs(self.dense, self.dense, one)
+            sides = one_table(misses), one_table(alarms)
+            chance = float(chance_on_both_sides(*sides, one, self.labels[one.name], level)[0])
+            if chance < CHANCE:
+                return (
+                    f"{one.name}: {misses.support} validation positives and {alarms.support} negatives are too few to "
+                    f"choose by: a network that decides every one of them as the dense network does has a chance of "
+                    f"{chance:.2g} that the guard proves it"
+                )
+        return None
+
     def _offsets(self, columns: Columns, dense: Outcomes, level: float | None) -> dict[str, float]:
         """The offsets, class after class, each given those before."""
         offsets: dict[str, float] = {}
