@@ -162,7 +162,8 @@ class PruningRun:
         """The error level that the candidate in training may expect to be judged at."""
         if self.judges_once and self.kept is not None and self.judge.budget.alpha is not None:
             return self.judge.budget.alpha / (len(self.kept.candidates) + 1)
-        return self.judge.budget.level()
+        budget = self.judge.budget
+        return budget.alpha if budget.exhausted else budget.level()
 
     def end_of_round(self, job_over: bool) -> None:
         """Judge what the module holds, unless validation data say that it is hopeless; begin a round, or end the job.

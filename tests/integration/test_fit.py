@@ -433,7 +433,7 @@ def test_the_exact_test_spends_its_budget():
 
 
 def test_unproven_acts_as_refused_and_names_the_number_needed():
-    few = loader(n=24, seed=3)
+    few = loader(n=150, seed=3)
     callback = pruner(confidence=0.95, protect={1: 0.05}, guard_dataloader=few)
     with pytest.warns(UserWarning, match=r"protect\['1'\].*positives"):
         fit(tiny(), callback)
