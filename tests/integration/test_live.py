@@ -86,7 +86,7 @@ class Prints(L.Callback):
 def fit(folder: Path, monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> None:
     """Three rounds of two epochs; every batch is drawn, and every epoch is kept."""
     monkeypatch.setattr(live, "_SECONDS_BETWEEN", 0.0)
-    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("COLUMNS", "200")
     quiet = {name: QUIET[name] for name in ("accelerator", "logger", "enable_model_summary")}
     keep = L.callbacks.ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
     pruning = pruning_callback(confidence=0.95, max_fp_rise=None)
