@@ -251,8 +251,8 @@ class PruningRun:
         self._commit(tensors, look, None)
         if self.kept is not None and len(self.kept.candidates) == MANY + 1:
             rank_zero_warn(
-                f"more than {MANY} candidates wait for the guard: the first of Holm's levels is the error level divided "
-                "by their number, so each more makes every proof harder; lower max_rounds, or prune in larger steps"
+                f"more than {MANY} candidates wait for the guard: Holm's first level is the error level divided by "
+                "their number, so each more makes every proof harder; lower max_rounds, or prune in larger steps"
             )
         self.state = after_verdict(self.plan, self.state, True, reach)
         self._extend_or_end(job_over)
