@@ -10,7 +10,7 @@ from lightning_classprune.guard.verdict import POWER
 from lightning_classprune.ledger.rows import ClassCounts, Row, delivered_row, dense_row
 
 #: More positives than this multiple of what there is are not worth naming a number for.
-_WITHIN_REACH = 100
+_WITHIN_REACH = 10
 
 
 def recommendation(rows: Sequence[Row]) -> str:
@@ -102,9 +102,9 @@ class _Side:
         needed = statistics.positives_needed(discordance, self.allowed - seen, level, POWER)
         if needed > _WITHIN_REACH * self.cases:
             return f"no number of {self.of} of {self.name} within reach would likely prove it"
-        if needed <= self.cases:
-            return f"as many {self.of} of {self.name} would prove such a candidate four times out of five"
-        return f"about {needed - self.cases} more guard {self.of} of {self.name} would likely prove it"
+        return (
+            f"about {max(needed - self.cases, 1)} more guard {self.of} of {self.name} would likely prove it"
+        )
 
 
 def _sides(name: str, c: ClassCounts) -> list[_Side]:

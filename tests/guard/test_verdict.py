@@ -306,9 +306,9 @@ def test_unproven_names_the_number_needed() -> None:
     verdict = of_misses(Evidence(76, 10, 5, 5), 0.05, 0.05)
     needed = statistics.positives_needed(10 / 76, 0.05, 0.05, 0.8)
     assert f"about {needed} positives would be needed, there are 76" in verdict.reason
-    # 3 more of 205 are seen: what is left to be shown is .05 - 3/205
-    verdict = of_misses(Evidence(205, 53, 9, 6), 0.05, 0.05)
-    needed = statistics.positives_needed(15 / 205, 0.05 - 3 / 205, 0.05, 0.8)
+    # 5 more of 205 are seen: what is left to be shown is .05 - 5/205
+    verdict = of_misses(Evidence(205, 53, 14, 9), 0.05, 0.05)
+    needed = statistics.positives_needed(23 / 205, 0.05 - 5 / 205, 0.05, 0.8)
     assert f"about {needed} positives would be needed, there are 205" in verdict.reason
     verdict = of_misses(Evidence(100, 2, 0, 0), FNTolerance(rate=1.0, recall_floor=0.95), 0.05)
     assert statistics.floor_positives_needed(0.02, 0.95, 0.05, 0.8) == 234

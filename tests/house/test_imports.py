@@ -34,6 +34,8 @@ ENTRY_POINTS = {
     "__init__.py",
     "job/command.py",
     "job/export_app.py",
+    "job/judge_app.py",
+    "job/power_app.py",
     "job/report/report_app.py",
     "job/sweep/sweep_app.py",
 }

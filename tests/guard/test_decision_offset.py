@@ -1,0 +1,31 @@
+"""The module that adds decision offsets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_classprune.guard.decision_offset import DecisionOffset
+
+
+def test_scores_of_classes_are_shifted_by_name() -> None:
+    shifted = DecisionOffset({"b": 0.5}, ["a", "b", "c"])(torch.zeros(2, 3))
+    assert shifted.tolist() == [[0.0, 0.5, 0.0]] * 2
+
+
+def test_one_logit_is_shifted_by_the_difference() -> None:
+    offset = DecisionOffset({"a": 0.25, "b": 1.0}, ["a", "b"])
+    assert offset(torch.zeros(3)).tolist() == [0.75] * 3
+    assert offset(torch.zeros(2, 1)).tolist() == [[0.75]] * 2
+
+
+def test_it_follows_a_network_and_keeps_its_precision() -> None:
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), DecisionOffset({"b": 0.5}, ["a", "b"])).bfloat16()
+    assert net(torch.zeros(1, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert set(net.state_dict()) == {"0.weight", "1.bias"}
+
+
+def test_an_unknown_class_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown classes .'d'.; there are 'a', 'b'"):
+        DecisionOffset({"d": 1.0}, ["a", "b"])
