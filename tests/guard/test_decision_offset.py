@@ -27,5 +27,5 @@ def test_it_follows_a_network_and_keeps_its_precision() -> None:
 
 
 def test_an_unknown_class_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown classes .'d'.; there are 'a', 'b'"):
+    with pytest.raises(ValueError, match=r"unknown classes .'d'.; there are 'a', 'b'"):
         DecisionOffset({"d": 1.0}, ["a", "b"])
