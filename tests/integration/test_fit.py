@@ -432,13 +432,15 @@ def test_the_exact_test_spends_its_budget():
     assert first["classes"]["1"]["upper_bound"] > 0.5 > second["classes"]["1"]["upper_bound"]
 
 
-def test_unproven_acts_as_refused_and_names_the_number_needed():
+def test_unproven_acts_as_refused_and_says_what_would_help():
     few = loader(n=150, seed=3)
     callback = pruner(confidence=0.95, protect={1: 0.05}, guard_dataloader=few)
     with pytest.warns(UserWarning, match=r"protect\['1'\].*positives"):
         fit(tiny(), callback)
     assert verdicts(callback) == ["baseline", "unproven"]
-    assert "positives would be needed" in callback.ledger[1]["reason"]
+    assert "positives are no remedy" in callback.ledger[1]["reason"], (
+        "the rise in the sample is beyond the tolerance"
+    )
     assert callback.sparsity == 0
 
 

@@ -125,7 +125,7 @@ WAYS: dict[str, Callable[[Judge], Any]] = {
     "attribute": lambda judge: judge,
     "closure": lambda judge: lambda: judge.budget,
     "default": lambda judge: lambda judge=judge: judge,
-    "method": lambda judge: judge.positives,
+    "method": lambda judge: judge.labels,
     "in a dict in a list": lambda judge: [{"judge": (judge,)}],
     "slot": Slotted,
     "generator": lambda judge: (judge for _ in range(1)),
