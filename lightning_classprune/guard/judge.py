@@ -90,7 +90,8 @@ class Judge:
             misses, alarms = outcomes.pairs(first, one.name)
             told.append(
                 f"{one.name}: {misses.newly_missed} newly missed, {misses.newly_found} newly found of "
-                f"{misses.support}, {alarms.newly_missed} new false alarms, {alarms.newly_found} gone of {alarms.support}"
+                f"{misses.support}, {alarms.newly_missed} new false alarms, {alarms.newly_found} gone of "
+                f"{alarms.support}"
             )
         return (
             "the dense network of an earlier fit, against which every round is judged still; the pruned network that "

@@ -119,8 +119,8 @@ def test_one_that_is_no_measure_is_only_warned_of_where_false_alarms_are_not_gua
 def test_the_dense_network_in_words() -> None:
     made = begun(decided(6))
     assert made.describe_dense() == (
-        "b: 6 of 10 missed, 0 false alarms of 10, the dense network's recall, 0.4, is not shown to be better than chance "
-        "(it calls 0.2 of all cases this class), it misses more than half of its cases (6 of 10); accuracy 0.7"
+        "b: 6 of 10 missed, 0 false alarms of 10, the dense network's recall, 0.4, is not shown to be better than "
+        "chance (it calls 0.2 of all cases this class), it misses more than half of its cases (6 of 10); accuracy 0.7"
     )
     assert judge().describe_dense() == ""
 

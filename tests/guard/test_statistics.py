@@ -430,5 +430,5 @@ def test_the_chance_of_proof_falls_with_misses_and_with_a_stricter_level(table, 
 
 @pytest.mark.parametrize(("b", "a", "n", "alpha"), [(3, 3, 5, 0.05), (-1, 0, 5, 0.05), (1, 0, 5, 0.6)])
 def test_the_chance_of_proof_refuses_impossible_input(b, a, n, alpha) -> None:
-    with pytest.raises(ValueError, match="must|not tables of n"):
+    with pytest.raises(ValueError, match=r"must|not tables of n"):
         s.chance_of_proof(b, a, n, 0.05, alpha, 100)

@@ -438,7 +438,9 @@ def test_unproven_acts_as_refused_and_says_what_would_help():
     with pytest.warns(UserWarning, match=r"protect\['1'\].*positives"):
         fit(tiny(), callback)
     assert verdicts(callback) == ["baseline", "unproven"]
-    assert "positives are no remedy" in callback.ledger[1]["reason"], "the rise in the sample is beyond the tolerance"
+    assert "positives are no remedy" in callback.ledger[1]["reason"], (
+        "the rise in the sample is beyond the tolerance"
+    )
     assert callback.sparsity == 0
 
 

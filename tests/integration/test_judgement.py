@@ -279,7 +279,7 @@ def test_an_interrupted_run_is_closed_in_another_process(tmp_path: Path) -> None
 
 def test_what_cannot_be_closed_says_so(tmp_path: Path) -> None:
     job = Job(tmp_path)
-    with pytest.raises(MisconfigurationException, match="judge: .*fitted nothing"):
+    with pytest.raises(MisconfigurationException, match=r"judge: .*fitted nothing"):
         job.callback.judge(trainer_of(job.callback))
     with pytest.raises(MisconfigurationException, match="knows of no run"):
         job.callback.judge(trainer_of(job.callback), job.module, DataLoader(dataset(96, 1)))
@@ -371,7 +371,7 @@ def test_a_judgement_that_was_cut_short_is_made_again_for_the_same_networks_only
         judgement.judge_once = real
     (mark,) = tmp_path.rglob("judged-*.json")
     assert json.loads(mark.read_text())["done"] is False
-    with pytest.raises(MisconfigurationException, match="opened for other candidates|a judgement is final"):
+    with pytest.raises(MisconfigurationException, match=r"opened for other candidates|a judgement is final"):
         Job(tmp_path).run(saving(tmp_path), ckpt_path=tmp_path / "ckpt" / "last.ckpt")
     again = Job(tmp_path)
     again.callback.judge(

@@ -43,7 +43,10 @@ def test_draws_without_pyplot(tmp_path: Path) -> None:
 def test_shows_the_tolerance_and_every_verdict() -> None:
     drawn = figure(ROWS)
     upper, lower = drawn.axes
-    assert (upper.get_ylabel(), lower.get_ylabel()) == ("false negatives", "recall")
+    assert (upper.get_ylabel(), lower.get_ylabel()) == (
+        "false negatives",
+        "false alarms of 450 (not guarded)",
+    )
     edges = [line.get_ydata()[0] for line in upper.lines if len(set(line.get_ydata())) == 1]
     assert pytest.approx(53 + 0.05 * 205) in edges
     labels = {text.get_text() for text in drawn.legends[0].get_texts()}

@@ -42,7 +42,7 @@ def test_what_is_proven_what_was_refused_and_what_would_help() -> None:
     needed = statistics.positives_needed(12 / 205, 0.05 - 4 / 205, 0.05, 0.8)
     assert 205 < needed < 600
     assert recommendation(rows) == (
-        "1.2% density is proven; 0.5% density was not proven (defective: 8 newly missed and 4 newly found of 205); "
+        "98.8% sparsity is proven; 99.5% sparsity was not proven (defective: 8 newly missed, 4 newly found of 205); "
         f"about {needed - 205} more guard positives of defective would likely prove it."
     )
 
@@ -51,7 +51,7 @@ def test_the_counts_of_a_near_miss() -> None:
     """3 newly missed of 205 leave .037 - 3/205 of the tolerance, for which 283 positives are needed; p is .0528."""
     rows = [DENSE, row("accepted", 0.012, 3, 8, 0.001), row("unproven", 0.005, 3, 0, 0.0528, tolerance=0.037)]
     assert recommendation(rows) == (
-        "1.2% density is proven; 0.5% density was not proven (defective: 3 newly missed and 0 newly found of 205); "
+        "98.8% sparsity is proven; 99.5% sparsity was not proven (defective: 3 newly missed, 0 newly found of 205); "
         "about 78 more guard positives of defective would likely prove it."
     )
 
@@ -59,16 +59,8 @@ def test_the_counts_of_a_near_miss() -> None:
 def test_a_rise_beyond_the_tolerance_is_not_cured_by_more_data() -> None:
     rows = [DENSE, row("accepted", 0.012, 3, 8, 0.001), row("refused", 0.005, 40, 4, 0.99)]
     assert recommendation(rows) == (
-        "1.2% density is proven; 0.5% density was refused (defective: 40 newly missed and 4 newly found of 205); "
-        "more positives of defective would not prove it: the rise in this sample is not below the tolerance."
-    )
-
-
-def test_a_candidate_that_would_usually_pass() -> None:
-    rows = [DENSE, row("unproven", 0.5, 3, 3, 0.06)]
-    assert recommendation(rows) == (
-        "50% density was not proven (defective: 3 newly missed and 3 newly found of 205); "
-        "as many positives of defective would prove such a candidate four times out of five."
+        "98.8% sparsity is proven; 99.5% sparsity was refused (defective: 40 newly missed, 4 newly found of 205); "
+        "more positives of defective would not prove it: the rise in this sample is not below the limit."
     )
 
 
@@ -86,34 +78,34 @@ def test_the_densest_failure_beyond_the_delivered_network_counts() -> None:
         row("refused", 0.2, 32, 0, 0.9),
     ]
     assert recommendation(rows).startswith(
-        "50% density is proven; 30% density was refused (defective: 30 newly"
+        "50% sparsity is proven; 70% sparsity was refused (defective: 30 newly"
     )
     assert "31" not in recommendation(rows)
 
 
 def test_a_denser_failure_that_was_overtaken_is_no_news() -> None:
     rows = [DENSE, row("refused", 0.3, 30, 0, 0.9), row("accepted", 0.25, 0, 0, 0.001)]
-    assert recommendation(rows) == "25% density is proven; nothing sparser was tried."
+    assert recommendation(rows) == "75% sparsity is proven; nothing sparser was tried."
 
 
 def test_abandoned_candidates_are_named_as_untested() -> None:
     rows = [DENSE, row("abandoned", 0.025), row("accepted", 0.16, 0, 4, 0.001), row("abandoned", 0.05)]
     assert recommendation(rows) == (
-        "16% density is proven; 2.5%, 5% were given up on validation data, untested."
+        "84% sparsity is proven; 97.5% sparsity, 95% sparsity were given up on validation data, untested."
     )
-    assert recommendation(rows[:2]) == "2.5% was given up on validation data, untested."
+    assert recommendation(rows[:2]) == "97.5% sparsity was given up on validation data, untested."
 
 
 def test_the_point_rule_proves_nothing() -> None:
     rows = [DENSE, row("accepted", 0.2, level=None), row("refused", 0.1, 30, 1, level=None)]
     assert recommendation(rows) == (
-        "20% density was accepted by its counts, which do not exclude chance; 10% density was refused (defective: "
-        "30 newly missed and 1 newly found of 205)."
+        "80% sparsity was accepted by its counts, which do not exclude chance; 90% sparsity was refused (defective: "
+        "30 newly missed, 1 newly found of 205)."
     )
 
 
 def test_a_diverged_candidate_has_no_counts() -> None:
-    assert recommendation([DENSE, row("refused", 0.1) | {"classes": {}}]) == "10% density was refused."
+    assert recommendation([DENSE, row("refused", 0.1) | {"classes": {}}]) == "90% sparsity was refused."
 
 
 @pytest.mark.parametrize("rows", [[], [DENSE]])
@@ -141,7 +133,7 @@ def test_channels_are_said_to_be_channels() -> None:
     ]
     assert (
         recommendation(rows)
-        == "50% of the channels is proven; 25% was given up on validation data, untested."
+        == "50% of the channels is proven; 75% of the channels was given up on validation data, untested."
     )
 
 
