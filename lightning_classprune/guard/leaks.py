@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 
 from lightning_classprune.guard.data import GuardData
-from lightning_classprune.trainer.loaders import rebuilt, visited_indices
+from lightning_classprune.trainer.loaders import has_own_sampler, rebuilt, visited_indices
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.randomness import untouched_randomness
 
@@ -47,11 +47,20 @@ def place(dataset: Any, index: int) -> Place:
             return id(dataset), index
 
 
-def places(loader: Any) -> list[Place] | None:
-    """The places of all samples that a loader may visit; None for a stream, which has none."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+def places(loader: Any, *, asking: bool = True) -> list[Place] | None:
+    """The places of all samples that a loader may visit; None for a stream, which has none.
+
+    Args:
+        loader: The user's.
+        asking: Ask a sampler of the user's own; otherwise None for such a loader too.
+    """
+    if _is_stream(loader) or (has_own_sampler(loader) and not asking):
         return None
     return [place(loader.dataset, index) for index in visited_indices(loader)[0]]
+
+
+def _is_stream(loader: Any) -> bool:
+    return not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset)
 
 
 def digests(batch: Any) -> list[bytes]:
@@ -97,10 +106,10 @@ def read(loaders: Iterable[Any], processes: Processes, most: int | None) -> list
 
 
 def _some(loader: Any, processes: Processes, most: int | None) -> Iterator[Any]:
-    if most is None or not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+    if most is None or _is_stream(loader):
         yield from loader
         return
-    indices = visited_indices(loader)[0]
+    indices = list(range(len(loader.dataset))) if has_own_sampler(loader) else visited_indices(loader)[0]
     step = max(1, len(indices) // most)
     yield from rebuilt(loader, indices[::step][:most][processes.rank :: processes.world_size])
 
@@ -150,16 +159,18 @@ def check_apart(
         MisconfigurationException: Samples are in both, by identity, or more by content than chance explains.
     """
     mine = {p for loader in data.loaders for p in places(loader) or ()}
-    theirs = [places(loader) for loader in others]
+    theirs = [places(loader, asking=False) for loader in others]
     both = {p for found in theirs for p in found or ()} & mine
     if both:
         raise MisconfigurationException(f"{len(both)} guard samples are {what} too: {mend}")
     bases = {base for base, _ in mine}
+    # Parts of one data set are told apart by their places, for nothing; where nobody can tell them, not at all. A
+    # stream is not looked at: it may end with that.
     foreign = [
         loader
         for loader, found in zip(others, theirs, strict=True)
-        # Parts of one data set are told apart by their places, for nothing.
-        if found is None or not {base for base, _ in found} <= bases
+        if not _is_stream(loader)
+        and not (_bases(loader) if found is None else {b for b, _ in found}) <= bases
     ]
     seen = read(foreign, processes, MOST_READ)
     equal = sum(one in contents for one in seen)
@@ -172,3 +183,8 @@ def check_apart(
             f"{equal} of {len(seen)} {what} that were looked at equal a guard sample bit for bit; with few discrete "
             "inputs that may be chance"
         )
+
+
+def _bases(loader: DataLoader[Any]) -> set[int]:
+    """The data sets that hold the samples of a loader, by identity."""
+    return {place(loader.dataset, index)[0] for index in range(len(loader.dataset))}  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     RandomSampler,
     SequentialSampler,
@@ -29,6 +30,16 @@ def visited_indices(loader: DataLoader[Any]) -> tuple[list[int], str]:
     """The data-set indices that the loader may visit, each once, sorted; and the sampler's name if it repeats some."""
     with untouched_randomness(loader_generators([loader])):
         return _visited(loader)
+
+
+def has_own_sampler(loader: DataLoader[Any]) -> bool:
+    """Whether only the user's own sampler knows what is visited: it may have a state, or no end."""
+    own_batches = loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
+    sampler: Any = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    if isinstance(sampler, DistributedSampler):
+        sampler = getattr(sampler.dataset, "_sampler", sampler)
+    known = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+    return own_batches or type(sampler) not in known
 
 
 def _visited(loader: DataLoader[Any]) -> tuple[list[int], str]:

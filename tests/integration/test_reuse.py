@@ -111,6 +111,42 @@ def test_a_second_fit_of_the_delivered_module_prunes_on(same_trainer):
     assert all(not (callback.masks[name] & ~masks[name]).any() for name in masks)
 
 
+def test_a_second_fit_of_a_pruned_network_is_judged_against_the_first_dense_one():
+    """Else damage would add up unseen; what was spent of the error budget is spent."""
+    callback, module = pruner(max_rounds=1, confidence=0.9, protect={1: 0.5}), tiny()
+    fit(module, callback)
+    first = callback.guard_outcomes["dense"]
+    spent = callback.state_dict()["budget"]["tests"]
+    fit(module, callback)
+    assert callback.guard_outcomes["dense"].same_decisions(first)
+    assert callback.ledger[0]["reason"].startswith("the dense network of an earlier fit")
+    assert callback.ledger[0]["classes"]["1"]["fn"] == int(
+        ((first.target == 1) & (first.predicted == 0)).sum()
+    )
+    assert callback.state_dict()["budget"]["tests"] == spent + 1 == 2
+
+
+def test_a_refusal_of_the_first_fit_is_not_won_back_by_a_second():
+    callback, module = refusing(2, confidence=0.9), tiny()
+    fit(module, callback)
+    assert verdicts(callback) == ["baseline", "accepted", "refused"]
+    fit(module, callback)
+    assert verdicts(callback) == ["baseline"]
+    assert "has spent what this guard can prove" in callback.ledger[0]["reason"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_pruned_network_of_an_unknown_fit_is_called_so():
+    module = tiny()
+    fit(module, pruner(max_rounds=1))
+    other = pruner(baseline="current", rewind="lr", max_rounds=1)
+    fit(module, other)
+    assert (
+        "the network as it came, of which 40.0% of the prunable weights are zero already"
+        in other.ledger[0]["reason"]
+    )
+
+
 def test_a_second_fit_at_the_target_keeps_the_ticket_trainable_and_sparse():
     callback, module = pruner(), tiny()
     fit(module, callback)
@@ -368,21 +404,27 @@ def test_then_the_datamodule():
     assert callback.ledger[0]["classes"]["1"]["support"] == support(guard_loader(n=60))
 
 
+def of_the_guard_data(messages: list[str]) -> list[str]:
+    """Those that say where the guard data come from; others are of the dense network."""
+    return [message for message in messages if "guard_dataloader" in message]
+
+
 def test_then_validation_with_a_warning():
     callback = pruner(guard_dataloader=None, max_rounds=1)
-    (message,) = fit_datamodule(callback, guard=False)
+    (message,) = of_the_guard_data(fit_datamodule(callback, guard=False))
     assert "guard_dataloader is not given" in message
     assert callback.ledger[0]["classes"]["1"]["support"] == support(val_loader())
 
 
 def test_the_warning_names_what_the_guard_data_drives(tmp_path):
     callback = pruner(guard_dataloader=None, max_rounds=1)
-    (message,) = fit_datamodule(
+    messages = fit_datamodule(
         callback,
         False,
         EarlyStopping("val_loss", patience=9),
         ModelCheckpoint(dirpath=tmp_path, monitor="val_loss"),
     )
+    (message,) = of_the_guard_data(messages)
     assert "EarlyStopping" in message
     assert "ModelCheckpoint" in message
     assert "error level" in message

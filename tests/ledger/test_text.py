@@ -20,7 +20,7 @@ from tests.support.rows import counts, ledger_row
 def row(
     round_: int, sparsity: float, verdict: str, fn: int, reason: str = "", **change: Any
 ) -> dict[str, Any]:
-    of_class = {} if verdict == "baseline" else tested(newly_missed=12, newly_found=53 + 12 - fn)
+    of_class = {} if verdict == "baseline" else of_a_test(newly_missed=12, newly_found=53 + 12 - fn)
     made = ledger_row(
         round_,
         verdict,
@@ -32,7 +32,7 @@ def row(
     return {**made, **change}
 
 
-def tested(**known: Any) -> dict[str, Any]:
+def of_a_test(**known: Any) -> dict[str, Any]:
     return {"p_value": 0.0123, "upper_bound": 0.031, "tolerance": 0.05} | known
 
 
