@@ -36,6 +36,7 @@ COSTS = {
     "house/test_readme": "job",
     "integration": "fit",
     "integration/test_distributed": "processes",
+    "integration/test_judgement_ddp": "processes",
     "integration/test_fsdp2": "processes",
     "integration/test_killed": "processes",
     "job": "job",

@@ -1,0 +1,27 @@
+"""The guard looks once for two processes: one verdict, one network, one ladder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lightning_classprune.tickets.ladder import Ladder
+from tests.support.compare import assert_same
+from tests.support.processes import run_job
+
+
+def test_two_processes_come_to_one_judgement(tmp_path: Path) -> None:
+    run_job("judged_job.py", str(tmp_path))
+    first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert_same(first, second)
+    verdicts = [row["verdict"] for row in first["ledger"]]
+    assert verdicts[0] == "baseline"
+    assert set(verdicts[1:]) <= {"accepted", "refused", "unproven", "abandoned"}
+    accepted = [row["round"] for row in first["ledger"] if row["verdict"] in ("baseline", "accepted")]
+    assert len(accepted) > 1
+    assert [entry["round"] for entry in Ladder(tmp_path / "tickets").entries()] == accepted
+    assert all(row["classes"]["1"]["support"] > 0 for row in first["ledger"] if row["classes"])
+    for name, mask in first["masks"].items():
+        assert not first["weights"][name][~mask].any()
+    assert len(list((tmp_path / "tickets").glob("judged-*.json"))) == 1

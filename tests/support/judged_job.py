@@ -1,0 +1,53 @@
+"""A run of two processes whose guard looks once, at the end: `python judged_job.py <folder>`; each saves what it saw."""
+
+from __future__ import annotations
+
+import sys
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_classprune import ClassAwarePruningCallback, Files, Fixed, Guard
+from tests.support.compare import weights
+from tests.support.ddp_job import Net, dataset
+
+torch.set_num_threads(1)
+
+
+def main(folder: str) -> None:
+    pl.seed_everything(7, verbose=False)
+    callback = ClassAwarePruningCallback(
+        2,
+        {1: 0.3},
+        guard_dataloader=DataLoader(dataset(301, 3), batch_size=50),
+        target_sparsity=0.8,
+        search=Fixed(fraction=0.5, rewind="lr"),
+        guard=Guard(offset="validation", judging="end", max_fp_rise=0.3),
+        files=Files(ladder=f"{folder}/tickets"),
+    )
+    trainer = pl.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    net = Net()
+    data = (DataLoader(dataset(203, n), batch_size=16, shuffle=n == 1) for n in (1, 2))
+    trainer.fit(net, *data)
+    seen = {
+        "ledger": [{**row, "seconds": 0} for row in callback.ledger],
+        "weights": weights(net),
+        "masks": callback.masks,
+        "offsets": callback.offsets,
+    }
+    torch.save(seen, f"{folder}/rank-{trainer.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
