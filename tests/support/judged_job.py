@@ -1,4 +1,4 @@
-"""A run of two processes whose guard looks once, at the end: `python judged_job.py <folder>`; each saves what it saw."""
+"""A run of two processes that is judged once, at its end: `python judged_job.py <folder>`; each saves what it saw."""
 
 from __future__ import annotations
 
