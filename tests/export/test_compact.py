@@ -263,7 +263,7 @@ def test_a_channel_run_shrinks_to_its_channels():
         protect={1: 1.0},
         target_sparsity=0.6,
         search=Fixed(fraction=0.3),
-        guard=Guard(confidence=None),
+        guard=Guard(confidence=None, max_fp_rise=None),
         cut=Cut(granularity="channel"),
         guard_dataloader=images(seed=3),
     )

@@ -104,7 +104,14 @@ def test_commands_lead_to_their_functions(wheel: Path) -> None:
     parser = ConfigParser()
     parser.read_string(archive.read(entries).decode())
     commands = dict(parser["console_scripts"])
-    assert commands.keys() == {"classprune", "classprune-export", "classprune-report", "classprune-sweep"}
+    assert commands.keys() == {
+        "classprune",
+        "classprune-export",
+        "classprune-judge",
+        "classprune-power",
+        "classprune-report",
+        "classprune-sweep",
+    }
     for target in commands.values():
         module, _, function = target.partition(":")
         assert callable(getattr(import_module(module), function))

@@ -102,7 +102,7 @@ def pruning_of(cli: LightningCLI) -> ClassAwarePruningCallback:
 def test_python_takes_words_and_dataclasses(search: SearchName | Search, expected: Search) -> None:
     settings = said_in_python(search).settings
     assert settings.search == expected
-    assert settings.guard == Guard(confidence=None)
+    assert settings.guard == Guard(confidence=0.9, offset="validation", judging="end")
     assert settings.files == Files(ladder="tickets")
 
 
@@ -150,14 +150,14 @@ def test_any_hydra_application_can_choose(overrides: list[str], search: Search) 
 
 def test_the_job_chooses_a_search_by_its_group() -> None:
     words = ["data=breast_cancer", "run_dir=here", "facts.num_classes=2", "facts.class_names=[a,malignant]"]
-    more = ["callbacks.classprune.guard.confidence=null", "callbacks.classprune.cut.criterion=random"]
+    more = ["callbacks.classprune.guard.confidence=0.9", "callbacks.classprune.cut.criterion=random"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         default = compose("config", words)
         chosen = compose("config", [*words, "search=fixed", "search.fraction=0.5", *more])
-    assert instantiate(default.callbacks.classprune).settings.search == Adaptive()
+    assert instantiate(default.callbacks.classprune).settings.search == Adaptive(on_refusal="stop", retries=0)
     settings = instantiate(chosen.callbacks.classprune).settings
     assert settings.search == Fixed(fraction=0.5)
-    assert settings.guard == Guard(confidence=None)
+    assert settings.guard == Guard(confidence=0.9, offset="validation", judging="end")
     assert settings.cut == Cut(criterion="random")
 
 

@@ -144,7 +144,7 @@ INIT_ARGS: dict[str, Any] = {
     },
     "target_sparsity": 0.75,
     "search": {"class_path": "lightning_classprune.Fixed", "init_args": {"fraction": 0.5}},
-    "guard": {"confidence": None},
+    "guard": {"confidence": None, "max_fp_rise": None},
     "cut": {"class_path": "lightning_classprune.Cut", "init_args": {"prunable": ["net.*"]}},
 }
 
@@ -186,7 +186,7 @@ def test_lightning_cli_builds_the_callback_from_yaml(
     tolerance = FNTolerance(rate=0.5)
     assert pruning.settings.tolerances == {"cracked": tolerance, "sound": tolerance}
     assert pruning.settings.search == Fixed(fraction=0.5)
-    assert pruning.settings.guard == Guard(confidence=None)
+    assert pruning.settings.guard == Guard(confidence=None, max_fp_rise=None)
     assert pruning.settings.cut == Cut(prunable=["net.*"])
     assert set(pruning.ledger[1]["classes"]) == {"sound", "cracked"}
 
@@ -200,7 +200,7 @@ def test_lightning_cli_takes_functions_and_indices(
         "protect": {1: 0.5},
         "target_sparsity": 0.5,
         "search": {"class_path": "Fixed", "init_args": {"fraction": 0.5}},
-        "guard": {"confidence": None},
+        "guard": {"confidence": None, "max_fp_rise": None},
         "cut": {"criterion": "USER.score"},
         "predict": "USER.predict",
         "guard_dataloader": "USER.guard_data",

@@ -114,8 +114,8 @@ def callback_of(folder: Path, *overrides: str) -> ClassAwarePruningCallback:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ([], Adaptive()),
-        (["search.rewind=init"], Adaptive(rewind="init")),
+        ([], Adaptive(on_refusal="stop", retries=0)),
+        (["search.rewind=init"], Adaptive(rewind="init", on_refusal="stop", retries=0)),
         (["search=fixed"], Fixed(fraction=0.4)),
         (["search=fixed", "search.fraction=0.5", "search.max_rounds=2"], Fixed(fraction=0.5, max_rounds=2)),
         (["callbacks.classprune.search=fixed"], Fixed()),
@@ -136,8 +136,8 @@ def test_a_sweep_over_searches_and_their_options_composes(tmp_path: Path) -> Non
     assert found == [
         Fixed(fraction=0.4, rewind="init"),
         Fixed(fraction=0.4, rewind="lr"),
-        Adaptive(rewind="init"),
-        Adaptive(rewind="lr"),
+        Adaptive(rewind="init", on_refusal="stop", retries=0),
+        Adaptive(rewind="lr", on_refusal="stop", retries=0),
     ]
 
 
