@@ -102,7 +102,7 @@ def pruning_of(cli: LightningCLI) -> ClassAwarePruningCallback:
 def test_python_takes_words_and_dataclasses(search: SearchName | Search, expected: Search) -> None:
     settings = said_in_python(search).settings
     assert settings.search == expected
-    assert settings.guard == Guard(confidence=0.9, offset="validation", judging="end")
+    assert settings.guard == Guard(confidence=None)
     assert settings.files == Files(ladder="tickets")
 
 
