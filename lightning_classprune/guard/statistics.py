@@ -12,6 +12,7 @@ proportion).
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -60,6 +61,7 @@ def tango_upper(newly_missed: int, newly_found: int, n: int, alpha: float) -> fl
     return float(optimize.brentq(excess, (newly_missed - newly_found) / n, 1.0, xtol=1e-10))
 
 
+@lru_cache(maxsize=4096)
 def exact_p_value(newly_missed: int, newly_found: int, n: int, delta: float) -> float:
     """Exact p-value of "the rise is at least ``delta``".
 
@@ -71,6 +73,7 @@ def exact_p_value(newly_missed: int, newly_found: int, n: int, delta: float) -> 
     return _largest_probability(_region(tango_z(newly_missed, newly_found, n, delta), n, delta), n, delta)
 
 
+@lru_cache(maxsize=4096)
 def exact_upper(newly_missed: int, newly_found: int, n: int, alpha: float) -> float:
     """Upper bound of the rise: the ``delta`` at which ``exact_p_value`` falls to ``alpha``, to about 1e-7.
 
@@ -197,6 +200,7 @@ def smallest_tolerance(n: int, discordance: float, level: float, power: float = 
     return high
 
 
+@lru_cache(maxsize=4096)
 def positives_needed(fnr: float, delta: float, alpha: float = 0.05, power: float = 0.8) -> int:
     """Positives with which an unchanged candidate is accepted with probability ``power``.
 
@@ -338,6 +342,7 @@ def _largest_probability(region: Ints, n: int, delta: float, points: int = 200, 
     return best
 
 
+@lru_cache(maxsize=4096)
 def _critical_z(n: int, delta: float, alpha: float) -> float:
     """Largest score at which the exact test still rejects; the normal quantile for large ``n``."""
     normal = float(special.ndtri(alpha))

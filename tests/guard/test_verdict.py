@@ -213,7 +213,7 @@ def test_outcomes_of_false_alarms_are_those_of_misses(
         assert (verdict.fp_p_value <= level) == (outcome == "accepted")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(evidences(largest=60), RATES, st.sampled_from([None, 0.01, 0.05, 0.2]))
 def test_the_test_of_false_alarms_is_that_of_misses_with_the_roles_swapped(
     evidence: Evidence, rate: float, level: float | None
@@ -223,7 +223,7 @@ def test_the_test_of_false_alarms_is_that_of_misses_with_the_roles_swapped(
     assert (misses.p_value, misses.upper_bound) == (alarms.fp_p_value, alarms.fp_upper_bound)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(evidences(largest=60), evidences(largest=60), RATES, RATES, st.sampled_from([None, 0.01, 0.05, 0.2]))
 def test_both_sides_are_tested_at_the_full_level_and_both_must_pass(
     misses: Evidence, alarms: Evidence, rate: float, rise: float, level: float | None
@@ -238,7 +238,7 @@ def test_both_sides_are_tested_at_the_full_level_and_both_must_pass(
         assert (both.outcome == "accepted") == (both.largest_p <= level)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(evidences(largest=60), st.integers(0, 60).map(lambda i: i / 100), st.sampled_from([0.01, 0.05, 0.2]))
 def test_refused_is_the_exact_test_of_the_opposite(evidence: Evidence, rate: float, level: float) -> None:
     """A rise above delta is shown where "a rise of at most delta" is rejected: the same test with b and a swapped."""
@@ -315,8 +315,8 @@ def test_unproven_names_the_number_needed() -> None:
     assert "about 234 positives would be needed" in verdict.reason
 
 
-@settings(deadline=None, max_examples=60)
-@given(evidences(largest=200), st.sampled_from([0.02, 0.05, 0.1]))
+@settings(deadline=None, max_examples=25)
+@given(evidences(largest=100), st.sampled_from([0.02, 0.05, 0.1]))
 def test_advice_never_promises_what_more_positives_cannot_cure(evidence: Evidence, rate: float) -> None:
     verdict = of_misses(evidence, rate, 0.05)
     if (evidence.newly_missed - evidence.newly_found) / evidence.support >= rate:
@@ -341,7 +341,7 @@ def test_no_bound_above_five_thousand_cases_and_no_contradiction(new: int, rate:
     assert (verdict.outcome == "accepted") == (verdict.p_value <= 0.05)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(evidences(largest=60), st.integers(1, 60).map(lambda i: i / 100))
 def test_up_to_there_the_bound_and_the_decision_agree(evidence: Evidence, rate: float) -> None:
     verdict = of_misses(evidence, rate, 0.05)
@@ -350,7 +350,7 @@ def test_up_to_there_the_bound_and_the_decision_agree(evidence: Evidence, rate: 
         assert verdict.outcome == "accepted"
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(evidences(largest=60), RATES, st.sampled_from([0.01, 0.05, 0.2]), st.sampled_from([None, 0.5, 0.9]))
 def test_one_miss_less_never_turns_accept_into_refuse(
     evidence: Evidence, rate: float, level: float, floor: float | None
