@@ -189,11 +189,11 @@ def test_offsets_decide_as_a_bias_on_the_scores(
 ) -> None:
     scores, target, protected = drawn
     given_ = {i: data.draw(OFFSETS) for i in protected if data.draw(st.booleans())}
-    bias = torch.tensor([given_.get(i, 0.0) for i in range(scores.shape[1])], dtype=scores.dtype)
+    bias = torch.tensor([given_.get(i, 0.0) for i in range(scores.shape[1])], dtype=torch.float64)
     task = Classes(names(scores.shape[1]), protected, 99.0)
     columns = task.columns(scores, target.reshape(-1))
     decisions = task.outcomes(columns, {task.names[i]: value for i, value in given_.items()})
-    assert decisions.predicted.tolist() == (scores + bias).argmax(1).tolist()
+    assert decisions.predicted.tolist() == (scores.double() + bias).argmax(1).tolist()
 
 
 @given(st.lists(VALUES, max_size=8), OFFSETS, OFFSETS, OFFSETS)
@@ -228,8 +228,9 @@ def test_offsets_shift_the_scores_of_protected_labels(
     threshold, labels = data.draw(OFFSETS), (scores > 0).long()
     task = Labels(names(scores.shape[1]), protected, threshold)
     decisions = task.outcomes(task.columns(scores, labels), offsets)
-    bias = torch.tensor([offsets.get(name, 0.0) for name in task.names], dtype=scores.dtype)
-    assert told(decisions) == ((scores + bias >= threshold).long().tolist(), labels.tolist())
+    bias = torch.tensor([offsets.get(name, 0.0) for name in task.names], dtype=torch.float64)
+    wanted = torch.where(bias != 0, scores.double() + bias >= threshold, scores >= threshold)
+    assert told(decisions) == (wanted.long().tolist(), labels.tolist())
 
 
 def test_only_the_scores_that_an_offset_can_change_are_kept() -> None:

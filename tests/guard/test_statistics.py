@@ -299,6 +299,7 @@ def test_positives_needed(fnr, delta, n, within):
     assert s.positives_needed(fnr, delta) == pytest.approx(n, rel=within + 1e-9)
 
 
+@pytest.mark.fit  # as costly as one
 def test_positives_needed_has_the_power_it_claims():
     n = s.positives_needed(0.05, 0.05)
     power = sum(
