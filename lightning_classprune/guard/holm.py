@@ -30,8 +30,3 @@ def accepted_by_holm(p_values: Sequence[float], alpha: float) -> list[bool]:
             break
         accepted[i] = True
     return accepted
-
-
-def holm_level(rank: int, candidates: int, alpha: float) -> float:
-    """The level that the candidate with the ``rank``-th smallest p-value (from 1) is tested at."""
-    return alpha / (candidates - rank + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -63,7 +63,7 @@ class LadderKeeper:
                 )
             ladder.go_on(rounds, earlier)
 
-        self._on_first(clear)
+        self._processes.on_first(clear)
         entries = ladder.entries() if self._processes.rank == 0 else []
         there = self._processes.first([entry["round"] for entry in entries])
         missing = [r for r in rounds if r not in there]
@@ -81,16 +81,7 @@ class LadderKeeper:
             return
         ladder, card = Ladder(self.folder), _card(self._of_run, ledger, ticket)
         state, masks = as_saved(module, sharding.saved(ticket.tensors), ticket.masks)
-        self._on_first(lambda: ladder.add(ledger[-1], state, masks, card))
-
-    def _on_first(self, action: Callable[[], None]) -> None:
-        error: Exception | None = None
-        if self._processes.rank == 0:
-            try:
-                action()
-            except Exception as caught:
-                error = caught
-        self._processes.raise_together(error)
+        self._processes.on_first(lambda: ladder.add(ledger[-1], state, masks, card))
 
 
 def as_saved(

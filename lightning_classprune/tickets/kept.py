@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,15 +88,8 @@ class KeptTickets:
         """
         state, masks = as_saved(module, sharding.saved(ticket.tensors), ticket.masks)
         file = f"kept-round={place:02d}-{self.run}.safetensors"
-        sha256 = ""
-        error: Exception | None = None
-        if self._processes.rank == 0:
-            try:
-                save_ticket(self.folder / file, state, masks)
-                sha256 = digest(state, masks)
-            except Exception as caught:
-                error = caught
-        self._processes.raise_together(error)
+        self._processes.on_first(lambda: save_ticket(self.folder / file, state, masks))
+        sha256 = digest(state, masks) if self._processes.rank == 0 else ""
         one = Kept(file, self._processes.first(sha256), place, dict(ticket.offsets), dict(chance))
         if self.dense is None:
             self.dense = one
@@ -178,7 +171,7 @@ class KeptTickets:
 
     def _write_mark(self, networks: list[str], *, done: bool) -> None:
         content = json.dumps({"networks": networks, "done": done}) + "\n"
-        self._on_first(lambda: files.write_text(self._mark, content))
+        self._processes.on_first(lambda: files.write_text(self._mark, content))
 
     def discard(self) -> None:
         """Remove the files of all candidates; what was accepted has files of its own."""
@@ -187,16 +180,7 @@ class KeptTickets:
             for one in (*self.candidates, *([self.dense] if self.dense else [])):
                 (self.folder / one.file).unlink(missing_ok=True)
 
-        self._on_first(remove)
-
-    def _on_first(self, action: Callable[[], None]) -> None:
-        error: Exception | None = None
-        if self._processes.rank == 0:
-            try:
-                action()
-            except Exception as caught:
-                error = caught
-        self._processes.raise_together(error)
+        self._processes.on_first(remove)
 
     # -- saving --
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,20 @@ class Processes:
         for rank, raised in enumerate(errors):
             if raised is not None:
                 raise (error if rank == self.rank and error is not None else raised)
+
+    def on_first(self, action: Callable[[], object]) -> None:
+        """Do something on rank 0 alone; all ranks call this, and all learn of its error.
+
+        Raises:
+            Exception: Whatever it raised, on all ranks.
+        """
+        error: Exception | None = None
+        if self.rank == 0:
+            try:
+                action()
+            except Exception as caught:
+                error = caught
+        self.raise_together(error)
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Every rank's tensor (equal shapes), stacked along a new first dimension."""

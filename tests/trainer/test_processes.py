@@ -45,3 +45,11 @@ def test_an_error_that_cannot_travel_says_the_same_elsewhere() -> None:
     assert _portable(None) is None
     told = _portable(TwoArguments("nothing", "here"))
     assert str(pickle.loads(pickle.dumps(told))) == "TwoArguments in another process: nothing in here"
+
+
+def test_what_the_first_process_does_alone_is_done_once_and_its_error_is_everybodys() -> None:
+    done: list[int] = []
+    Processes(0, 1).on_first(lambda: done.append(1))
+    assert done == [1]
+    with pytest.raises(OSError, match="no space"):
+        Processes(0, 1).on_first(lambda: (_ for _ in ()).throw(OSError("no space")))
