@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lightning_classprune.export.onnx_export import export_onnx
     from lightning_classprune.export.sparse_inference import sparsify_for_inference
     from lightning_classprune.guard import statistics as statistics
+    from lightning_classprune.guard import tasks as tasks
     from lightning_classprune.guard.decision_offset import DecisionOffset
     from lightning_classprune.guard.options import Guard
     from lightning_classprune.guard.statistics import chance_at_setup
@@ -91,7 +92,7 @@ _HOMES = {
     "sparsify_for_inference": "export.sparse_inference",
 }
 # Modules that users know by a name of their own.
-_MODULES = {"report": "ledger.figure", "statistics": "guard.statistics"}
+_MODULES = {"report": "ledger.figure", "statistics": "guard.statistics", "tasks": "guard.tasks"}
 
 
 def _version() -> str:

@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_classprune.guard.options import Guard
 from lightning_classprune.guard.task import Outcomes
+from lightning_classprune.guard.tasks import AnyTask
 from lightning_classprune.guard.tolerance import FNTolerance
 from lightning_classprune.guard.validation_recall import RECALL, ValidationRecall, recalls
 from lightning_classprune.ledger.frame import ledger_frame
@@ -67,7 +68,9 @@ class ClassAwarePruningCallback(_Callback):
         cut: What is pruned, and by which criterion.
         files: What is kept beside the trainer's checkpoints.
         threshold: Decision threshold on raw one-logit or multi-label scores; a score at it is positive.
-        predict: `(pl_module, batch) -> (scores, target)`; `(pl_module(batch[0]), batch[1])` by default.
+        predict: `(pl_module, batch) -> (scores, target)`; `(pl_module(batch[0]), batch[1])` by default. Or `(scores,
+            target, case)`, with the id of the independent unit (patient, part, drive) of each sample.
+        task: What is found or missed: classes or labels by default; objects with one of `lightning_classprune.tasks`.
         guard_dataloader: Loader, or function that returns one; default the datamodule's `guard_dataloader()`, else
             the validation data, with a warning.
 
@@ -90,6 +93,7 @@ class ClassAwarePruningCallback(_Callback):
         threshold: float = 0.0,
         predict: Predict | None = None,
         guard_dataloader: Callable[[], Any] | Any = None,
+        task: AnyTask | None = None,
         **unknown: NoReturn,
     ) -> None:
         super().__init__()
@@ -106,6 +110,7 @@ class ClassAwarePruningCallback(_Callback):
             threshold=threshold,
             predict=predict,
             guard_dataloader=guard_dataloader,
+            task=task,
         )
         self._startup: Startup | None = None  # from `setup` on
         self._run: PruningRun | None = None  # from `on_fit_start` on

@@ -1,12 +1,13 @@
 """Classes and labels: the two tasks whose cases are decided by one score a class.
 
 Scores become decisions before any metric sees them. Of the scores only those that an offset can change are kept: the
-protected classes', and the best of the others.
+protected classes', and the best of the others. Where samples have ids of a unit, these are the last column.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_classprune.guard.offset import Sweep
+from lightning_classprune.guard import units
+from lightning_classprune.guard.offset import Counted, Sweep, counted
 from lightning_classprune.guard.outcomes import Decisions
 from lightning_classprune.guard.task import Columns, NaNScoresError
+from lightning_classprune.guard.units import Cluster
 
 #: From so many cases on, one label each is no chance.
 ENOUGH_ROWS = 10
@@ -46,10 +49,11 @@ class Classes:
             target = target[:, 0]
         if scores.ndim == 2 and scores.shape[1] == 1 and classes == 2:
             scores = scores[:, 0]
+        scores = _of_decisions(scores, self._threshold)
         if target.ndim != 1 or not scores.ndim or len(scores) != len(target):
             raise ValueError(
                 f"predict returned {_shapes(scores, target, classes)}; one target a sample is needed, or multi-label "
-                "targets of the scores' shape"
+                f"targets of the scores' shape{_task_for(scores, target)}"
             )
         _check_values(scores, target, classes)
         if scores.ndim == 1 and classes == 2:
@@ -58,6 +62,7 @@ class Classes:
             also = ", (n,) or (n, 1)" if classes == 2 else ""
             raise ValueError(
                 f"predict returned {_shapes(scores, target, classes)}; scores must be (n, {classes}){also}"
+                f"{_task_for(scores, target)}"
             )
         if not self._others:
             return target.long(), torch.full_like(target.long(), classes), scores
@@ -149,6 +154,7 @@ class Labels:
 
     def columns(self, scores: Tensor, target: Tensor, case: Any = None) -> Columns:
         """Targets, decisions without offsets, and the scores of the protected labels."""
+        scores = _of_decisions(scores, self._threshold, of_labels=True)
         _check_values(scores, target, 2)
         return target.long(), (scores >= self._threshold).long(), scores[:, self._protected]
 
@@ -209,15 +215,21 @@ class ClassesOrLabels:
         names: Of all classes or labels, two or more.
         protected: Indices of the protected ones.
         threshold: On raw one-logit and multi-label scores; a score at it is positive.
+        cluster: How a unit's samples become its evidence, where they have ids of one.
     """
 
-    def __init__(self, names: Sequence[str], protected: Sequence[int], threshold: float) -> None:
+    measure = "accuracy"
+
+    def __init__(
+        self, names: Sequence[str], protected: Sequence[int], threshold: float, cluster: Cluster = "one"
+    ) -> None:
         self.names = tuple(names)
+        self._protected, self._cluster = [self.names[i] for i in protected], cluster
         self._classes = Classes(names, protected, threshold)
         self._labels = Labels(names, protected, threshold)
 
     def columns(self, scores: Any, target: Any, case: Any = None) -> Columns:
-        """Those of the task that the shapes tell.
+        """Those of the task that the shapes tell, and ids of units where there are any.
 
         Raises:
             ValueError: Shapes, class counts, targets or scores that make no sense together; names `predict`.
@@ -225,29 +237,59 @@ class ClassesOrLabels:
         if not (isinstance(scores, Tensor) and isinstance(target, Tensor)):
             raise ValueError(
                 "predict must return two tensors (scores, target), got "
-                f"{type(scores).__name__} and {type(target).__name__}"
+                f"{type(scores).__name__} and {type(target).__name__}{_task_for(scores, target)}"
             )
-        if not scores.is_floating_point():
+        if not scores.is_floating_point() and scores.dtype != torch.bool:
             raise ValueError(
-                f"predict returned scores of dtype {scores.dtype}; real scores are needed, not decisions"
+                f"predict returned scores of dtype {scores.dtype}; real scores are needed, or decisions of dtype bool"
             )
         task = self._labels if self._labels.fits(scores, target) else self._classes
-        return task.columns(scores, target, case)
+        columns = task.columns(scores, target)
+        return columns if case is None else (*columns, units.read_ids(case, len(target)))
+
+    def samples(self, columns: Columns) -> None:
+        """Every row is a sample."""
+
+    def numbered(self, columns: Columns, places: Tensor) -> Columns:
+        """A row knows its sample."""
+        return columns
+
+    def ids(self, columns: Columns) -> Tensor | None:
+        """Those of the last column, if that has them."""
+        return _without_ids(columns)[1]
 
     def outcomes(self, columns: Columns, offsets: Mapping[str, float]) -> Decisions:
         """Those of the task whose columns these are."""
-        return self._of(columns).outcomes(columns, offsets)
+        columns, ids = _without_ids(columns)
+        decided = self._of(columns).outcomes(columns, offsets)
+        if ids is None:
+            return decided
+        return replace(decided, unit=ids[:, 0], order=units.draw(len(ids)), cluster=self._cluster)
 
-    def sweep(self, columns: Columns, offsets: Mapping[str, float], name: str, dense: Decisions) -> Sweep:
-        """That of the task whose columns these are."""
-        return self._of(columns).sweep(columns, offsets, name, dense)
+    def sweep(
+        self, columns: Columns, offsets: Mapping[str, float], name: str, dense: Decisions
+    ) -> Sweep | Counted:
+        """That of the task whose columns these are; of units what they say at some thresholds."""
+        plain, ids = _without_ids(columns)
+        sweep = self._of(plain).sweep(plain, offsets, name, dense)
+        if ids is None:
+            return sweep
+        return counted(
+            sweep.some(),
+            lambda threshold: self.outcomes(columns, {**offsets, name: -threshold}),
+            dense,
+            self._protected,
+        )
 
     def wrong_targets(self, columns: Columns) -> str | None:
-        """As in the task whose columns these are."""
-        return self._of(columns).wrong_targets(columns) if columns else None
+        """As in the task whose columns these are; or what is wrong with ids of units."""
+        columns, ids = _without_ids(columns)
+        wrong = None if ids is None else units.wrong_ids(ids[:, 1])
+        return wrong or (self._of(columns).wrong_targets(columns) if columns else None)
 
     def wrong_scores(self, columns: Columns) -> str | None:
         """As in the task whose columns these are."""
+        columns, _ = _without_ids(columns)
         return self._of(columns).wrong_scores(columns) if columns else None
 
     def exclusive(self, columns: Columns) -> bool:
@@ -260,6 +302,57 @@ class ClassesOrLabels:
     def restored(self, state: Mapping[str, Any]) -> Decisions:
         """See `Decisions.from_state_dict`."""
         return Decisions.from_state_dict(state)
+
+
+def _without_ids(columns: Columns) -> tuple[Columns, Tensor | None]:
+    """Columns without ids of units, and these: scores are real numbers, so that a last column of others are ids."""
+    if not columns or columns[-1].is_floating_point():
+        return columns, None
+    return columns[:-1], columns[-1]
+
+
+def _of_decisions(scores: Tensor, threshold: float, *, of_labels: bool = False) -> Tensor:
+    """Scores that decide as booleans say; real ones as they are."""
+    if scores.dtype != torch.bool:
+        return scores
+    if of_labels or scores.ndim == 1:
+        return scores.float() * 2 - 1 + threshold
+    if scores.ndim == 2 and len(scores) and not bool((scores.sum(1) == 1).all()):
+        raise ValueError(
+            "predict returned decisions of dtype bool, of which a sample has none or several; exactly one class is "
+            "to be decided, or let predict return multi-label targets of the same shape"
+        )
+    return scores.float()
+
+
+def _task_for(scores: Any, target: Any) -> str:
+    """Which task the shapes are those of, with a line to paste; nothing if of none."""
+    if isinstance(scores, list | tuple | Mapping) or isinstance(target, list | tuple | Mapping):
+        first = next(iter(target), None) if isinstance(target, list | tuple) else None
+        kind = (
+            "InstanceSegmentation"
+            if isinstance(first, Mapping) and {"masks", "map"} & {*first}
+            else "Detection"
+        )
+    else:
+        shape = tuple(getattr(target, "shape", ()))
+        kind = {2: "Tokens", 3: "Segmentation"}.get(len(shape), "Segmentation" if len(shape) == 4 else "")
+        if scores.ndim < 3:
+            kind = ""
+    if not kind:
+        return ""
+    return (
+        f". For {_PLAINLY[kind]}: from lightning_classprune.tasks import {kind}; "
+        f"ClassAwarePruningCallback(..., task={kind}())"
+    )
+
+
+_PLAINLY = {
+    "Segmentation": "masks",
+    "InstanceSegmentation": "masks of single objects",
+    "Detection": "boxes",
+    "Tokens": "tokens",
+}
 
 
 def _shapes(scores: Tensor, target: Tensor, classes: int) -> str:

@@ -26,6 +26,10 @@ def unfit(misses: Evidence, alarms: Evidence) -> str | None:
         misses: Its own counts among the class' cases; some.
         alarms: Its own counts among the others.
     """
+    if alarms.wrong is not None:  # predictions are counted, and nobody could call all that there might be
+        if misses.fn == misses.support and misses.cases[0] == misses.cases[1]:
+            return "the dense network finds none of them, so it cannot get worse at finding them"
+        return None
     found, called = misses.support - misses.fn, misses.support - misses.fn + alarms.fn
     cases = misses.support + alarms.support
     if called == cases:
@@ -72,14 +76,16 @@ def impossible(misses: Evidence, alarms: Evidence, limits: Protected, alpha: flo
             continue
         if statistics.exact_p_value(0, counts.fn, counts.support, rise) > alpha:
             return (
-                f"with {counts.support} cases not even a network without an error can prove a rise of the {what} rate "
+                f"with {_cases(counts)} not even a network without an error can prove a rise of the {what} rate "
                 f"below {rise:.3g} at {confidence_text(alpha)} confidence; allow a larger rise, or collect cases"
             )
     if floor is not None and statistics.floor_p_value(0, misses.support, floor) > alpha:
-        return (
-            f"with {misses.support} cases not even a network without a miss proves a recall above {floor:g}"
-        )
+        return f"with {_cases(misses)} not even a network without a miss proves a recall above {floor:g}"
     return None
+
+
+def _cases(counts: Evidence) -> str:
+    return f"{counts.support} {'cases' if counts.inside is None else 'units'}"
 
 
 def power_warning(
@@ -108,7 +114,7 @@ def power_warning(
     needed = statistics.positives_needed(shares[-1], delta, level, POWER)
     tolerance = statistics.smallest_tolerance(misses.support, shares[-1], level, POWER)
     return (
-        f"a network no worse than the dense one passes with probability {told} ({misses.support} guard positives, "
+        f"a network no worse than the dense one passes with probability {told} ({misses.support} guard {misses.noun}, "
         f"tolerance {delta:.3g}, {confidence_text(level)} confidence); a tolerance of {tolerance:.2g}, or about "
-        f"{needed} positives, or a dense network that misses fewer, would be met four times out of five"
+        f"{needed} {misses.noun}, or a dense network that misses fewer, would be met four times out of five"
     )

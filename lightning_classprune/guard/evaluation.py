@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_classprune.guard.data import PADDING, GuardData, Places
-from lightning_classprune.guard.task import Columns, Task
+from lightning_classprune.guard.task import Columns, OfUnits, Task
 from lightning_classprune.trainer.forward import Predict, as_in_validation, predicted
 from lightning_classprune.trainer.processes import Processes
 
@@ -38,14 +38,13 @@ def evaluate(
         ValueError: What `predict` returned makes no sense; see the task's `columns`.
         Exception: Whatever `predict` or a loader raised, on all ranks.
     """
-    share = _Share([], [])
+    share = _Share([], [], [])
     error: Exception | None = None
     with as_in_validation(trainer, pl_module), torch.no_grad():
         try:
             for batch, places in data.batches(limit):
                 try:
-                    scores, target = predicted(trainer, pl_module, predict, batch)
-                    share.add(places, task.columns(scores, target))
+                    share.add(places, task, task.columns(*predicted(trainer, pl_module, predict, batch)))
                 except Exception as caught:
                     if processes.world_size == 1:
                         raise
@@ -54,20 +53,25 @@ def evaluate(
         except Exception as caught:
             error = error or caught
     processes.raise_together(error)
-    return _merged(processes.gather_objects(share.real()))
+    merged = _merged(processes.gather_objects(share.real()))
+    if merged and isinstance(task, OfUnits):
+        return task.numbered(merged[1:], merged[0])
+    return merged[1:]
 
 
 @dataclass(frozen=True)
 class _Share:
-    """What one process decided: by batch, the places of the cases in the split, and their columns."""
+    """What one process decided: by batch, the places of the rows' samples in the split, and the columns."""
 
     places: list[Tensor]
     columns: list[Columns]
+    counts: list[int]
 
-    def add(self, places: Places, columns: Columns) -> None:
-        count = len(columns[0])
+    def add(self, places: Places, task: Task, columns: Columns) -> None:
+        rows = task.samples(columns) if isinstance(task, OfUnits) else None
+        count = len(columns[0]) if rows is None else int(rows.max()) + 1 if len(rows) else 0
         if places is None:
-            seen = sum(len(p) for p in self.places)
+            seen = sum(self.counts)
             places = list(range(seen, seen + count))
         elif isinstance(places, int):
             places = [places] * count
@@ -76,7 +80,10 @@ class _Share:
                 f"guard_dataloader: {len(places)} items of the data set became a batch of {count} samples, which "
                 "cannot be counted exactly once on several processes; its collate_fn must keep one sample an item"
             )
-        self.places.append(torch.tensor(places, dtype=torch.int64))
+        _require_alike([self.columns[-1], columns] if self.columns else [])
+        of_samples = torch.tensor(places, dtype=torch.int64)
+        self.counts.append(count)
+        self.places.append(of_samples if rows is None else of_samples[rows])
         self.columns.append(tuple(column.cpu() for column in columns))
 
     def real(self) -> Columns:
@@ -93,6 +100,15 @@ def _merged(shares: list[Columns]) -> Columns:
     present = [share for share in shares if share]
     if not present:
         return ()
+    _require_alike(present)
     places, *columns = (torch.cat(parts) for parts in zip(*present, strict=True))
     order = places.argsort(stable=True)
-    return tuple(column[order] for column in columns)
+    return places[order], *(column[order] for column in columns)
+
+
+def _require_alike(batches: list[Columns]) -> None:
+    if len({len(columns) for columns in batches}) > 1:
+        raise ValueError(
+            "predict returned case ids with some batches and none with others, or scores of another form; every batch "
+            "must be alike"
+        )

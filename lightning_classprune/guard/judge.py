@@ -14,8 +14,9 @@ from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.offset import Labels
 from lightning_classprune.guard.protected import Protected
 from lightning_classprune.guard.statistics import chance_at_setup
-from lightning_classprune.guard.task import NaNScoresError, Outcomes
-from lightning_classprune.guard.verdict import Verdict, verdict_on
+from lightning_classprune.guard.task import NaNScoresError, OfUnits, Outcomes
+from lightning_classprune.guard.thresholds import fewest_positives
+from lightning_classprune.guard.verdict import Verdict, confidence_text, verdict_on
 
 #: Shares of the positives on which a harmless candidate is supposed to differ from the dense network.
 DISCORDANCES = (0.05, 0.10, 0.20)
@@ -142,13 +143,23 @@ class Judge:
             delta = one.rise_among(misses.support, 0, misses.support)
             if delta <= 0:
                 continue  # only an improvement can pass
+            if misses.inside is not None and delta < 1:
+                needed = fewest_positives(delta, level)
+                if misses.support < needed:
+                    rank_zero_warn(
+                        f"protect[{one.name!r}]: the guard has {misses.inside.cases} {misses.inside.noun} in "
+                        f"{misses.support} independent units, and fewer than {needed} units prove nothing at tolerance "
+                        f"{delta:.3g} and {confidence_text(level)} confidence, however many {misses.inside.noun} they "
+                        "hold, unless the candidate finds more than the dense network; give more units, or allow a "
+                        "larger rise"
+                    )
             chances = [chance_at_setup(misses.support, share, delta, level) for share in DISCORDANCES]
             told = ", ".join(f"{p:.2f} ({d:.0%})" for p, d in zip(chances, DISCORDANCES, strict=True))
             say = rank_zero_warn if chances[0] < 0.5 else rank_zero_info
             say(
-                f"protect[{one.name!r}]: {misses.support} guard positives and {alarms.support} negatives; a network no "
-                f"worse than the dense one passes at tolerance {delta:.3g} with probability {told}, by the share of "
-                "positives on which the two differ"
+                f"protect[{one.name!r}]: {misses.support} guard {misses.noun} and {alarms.support} negatives; a "
+                f"network no worse than the dense one passes at tolerance {delta:.3g} with probability {told}, by the share of "
+                f"{misses.noun} on which the two differ"
             )
 
     @staticmethod
@@ -167,11 +178,19 @@ class Judge:
         for one in self.protected:
             misses, alarms = self.dense.pairs(self.dense, one.name)
             counts = f"{one.name}: {misses.fn} of {misses.support} missed, {alarms.fn} false alarms of {alarms.support}"
+            if misses.inside is not None and alarms.inside is not None:
+                wrong, cases = misses.cases
+                counts = (
+                    f"{counts} units; {wrong} of {cases} {misses.inside.noun} missed, {alarms.inside.now} "
+                    f"{alarms.inside.noun}{' wrong' if alarms.wrong is None else ''}"
+                )
             no_measure = unfit(misses, alarms) if misses.support else None
             noted = [] if no_measure is None else [no_measure]
             told.append(", ".join([counts, *noted, *(remarks(misses) if misses.support else [])]))
         whole = self.dense.mistakes(self.dense)
-        accuracy = f"accuracy {1 - whole.fn / whole.support:.3g}" if whole.support else "no cases"
+        task, (wrong, cases) = self.evaluator.task, whole.cases
+        measure = task.measure if isinstance(task, OfUnits) else "accuracy"
+        accuracy = f"{measure} {1 - wrong / cases:.3g}" if cases else "no cases"
         return "; ".join([*told, ", ".join([accuracy, *self.dense.remarks()])])
 
     def labels(self) -> dict[str, Labels]:

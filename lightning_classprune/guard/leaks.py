@@ -1,7 +1,7 @@
 """Leaks: cases that the guard has twice, or that training or the choosing validation data have too.
 
 Identity is told through `Subset` and `ConcatDataset` down to the data set that holds the sample; content by a hash of
-its input tensors. All guard samples are read once for that, and of other data at most `MOST_READ`: enough to find
+its input tensors; units are told by the ids that `predict` gives. All guard samples are read once for that, and of other data at most `MOST_READ`: enough to find
 that a part of the guard is in them, whatever their size.
 """
 
@@ -19,7 +19,11 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 
-from lightning_classprune.guard.data import GuardData
+from lightning_classprune.guard import units
+from lightning_classprune.guard.data import GuardData, shard_guard_data
+from lightning_classprune.guard.evaluation import evaluate
+from lightning_classprune.guard.task import Columns
+from lightning_classprune.trainer.forward import Predict
 from lightning_classprune.trainer.loaders import has_own_sampler, rebuilt, visited_indices
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.randomness import untouched_randomness
@@ -183,6 +187,72 @@ def check_apart(
             f"{equal} of {len(seen)} {what} that were looked at equal a guard sample bit for bit; with few discrete "
             "inputs that may be chance"
         )
+
+
+def check_units_apart(
+    trainer: Any,
+    module: Any,
+    ids: Tensor,
+    others: Sequence[Any],
+    what: str,
+    mend: str,
+    predict: Predict,
+    processes: Processes,
+) -> None:
+    """Refuse other data of the guard's own units: samples of one patient are no independent cases of each other.
+
+    Args:
+        trainer: The running trainer.
+        module: The network; what it says does not matter.
+        ids: `(n, 2)` of the guard.
+        others: Loaders of the other data, of which at most `MOST_READ` samples are read, at equal distances.
+        what: Their samples are called.
+        mend: What to do.
+        predict: Gives the ids.
+        processes: Of the job.
+
+    Raises:
+        MisconfigurationException: A unit is in both, or the ids are of another type.
+    """
+    known = [loader for loader in others if not _is_stream(loader)]
+    try:
+        data = shard_guard_data(
+            [_at_distances(loader) for loader in known], "argument", processes.rank, processes.world_size
+        )
+        columns = evaluate(trainer, module, data, predict, _Ids(), processes)  # type: ignore[arg-type]
+    except Exception as error:
+        rank_zero_warn(
+            f"whether {what} are of the guard's units is not known: predict cannot read them ({type(error).__name__}: "
+            f"{error})"
+        )
+        return
+    theirs = columns[0] if columns else torch.zeros(0, 2, dtype=torch.int64)
+    if not len(theirs) or bool((theirs[:, 1] == units.NONE).any()):
+        if known:
+            rank_zero_warn(
+                f"whether {what} are of the guard's units is not known: predict gives no case ids of them"
+            )
+        return
+    if wrong := units.wrong_ids(torch.cat([ids[:, 1], theirs[:, 1]])):
+        raise MisconfigurationException(f"guard data and {what}: {wrong}")
+    both = set(ids[:, 0].tolist()) & set(theirs[:, 0].tolist())
+    if both:
+        raise MisconfigurationException(
+            f"{len(both)} units of the guard hold {what} too, by the case ids of predict; their samples are no "
+            f"independent cases of each other: {mend}"
+        )
+
+
+def _at_distances(loader: DataLoader[Any]) -> DataLoader[Any]:
+    indices = list(range(len(loader.dataset))) if has_own_sampler(loader) else visited_indices(loader)[0]  # type: ignore[arg-type]
+    return rebuilt(loader, indices[:: -(-len(indices) // MOST_READ) or 1])
+
+
+class _Ids:
+    """Of the task all that units are told by."""
+
+    def columns(self, scores: Any, target: Any, case: Any = None) -> Columns:
+        return (units.read_ids(case, len(target)),)
 
 
 def _bases(loader: DataLoader[Any]) -> set[int]:

@@ -8,8 +8,9 @@ accepts nearly every network, at any price.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 from lightning_classprune.guard import statistics
 from lightning_classprune.guard.evidence import Evidence
 from lightning_classprune.guard.protected import Protected
+
+#: Thresholds that are tried where every one takes a look at all units.
+SOME = 129
 
 #: Chance of proof from which on a lower threshold, with more false alarms, is not worth having: maximising it would
 #: use up what the tolerances allow.
@@ -44,6 +48,66 @@ class Sweep:
     dense: Mapping[str, Booleans]
     claimed: Mapping[str, Booleans]
     unclaimed: Mapping[str, Booleans]
+
+    @property
+    def tried(self) -> Floats:
+        """All thresholds that decide differently, ascending."""
+        return thresholds(self.margin)
+
+    def some(self) -> Floats:
+        """At most `SOME` of them, at equal distances by rank, both ends among them."""
+        tried = self.tried
+        return tried[np.unique(np.linspace(0, len(tried) - 1, SOME).round().astype(np.int64))]
+
+    def counts(self, name: str, tried: Floats) -> tuple[Tables, Tables]:
+        """Paired counts of a class at every threshold: of misses and of false alarms."""
+        return _tables(self, name, tried)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What is decided as the threshold of one class moves, where it was counted beforehand.
+
+    Attributes:
+        tried: The thresholds, ascending.
+        tables: By protected class, paired counts at every threshold: of misses and of false alarms.
+    """
+
+    tried: Floats
+    tables: Mapping[str, tuple[Tables, Tables]]
+
+    def counts(self, name: str, tried: Floats) -> tuple[Tables, Tables]:
+        """Those of a class."""
+        return self.tables[name]
+
+
+def counted(tried: Floats, decide: Callable[[float], Any], dense: Any, names: Sequence[str]) -> Counted:
+    """Count at every threshold what outcomes say.
+
+    Args:
+        tried: The thresholds, ascending.
+        decide: Gives the outcomes at one.
+        dense: The dense network's outcomes on the same cases.
+        names: The protected classes.
+    """
+    found: dict[str, list[tuple[Evidence, Evidence]]] = {name: [] for name in names}
+    for threshold in tried.tolist():
+        outcomes = decide(threshold)
+        for name in names:
+            found[name].append(outcomes.pairs(dense, name))
+    return Counted(
+        tried, {name: (_stacked([m for m, _ in p]), _stacked([a for _, a in p])) for name, p in found.items()}
+    )
+
+
+def _stacked(seen: Sequence[Evidence]) -> Tables:
+    return Tables(
+        seen[0].support,
+        seen[0].baseline_missed,
+        np.array([e.newly_missed for e in seen]),
+        np.array([e.newly_found for e in seen]),
+        None if seen[0].wrong is None else np.array([e.wrong for e in seen]),
+    )
 
 
 @dataclass(frozen=True)
@@ -84,7 +148,7 @@ def thresholds(margin: Floats) -> Floats:
 
 
 def choose_offset(
-    sweep: Sweep,
+    sweep: Sweep | Counted,
     protected: Sequence[Protected],
     labels: Mapping[str, Labels],
     level: float | None,
@@ -101,8 +165,8 @@ def choose_offset(
         level: Of the guard's test; None for the point rule.
         want: See `WANT`.
     """
-    tried = thresholds(sweep.margin)
-    tables = {one.name: _tables(sweep, one.name, tried) for one in protected}
+    tried = sweep.tried
+    tables = {one.name: sweep.counts(one.name, tried) for one in protected}
     chance = np.ones(len(tried))
     for one in protected:
         chance *= chance_on_both_sides(*tables[one.name], one, labels[one.name], level)
@@ -123,10 +187,12 @@ class Tables:
     dense_wrong: int
     new: Ints
     gone: Ints
+    wrong: Ints | None = None
 
     def at(self, place: int) -> Evidence:
         """Those at one threshold."""
-        return Evidence(self.support, self.dense_wrong, int(self.new[place]), int(self.gone[place]))
+        wrong = None if self.wrong is None else int(self.wrong[place])
+        return Evidence(self.support, self.dense_wrong, int(self.new[place]), int(self.gone[place]), wrong)
 
 
 def _tables(sweep: Sweep, name: str, tried: Floats) -> tuple[Tables, Tables]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from lightning_classprune.guard.units import CLUSTERS, Cluster
 from lightning_classprune.trainer import arguments
 
 
@@ -25,6 +26,9 @@ class Guard:
             guard's, so that it is judged where it is best on its ROC curve; `"none"`: it is judged as it is.
         judging: `"round"`: the guard judges each round, in a fixed sequence; `"end"`: validation data accept and
             refuse during the run, and the guard judges the candidates that were kept once, with Holm's procedure.
+        cluster: How the cases of a unit - the objects of an image, the samples of one case id - become its evidence:
+            `"one"`: one of them is drawn, with a fixed seed; `"any"`: a unit is missed if any is; `"betting"`: the mean
+            of each unit is tested by betting. Without objects or ids every case is a unit, and nothing changes.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
@@ -35,6 +39,7 @@ class Guard:
     max_fp_rise: float | Mapping[int | str, float | None] | None = 0.10
     offset: Literal["none", "validation"] = "none"
     judging: Literal["round", "end"] = "round"
+    cluster: Cluster = "one"
 
     def __post_init__(self) -> None:
         if self.confidence is not None:
@@ -48,6 +53,7 @@ class Guard:
         object.__setattr__(self, "max_fp_rise", _read_rise(self.max_fp_rise))
         arguments.one_of("Guard.offset", self.offset, ("none", "validation"))
         arguments.one_of("Guard.judging", self.judging, ("round", "end"))
+        arguments.one_of("Guard.cluster", self.cluster, CLUSTERS)
         if self.offset == "validation" and _unguarded(self.max_fp_rise):
             raise ValueError(
                 f"Guard.offset='validation' with max_fp_rise={self.max_fp_rise!r}: an offset alone accepts nearly "

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassStatScores, MultilabelStatScores
 
 from lightning_classprune.guard.evidence import Evidence, paired
+from lightning_classprune.guard.units import Cluster, unit_evidence
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,18 @@ class Decisions:
         predicted: Same shape and kind.
         num_classes: Number of classes (labels).
         names: One a class; indices where there are none.
+        unit: `(n,)` ids of the independent unit that each case belongs to; None where each is one.
+        order: `(n,)`, with units: the order in which cases are drawn.
+        cluster: How a unit's cases become its evidence.
     """
 
     target: Tensor
     predicted: Tensor
     num_classes: int
     names: tuple[str, ...] = ()
+    unit: Tensor | None = None
+    order: Tensor | None = None
+    cluster: Cluster = "one"
 
     def __len__(self) -> int:
         return len(self.target)
@@ -56,7 +63,10 @@ class Decisions:
 
     def same_cases(self, other: Decisions) -> bool:
         """Whether both hold the same targets in the same order."""
-        return torch.equal(self.target.long(), other.target.long())
+        same = torch.equal(self.target.long(), other.target.long())
+        if self.unit is None or other.unit is None:
+            return same and self.unit is other.unit
+        return same and torch.equal(self.unit, other.unit)
 
     def same_decisions(self, other: Decisions) -> bool:
         """Whether both hold the same cases and the same decisions."""
@@ -72,13 +82,28 @@ class Decisions:
         index = self.names.index(name) if self.names else int(name)
         positive, before = dense.found(index)
         _, now = self.found(index)
-        return paired(positive, before, now), paired(~positive, ~before, ~now)
+        if dense.unit is None:
+            return paired(positive, before, now), paired(~positive, ~before, ~now)
+        # Whether any of a unit's many negatives is called positive says nothing of how many are.
+        others: Cluster = "betting" if dense.cluster == "betting" else "one"
+        return (
+            dense.of_units(dense.cluster, positive, before, now),
+            dense.of_units(others, ~positive, ~before, ~now),
+        )
+
+    def of_units(self, cluster: Cluster, cases: Tensor, before: Tensor, now: Tensor) -> Evidence:
+        """Evidence of the units of some cases, by the draw of these outcomes; see `unit_evidence`."""
+        assert self.unit is not None
+        assert self.order is not None
+        return unit_evidence(cluster, self.unit, cases, before, now, self.order, "samples")
 
     def mistakes(self, dense: Decisions) -> Evidence:
         """Wrong decisions of whatever class, against the dense network; as `pairs` otherwise."""
         self._require_same_cases(dense)
         before = dense.right()
-        return paired(torch.ones_like(before), before, self.right())
+        if dense.unit is None or dense.target.ndim == 2:
+            return paired(torch.ones_like(before), before, self.right())
+        return dense.of_units("one", torch.ones_like(before), before, self.right())
 
     def remarks(self) -> list[str]:
         """Whether its accuracy is below that of always naming the most frequent class; of labels nothing."""
@@ -102,15 +127,19 @@ class Decisions:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and primitives, small: two bytes a decision."""
-        return {
+        saved: dict[str, Any] = {
             "target": self.target.to(torch.int16),
             "predicted": self.predicted.to(torch.int16),
             "num_classes": self.num_classes,
             "names": list(self.names),
         }
+        if self.unit is None:
+            return saved
+        return saved | {"unit": self.unit, "order": self.order, "cluster": self.cluster}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Decisions:
         """The outcomes that `state_dict` stored."""
         target, predicted = state["target"].long(), state["predicted"].long()
-        return cls(target, predicted, int(state["num_classes"]), tuple(state["names"]))
+        known = {key: state[key] for key in ("unit", "order", "cluster") if key in state}
+        return cls(target, predicted, int(state["num_classes"]), tuple(state["names"]), **known)

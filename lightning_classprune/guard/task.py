@@ -1,20 +1,21 @@
 """Tasks: what it means that a case was found; one file for each kind of task implements them.
 
-A task turns what `predict` returns for a batch into columns, one row a case, and the columns of a whole pass into
-outcomes. What is judged, searched and shown knows outcomes only.
+A task turns what `predict` returns for a batch into columns, and the columns of a whole pass into outcomes. A row is a
+sample; of samples that hold several cases, such as the objects of an image, they are several. What is judged, searched
+and shown knows outcomes only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from lightning_classprune.guard.evidence import Evidence
-from lightning_classprune.guard.offset import Sweep
+from lightning_classprune.guard.offset import Counted, Sweep
 
-#: Of a batch, or of a pass: tensors on the CPU of one length, a row a case; none where there was no batch.
+#: Of a batch, or of a pass: tensors of one length, on the CPU after a pass; none where there was no batch.
 Columns = tuple[Tensor, ...]
 
 
@@ -65,12 +66,12 @@ class Task(Protocol):
     names: tuple[str, ...]
 
     def columns(self, scores: Any, target: Any, case: Any = None) -> Columns:
-        """What a batch says, a row a case.
+        """What a batch says.
 
         Args:
             scores: What `predict` returned first.
             target: What it returned second.
-            case: The independent unit that each row belongs to; None where a row is a unit of its own.
+            case: `(n,)` ids of the independent unit that each sample belongs to; None where it is a unit of its own.
 
         Raises:
             ValueError: They make no sense together; names `predict`.
@@ -87,7 +88,7 @@ class Task(Protocol):
         """
         ...
 
-    def sweep(self, columns: Columns, offsets: Mapping[str, float], name: str, dense: Any) -> Sweep:
+    def sweep(self, columns: Columns, offsets: Mapping[str, float], name: str, dense: Any) -> Sweep | Counted:
         """What is decided as the offset of one class moves: its bias is minus the sweep's threshold.
 
         Args:
@@ -112,6 +113,42 @@ class Task(Protocol):
 
     def restored(self, state: Mapping[str, Any]) -> Outcomes:
         """The outcomes whose `state_dict` this is."""
+        ...
+
+
+@runtime_checkable
+class OfUnits(Task, Protocol):
+    """A task whose samples belong to units, or hold several cases each.
+
+    Attributes:
+        measure: What the share of right decisions of whatever class is called.
+    """
+
+    measure: str
+
+    def samples(self, columns: Columns) -> Tensor | None:
+        """Which sample of the batch each row is of, of every sample one at least; None: every row is a sample.
+
+        Args:
+            columns: Of one batch.
+        """
+        ...
+
+    def numbered(self, columns: Columns, places: Tensor) -> Columns:
+        """The columns of a whole pass, in the order of the data, in which every row knows its sample.
+
+        Args:
+            columns: Of a whole pass.
+            places: `(rows,)`: where the sample of each row stands in the data, or the batch that it is in.
+        """
+        ...
+
+    def ids(self, columns: Columns) -> Tensor | None:
+        """`(rows, 2)`: the ids of units that `predict` gave, and of what kind; None if it gave none.
+
+        Args:
+            columns: Of a whole pass.
+        """
         ...
 
 

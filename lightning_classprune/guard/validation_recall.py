@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_classprune.guard.task import NaNScoresError, Task
+from lightning_classprune.guard.task import NaNScoresError, OfUnits, Task
 from lightning_classprune.trainer.forward import Predict, scores_and_target
 from lightning_classprune.trainer.randomness import untouched_randomness
 
@@ -57,18 +57,26 @@ class ValidationRecall:
             self._give_up(error)
             return
         try:
-            scores, target = scores_and_target(returned)
-            columns = self._task.columns(scores, target)
+            columns = self._task.columns(*scores_and_target(returned))
         except NaNScoresError:
             self._diverged = True  # a matter for the verdict, not for validation
             return
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
-        real = self._real(trainer, dataloader_idx, len(columns[0]))
-        outcomes = self._task.outcomes(tuple(column.cpu()[real] for column in columns), {})
+        rows = self._task.samples(columns) if isinstance(self._task, OfUnits) else None
+        size = len(columns[0]) if rows is None else int(rows.max()) + 1 if len(rows) else 0
+        real = self._real(trainer, dataloader_idx, size)
+        if rows is not None:
+            real = real[rows]
+        columns = tuple(column.cpu()[real] for column in columns)
+        if rows is not None and isinstance(self._task, OfUnits):
+            columns = self._task.numbered(columns, rows[real])
+        outcomes = self._task.outcomes(columns, {})
         for count, name in zip(self._counts, self._names, strict=True):
             misses, _ = outcomes.pairs(outcomes, name)
-            count += torch.tensor([misses.fn, misses.support])
+            count += torch.tensor(
+                misses.cases
+            )  # of all objects: what is drawn of a unit is the guard's matter
 
     def metrics(self, trainer: Any) -> dict[str, float]:
         """Recall, false negatives and support by class over all ranks; no recall for a class without samples.

@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 from scipy import special
 
 from lightning_classprune.guard import statistics
+from lightning_classprune.guard.betting import betting_p_value, betting_upper
 from lightning_classprune.guard.error_budget import check_level
 from lightning_classprune.guard.evidence import Evidence
 from lightning_classprune.guard.protected import Protected
@@ -194,7 +195,13 @@ def _misses(e: Evidence, tolerance: FNTolerance, level: float) -> _Side:
 
 
 def _alarms(e: Evidence, max_rise: float | None, level: float | None) -> _Side:
-    said = f"{e.newly_missed} new false alarms, {e.newly_found} gone of {e.support} (dense had {e.baseline_missed})"
+    what = "false alarms" if e.inside is None else "units with false alarms"
+    said = f"{e.newly_missed} new {what}, {e.newly_found} gone of {e.support} (dense had {e.baseline_missed})"
+    if e.wrong is not None and e.inside is not None:
+        said = (
+            f"{e.newly_missed} units with more false alarms, {e.newly_found} with fewer of {e.support} (all in all "
+            f"{e.inside.now} {e.inside.noun}, dense had {e.inside.before})"
+        )
     shown = ": more are shown" if shown_to_rise(e) else ""
     if max_rise is None:
         return _Side("accepted", f"false alarms are not guarded ({said}{shown})")
@@ -204,7 +211,8 @@ def _alarms(e: Evidence, max_rise: float | None, level: float | None) -> _Side:
         )
     if level is None:
         extra, allowed = e.newly_missed - e.newly_found, fraction(max_rise) * e.support
-        told = f"{said}; {extra:+d} false alarms in all, +{float(allowed):.4g} allowed"
+        what = "false alarms" if e.inside is None else "units"
+        told = f"{said}; {extra:+d} {what} in all, +{float(allowed):.4g} allowed"
         return _Side("refused" if extra > allowed else "accepted", told)
     rise = _rise(e, max_rise, level, "false-alarm rate")
     outcome: Outcome = "accepted" if rise.p_value <= level else "refused" if rise.harmful else "unproven"
@@ -213,12 +221,19 @@ def _alarms(e: Evidence, max_rise: float | None, level: float | None) -> _Side:
 
 def _rise(e: Evidence, delta: float, level: float, rate: str) -> _Rise:
     n, at = e.support, f"at {confidence_text(level)} confidence"
-    upper = statistics.exact_upper(e.newly_missed, e.newly_found, n, level) if n <= BOUND_UP_TO else None
+    if e.rises is not None:
+        upper: float | None = betting_upper(e.rises, level)
+    else:
+        upper = statistics.exact_upper(e.newly_missed, e.newly_found, n, level) if n <= BOUND_UP_TO else None
     bound = "" if upper is None else f", upper bound {upper:.3g}"
     if delta >= 1:  # no rate can rise by more than 1, so nothing is left to prove
         return _Rise(0.0, upper, False, f"a tolerance of {delta:g} allows any rise of the {rate}")
-    p_value = statistics.exact_p_value(e.newly_missed, e.newly_found, n, delta)
-    harmful = statistics.exact_p_value(e.newly_found, e.newly_missed, n, -delta) <= level
+    if e.rises is not None:
+        p_value = betting_p_value(e.rises, delta)
+        harmful = betting_p_value([-rise for rise in e.rises], -delta) <= level
+    else:
+        p_value = statistics.exact_p_value(e.newly_missed, e.newly_found, n, delta)
+        harmful = statistics.exact_p_value(e.newly_found, e.newly_missed, n, -delta) <= level
     claim = f"a rise of the {rate} below {delta:.3g}" if delta > 0 else f"a fall of the {rate}"
     if p_value <= level:
         told = f"{claim} is proven {at}"
@@ -250,27 +265,32 @@ def _advice(
 ) -> str:
     """What would settle an open question about misses, promising nothing that more positives cannot do."""
     if rise_open and delta == 0:
-        return "no rise is allowed, so only a proven improvement can pass, at any number of positives"
+        return f"no rise is allowed, so only a proven improvement can pass, at any number of {e.noun}"
     needed, seen = 0, max(e.newly_missed - e.newly_found, 0) / e.support
     if rise_open and seen >= delta:
-        return (
-            f"the rise in this sample, {seen:.3g}, is not below the tolerance: more positives are no remedy"
-        )
+        return f"the rise in this sample, {seen:.3g}, is not below the tolerance: more {e.noun} are no remedy"
     if rise_open:
         differing = (e.newly_missed + e.newly_found) / e.support
         needed = statistics.positives_needed(differing, delta - seen, level, POWER)
     if floor_open and floor is not None:
         for_floor = statistics.floor_positives_needed(e.fn / e.support, floor, level, POWER)
         if for_floor is None:
-            return "at this recall no number of positives would prove the floor"
+            return f"at this recall no number of {e.noun} would prove the floor"
         needed = max(needed, for_floor)
     if needed > e.support:
-        return f"about {needed} positives would be needed, there are {e.support}"
-    return f"{needed} positives are enough for such a candidate four times out of five, there are {e.support}"
+        return f"about {needed} {e.noun} would be needed, there are {e.support}"
+    return f"{needed} {e.noun} are enough for such a candidate four times out of five, there are {e.support}"
 
 
 def _missed(e: Evidence) -> str:
-    return (
+    counts = (
         f"{e.newly_missed} newly missed, {e.newly_found} newly found of {e.support} "
         f"(dense missed {e.baseline_missed})"
+    )
+    if e.inside is None:
+        return counts
+    inside, rule = e.inside, "" if e.inside.rule is None else f", {e.inside.rule}"
+    return (
+        f"{counts}, units of {inside.cases} {inside.noun} ({inside.how}): of these {inside.new} newly missed, "
+        f"{inside.gone} newly found (dense missed {inside.before}){rule}"
     )

@@ -37,6 +37,15 @@ _TYPES = {
     "fp_risen": "boolean",
     "offset": "Float64",
     "chance": "Float64",
+    "units": "Int64",
+    "objects": "Int64",
+    "objects_fn": "Int64",
+    "objects_newly_missed": "Int64",
+    "objects_newly_found": "Int64",
+    "objects_fp": "Int64",
+    "objects_new_alarms": "Int64",
+    "objects_gone_alarms": "Int64",
+    "rule": "string",
     "level": "Float64",
     "epochs": "Int64",
     "seconds": "Float64",
@@ -51,9 +60,10 @@ def ledger_frame(rows: Sequence[Row]) -> pandas.DataFrame:
     Columns: `round`, `attempt`, `sparsity` and `density` (0..1), `verdict` and `reason` of the whole round, `class`,
     `support`, `fn`, `recall`, `newly_missed`, `newly_found`, `p_value`, `upper_bound`, `tolerance`, the same of false
     alarms (`fp`, `negatives`, `new_alarms`, `gone_alarms`, `fp_p_value`, `fp_upper_bound`, `max_fp_rise`, `fp_risen`),
-    `offset`, `chance`, `level`, `epochs`, `seconds`, `seed`, `delivered` (this round is the network that is handed
-    over). What was not measured is `<NA>`; a
-    round in which no class could be counted is one row without a class.
+    `offset`, `chance`, the counts of objects in the units that were tested (`units`, `objects`, `objects_fn`,
+    `objects_newly_missed`, `objects_newly_found`, `objects_fp`, `objects_new_alarms`, `objects_gone_alarms`) and the
+    `rule` by which one is found, `level`, `epochs`, `seconds`, `seed`, `delivered` (this round is the network that is
+    handed over). What was not measured is `<NA>`; a round in which no class could be counted is one row without a class.
 
     Raises:
         ModuleNotFoundError: pandas is not installed.

@@ -33,6 +33,16 @@ class ClassCounts(TypedDict):
         fp_risen: More false alarms than the dense network's are shown, guarded or not.
         offset: Bias that was added to the class' score before the decision.
         chance: That the guard would prove the class harmless, said by validation data before; None where unknown.
+        units: Independent units with positives, which is what was tested: as `support`.
+        objects: Positives in them: objects, or samples of the units' ids; as `units` where each is one.
+        objects_fn: Of them, missed by the network of the row.
+        objects_newly_missed: Missed by it and found by the dense network.
+        objects_newly_found: Found by it and missed by the dense network.
+        objects_fp: False alarms in the units: predictions that match none, or wrong samples.
+        objects_new_alarms: How many more than the dense network's there are, over the units that have more; of samples
+            those of this network only.
+        objects_gone_alarms: The same of fewer.
+        rule: When an object counts as found, in words; None of classes and labels.
     """
 
     support: int
@@ -53,6 +63,15 @@ class ClassCounts(TypedDict):
     fp_risen: bool
     offset: float
     chance: float | None
+    units: int
+    objects: int
+    objects_fn: int
+    objects_newly_missed: int
+    objects_newly_found: int
+    objects_fp: int
+    objects_new_alarms: int
+    objects_gone_alarms: int
+    rule: str | None
 
 
 class Row(TypedDict):
@@ -201,6 +220,7 @@ def _counts(
     pairs: tuple[Evidence, Evidence], judged: ClassVerdict | None, offset: float, chance: float | None
 ) -> ClassCounts:
     misses, alarms = pairs
+    within, beside = misses.inside, alarms.inside
     return {
         "support": misses.support,
         "fn": misses.fn,
@@ -220,6 +240,15 @@ def _counts(
         "fp_risen": judged.fp_risen if judged else False,
         "offset": offset,
         "chance": chance,
+        "units": misses.support,
+        "objects": within.cases if within else misses.support,
+        "objects_fn": within.now if within else misses.fn,
+        "objects_newly_missed": within.new if within else misses.newly_missed,
+        "objects_newly_found": within.gone if within else misses.newly_found,
+        "objects_fp": beside.now if beside else alarms.fn,
+        "objects_new_alarms": beside.new if beside else alarms.newly_missed,
+        "objects_gone_alarms": beside.gone if beside else alarms.newly_found,
+        "rule": within.rule if within else None,
     }
 
 

@@ -53,9 +53,10 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Row]:
 def table(rows: Sequence[Row]) -> Table:
     """Return the ledger as a table for 100 columns: a line per round and protected class.
 
-    `missed` is false negatives / support, `alarms` false alarms / negatives; `newly` the cases that only the candidate
-    gets wrong (+) and that only the dense network got wrong (-); `rise` the largest rise of the rate that the data do
-    not exclude and the rise that is allowed. Below it: which round is delivered, and why the others were not accepted.
+    Where units hold several objects or samples each, these have a line of their own below that of the units that were
+    tested. `missed` is false negatives / support, `alarms` false alarms / negatives; `newly` the cases that only the
+    candidate gets wrong (+) and that only the dense network got wrong (-); `rise` the largest rise of the rate that the
+    data do not exclude and the rise that is allowed. Below it: which round is delivered, and why the others were not accepted.
     """
     result = Table(
         title="Ledger", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
@@ -77,6 +78,8 @@ def table(rows: Sequence[Row]) -> Table:
                 *head, Text(name), *_cells(row, counts), verdict, style="bold" if row is final else None
             )
             head, verdict = ["", ""], Text()
+            if inside := _inside(row, counts):
+                result.add_row(*head, Text(inside[0]), *inside[1:], verdict)
         if not row["classes"]:
             result.add_row(*head, *[""] * 7, verdict)
     result.caption = Text("\n".join(_notes(rows, final)), style="default not italic")
@@ -123,6 +126,27 @@ def _cells(row: Row, counts: ClassCounts) -> list[str]:
     return [*missed, *alarms]
 
 
+def _inside(row: Row, counts: ClassCounts) -> list[str]:
+    """What is said of the objects inside the units; nothing where each is one."""
+    if not _has_objects(counts):
+        return []
+    changed = row["verdict"] != "baseline"
+    return [
+        "  objects" if counts["rule"] else "  samples",
+        f"{counts['objects_fn']}/{counts['objects']}",
+        f"+{counts['objects_newly_missed']} -{counts['objects_newly_found']}" if changed else "",
+        "",
+        f"{counts['objects_fp']}",
+        f"+{counts['objects_new_alarms']} -{counts['objects_gone_alarms']}" if changed else "",
+        "",
+    ]
+
+
+def _has_objects(counts: ClassCounts) -> bool:
+    # Ledgers of old have no such counts.
+    return bool(counts.get("rule")) or counts.get("objects", counts["support"]) != counts["support"]
+
+
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
@@ -145,10 +169,20 @@ def _claim(name: str, final: Row, dense: Row) -> str:
         f"class {name!r} missed {now['fn']} of {now['support']} against {before['fn']} for the dense network, with "
         f"{now['fp']} false alarms of {now['negatives']} against {before['fp']}"
     )
+    if _has_objects(now):
+        called, rule = ("objects", f", {now['rule']}") if now["rule"] else ("samples", "")
+        counts = (
+            f"class {name!r} missed {now['objects_fn']} of {now['objects']} {called} against {before['objects_fn']} "
+            f"for the dense network{rule}, with {now['objects_fp']} false alarms against {before['objects_fp']}; of "
+            f"{now['support']} units, {now['fn']} count as missed against {before['fn']}, and of {now['negatives']} "
+            f"{now['fp']} as having false alarms against {before['fp']}"
+        )
     if now["fp_risen"]:
         counts += ", which is shown to be more"
-    if before["support"] and (
-        no_measure := unfit(_own(before, "fn", "support"), _own(before, "fp", "negatives"))
+    if (
+        before["support"]
+        and not now.get("rule")
+        and (no_measure := unfit(_own(before, "fn", "support"), _own(before, "fp", "negatives")))
     ):
         counts += f" (which means little, for {no_measure})"
     if final["confidence"] is None or now["p_value"] is None or now["tolerance"] is None:

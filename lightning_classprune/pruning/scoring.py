@@ -62,7 +62,7 @@ class Scoring:
                 batch = next(drawn, None)
                 if batch is None:
                     return
-                scores, target = predicted(self.trainer, self.module, self.predict, batch)
+                scores, target = predicted(self.trainer, self.module, self.predict, batch)[:2]
             if not (isinstance(scores, Tensor) and isinstance(target, Tensor)):
                 raise ValueError(
                     f"a criterion with gradients needs scores that are a tensor, and predict returned "

@@ -9,9 +9,11 @@ from math import ceil, isfinite
 from typing import Any
 
 from lightning_classprune.guard.classification import ClassesOrLabels
+from lightning_classprune.guard.objects import ObjectTask
 from lightning_classprune.guard.options import Guard
 from lightning_classprune.guard.protected import Protected, read_protected
 from lightning_classprune.guard.task import Task
+from lightning_classprune.guard.tasks import AnyTask, Detection, InstanceSegmentation, Segmentation, Tokens
 from lightning_classprune.guard.tolerance import FNTolerance
 from lightning_classprune.pruning.criteria import Criterion
 from lightning_classprune.pruning.granularities import GRANULARITIES
@@ -71,6 +73,7 @@ class Settings:
     threshold: float
     predict: Predict
     guard_dataloader: Any
+    kind: AnyTask | None = None
     _saved: dict[str, Any] = field(init=False, repr=False, compare=False)
 
     @classmethod
@@ -88,6 +91,7 @@ class Settings:
         threshold: float,
         predict: Predict | None,
         guard_dataloader: Any,
+        task: AnyTask | None = None,
     ) -> Settings:
         """Check every argument, and those that must go together.
 
@@ -122,10 +126,13 @@ class Settings:
                 f"Guard.judging='end' survives refusals by validation data alone, so retries={chosen.retries} does not "
                 f"go with it; use search={type(chosen).__name__}(on_refusal='stop', retries=0)"
             )
+        protected = read_protected(protect, names, guard.confidence, guard.max_fp_rise)
+        _check_task(task, guard, protected)
         return cls(
             num_classes=num_classes,
             class_names=names,
-            protected=read_protected(protect, names, guard.confidence, guard.max_fp_rise),
+            protected=protected,
+            kind=task,
             target_sparsity=target_sparsity,
             search=chosen,
             guard=guard,
@@ -140,7 +147,17 @@ class Settings:
     @property
     def task(self) -> Task:
         """What a decision is."""
-        return ClassesOrLabels(self.class_names, [one.index for one in self.protected], self.threshold)
+        protected = [one.index for one in self.protected]
+        if self.kind is None:
+            return ClassesOrLabels(self.class_names, protected, self.threshold, self.guard.cluster)
+        return ObjectTask(
+            self.kind,
+            self.class_names,
+            protected,
+            self.threshold,
+            self.guard.cluster,
+            with_offset=self.guard.offset == "validation",
+        )
 
     @property
     def asks_validation(self) -> str | None:
@@ -170,7 +187,7 @@ class Settings:
             "protect": {name: tolerance.to_dict() for name, tolerance in self.tolerances.items()},
             "confidence": self.guard.confidence,
             "threshold": self.threshold,
-        }
+        } | ({} if self.kind is None else {"rule": self.kind.in_words})
 
     def target(self, total: int) -> int:
         """The smallest number of pruned units whose share of `total` is at least the target."""
@@ -197,7 +214,25 @@ class Settings:
         for options in (self.search, self.guard, self.cut):
             prefix = type(options).__name__
             saved |= {f"{prefix}.{one.name}": identity(getattr(options, one.name)) for one in fields(options)}
+        if self.kind is not None:
+            saved["task"] = identity(self.kind)
         return saved | {"Cut.criterion": self.criterion.identity}
+
+
+def _check_task(task: object, guard: Guard, protected: Sequence[Protected]) -> None:
+    if task is None:
+        return
+    if not isinstance(task, Segmentation | InstanceSegmentation | Detection | Tokens):
+        raise ValueError(
+            f"task={task!r} must be None for classes or labels, or one of lightning_classprune.tasks: "
+            "Segmentation(...), InstanceSegmentation(...), Detection(...), Tokens(...)"
+        )
+    if guard.offset == "validation" and task.competes and len(protected) > 1:
+        raise ValueError(
+            f"Guard.offset='validation' with {len(protected)} protected classes and task={type(task).__name__}(...): "
+            f"classes compete for {task.noun}, and offsets of several are not tried together; protect one class, or "
+            "use offset='none'"
+        )
 
 
 def _class_names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:

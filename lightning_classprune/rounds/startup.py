@@ -19,8 +19,8 @@ from lightning_classprune.guard.data import check_guard_data, find_guard_data
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.judge import Judge
-from lightning_classprune.guard.leaks import check_apart, check_guard
-from lightning_classprune.guard.task import Columns, Task
+from lightning_classprune.guard.leaks import check_apart, check_guard, check_units_apart
+from lightning_classprune.guard.task import Columns, OfUnits, Task
 from lightning_classprune.ledger.recording import Recorder
 from lightning_classprune.pruning.cutter import Cutter, check_criterion, starting_masks
 from lightning_classprune.pruning.masks import Masks
@@ -237,7 +237,7 @@ class Startup:
             run.search = Search(
                 evaluator, settings.protected, data, with_offset=settings.guard.offset == "validation"
             )
-        self._check_leaks(run, asks)
+        self._check_leaks(run, asks, columns)
 
     def _check_columns(self, task: Task, columns: Columns) -> None:
         """What is wrong with targets is wrong for ever; a network that is not trained yet may give any scores."""
@@ -248,7 +248,9 @@ class Startup:
                 f"guard data: before training {wrong}; if that is still so after round 0, pruning ends there"
             )
 
-    def _check_leaks(self, run: PruningRun, asks: str | None) -> None:
+    def _check_leaks(self, run: PruningRun, asks: str | None, columns: Columns | None) -> None:
+        task = run.judge.evaluator.task
+        ids = task.ids(columns) if columns and isinstance(task, OfUnits) else None
         contents = check_guard(run.data, self._processes)
         training = self._trainer.fit_loop._combined_loader.flattened
         apart = [(training, "training samples", "data that trained the weights must not judge them")]
@@ -258,6 +260,9 @@ class Startup:
         for loaders, what, why in apart:
             mend = f"{why}; give the guard a split of its own (guard_dataloader=...)"
             check_apart(run.data, contents, loaders, what, mend, self._processes)
+            if ids is not None:
+                predict, processes = self._settings.predict, self._processes
+                check_units_apart(self._trainer, run.module, ids, loaders, what, mend, predict, processes)
 
     def _go_on(self, run: PruningRun, saved: Mapping[str, Any]) -> None:
         self._randomness.go_on()

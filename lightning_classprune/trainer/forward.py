@@ -10,7 +10,7 @@ from lightning_classprune.trainer.eval_mode import in_eval_mode
 from lightning_classprune.trainer.randomness import seed_process, untouched_randomness
 from lightning_classprune.trainer.sharding import reshard
 
-#: `(pl_module, batch) -> (scores, target)`.
+#: `(pl_module, batch) -> (scores, target)`, or `(scores, target, case)` with the id of each sample's unit.
 Predict: TypeAlias = Callable[[Any, Any], Any]
 
 
@@ -31,8 +31,8 @@ def as_in_validation(trainer: Any, pl_module: Any, seed: int = 0) -> Iterator[No
         trainer.state.stage = stage
 
 
-def predicted(trainer: Any, pl_module: Any, predict: Predict, batch: Any) -> tuple[Any, Any]:
-    """Scores and target of a batch that a loader gave.
+def predicted(trainer: Any, pl_module: Any, predict: Predict, batch: Any) -> tuple[Any, ...]:
+    """Scores and target of a batch that a loader gave, and case ids where `predict` returns them.
 
     Raises:
         ValueError: `predict` returned something else.
@@ -45,15 +45,17 @@ def predicted(trainer: Any, pl_module: Any, predict: Predict, batch: Any) -> tup
         return scores_and_target(predict(pl_module, batch))
 
 
-def scores_and_target(returned: Any) -> tuple[Any, Any]:
-    """What a `predict` function returned, as the pair that it has to be.
+def scores_and_target(returned: Any) -> tuple[Any, ...]:
+    """What a `predict` function returned, as the pair that it has to be, or with case ids as the third.
 
     Raises:
         ValueError: It is something else.
     """
-    if not (isinstance(returned, tuple | list) and len(returned) == 2):
-        raise ValueError(f"predict must return (scores, target), got {type(returned).__name__}")
-    return returned[0], returned[1]
+    if not (isinstance(returned, tuple | list) and len(returned) in (2, 3)):
+        raise ValueError(
+            f"predict must return (scores, target) or (scores, target, case), got {type(returned).__name__}"
+        )
+    return tuple(returned)
 
 
 def default_predict(pl_module: Any, batch: Any) -> tuple[Any, Any]:
