@@ -241,7 +241,8 @@ class ClassesOrLabels:
             )
         if not scores.is_floating_point() and scores.dtype != torch.bool:
             raise ValueError(
-                f"predict returned scores of dtype {scores.dtype}; real scores are needed, or decisions of dtype bool"
+                f"predict returned scores of dtype {scores.dtype}; real scores are needed, not decisions, "
+                "unless of dtype bool"
             )
         task = self._labels if self._labels.fits(scores, target) else self._classes
         columns = task.columns(scores, target)
@@ -327,18 +328,14 @@ def _of_decisions(scores: Tensor, threshold: float, *, of_labels: bool = False) 
 
 def _task_for(scores: Any, target: Any) -> str:
     """Which task the shapes are those of, with a line to paste; nothing if of none."""
-    if isinstance(scores, list | tuple | Mapping) or isinstance(target, list | tuple | Mapping):
-        first = next(iter(target), None) if isinstance(target, list | tuple) else None
-        kind = (
-            "InstanceSegmentation"
-            if isinstance(first, Mapping) and {"masks", "map"} & {*first}
-            else "Detection"
-        )
-    else:
-        shape = tuple(getattr(target, "shape", ()))
-        kind = {2: "Tokens", 3: "Segmentation"}.get(len(shape), "Segmentation" if len(shape) == 4 else "")
-        if scores.ndim < 3:
-            kind = ""
+    kind, listed = "", target if isinstance(target, list | tuple) else None
+    if isinstance(scores, Tensor) and isinstance(target, Tensor):
+        if scores.ndim >= 4 or (scores.ndim == 3 and target.ndim == 3):
+            kind = "Segmentation"
+        elif scores.ndim == 3 and target.ndim == 2:
+            kind = "Tokens"
+    elif listed and all(isinstance(one, Mapping) for one in listed):
+        kind = "InstanceSegmentation" if {"masks", "map"} & {*listed[0]} else "Detection"
     if not kind:
         return ""
     return (

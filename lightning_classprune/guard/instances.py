@@ -205,7 +205,7 @@ class InstanceSegmentation:
         size = np.maximum(masks.areas, 1)[:, None]
         ignored: NDArray[Any] = np.zeros(masks.count, dtype=bool)
         if masks.count and crowd.count:
-            ignored = (masks.shared(crowd) >= OF_THE_CLASS * size).any(1)
+            ignored = np.any(masks.shared(crowd) >= OF_THE_CLASS * size, axis=1)
         shared: NDArray[Any] = np.zeros((masks.count, real.count))
         if masks.count and real.count:
             shared = masks.shared(real)

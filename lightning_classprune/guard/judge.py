@@ -158,8 +158,8 @@ class Judge:
             say = rank_zero_warn if chances[0] < 0.5 else rank_zero_info
             say(
                 f"protect[{one.name!r}]: {misses.support} guard {misses.noun} and {alarms.support} negatives; a "
-                f"network no worse than the dense one passes at tolerance {delta:.3g} with probability {told}, by the share of "
-                f"{misses.noun} on which the two differ"
+                f"network no worse than the dense one passes at tolerance {delta:.3g} with probability {told}, by the "
+                f"share of {misses.noun} on which the two differ"
             )
 
     @staticmethod

@@ -1,8 +1,8 @@
 """Leaks: cases that the guard has twice, or that training or the choosing validation data have too.
 
 Identity is told through `Subset` and `ConcatDataset` down to the data set that holds the sample; content by a hash of
-its input tensors; units are told by the ids that `predict` gives. All guard samples are read once for that, and of other data at most `MOST_READ`: enough to find
-that a part of the guard is in them, whatever their size.
+its input tensors; units are told by the ids that `predict` gives. All guard samples are read once for that, and of
+other data at most `MOST_READ`: enough to find that a part of the guard is in them, whatever their size.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ def ledger_frame(rows: Sequence[Row]) -> pandas.DataFrame:
     `offset`, `chance`, the counts of objects in the units that were tested (`units`, `objects`, `objects_fn`,
     `objects_newly_missed`, `objects_newly_found`, `objects_fp`, `objects_new_alarms`, `objects_gone_alarms`) and the
     `rule` by which one is found, `level`, `epochs`, `seconds`, `seed`, `delivered` (this round is the network that is
-    handed over). What was not measured is `<NA>`; a round in which no class could be counted is one row without a class.
+    handed over). What was not measured is `<NA>`; a round in which no class could be counted is one row without a
+    class.
 
     Raises:
         ModuleNotFoundError: pandas is not installed.
@@ -77,7 +78,11 @@ def ledger_frame(rows: Sequence[Row]) -> pandas.DataFrame:
     final = delivered_row(rows)
     records: list[dict[str, Any]] = []
     for row in rows:
-        common = dict(row) | {"density": 1 - row["sparsity"], "delivered": row is final}
+        # Of the whole row "units" says what its sparsity counts.
+        common = {key: value for key, value in row.items() if key != "units"} | {
+            "density": 1 - row["sparsity"],
+            "delivered": row is final,
+        }
         of_classes = [{"class": name} | dict(counts) for name, counts in row["classes"].items()]
         records += [common | of_class for of_class in of_classes or [{}]]
     frame = pandas.DataFrame.from_records(records, columns=list(_TYPES))

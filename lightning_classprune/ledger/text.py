@@ -56,7 +56,8 @@ def table(rows: Sequence[Row]) -> Table:
     Where units hold several objects or samples each, these have a line of their own below that of the units that were
     tested. `missed` is false negatives / support, `alarms` false alarms / negatives; `newly` the cases that only the
     candidate gets wrong (+) and that only the dense network got wrong (-); `rise` the largest rise of the rate that the
-    data do not exclude and the rise that is allowed. Below it: which round is delivered, and why the others were not accepted.
+    data do not exclude and the rise that is allowed. Below it: which round is delivered, and why the others were not
+    accepted.
     """
     result = Table(
         title="Ledger", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True

@@ -53,7 +53,8 @@ def scores_and_target(returned: Any) -> tuple[Any, ...]:
     """
     if not (isinstance(returned, tuple | list) and len(returned) in (2, 3)):
         raise ValueError(
-            f"predict must return (scores, target) or (scores, target, case), got {type(returned).__name__}"
+            f"predict must return (scores, target), got {type(returned).__name__}; or (scores, target, case), with the "
+            "id of each sample's unit"
         )
     return tuple(returned)
 

@@ -114,7 +114,7 @@ labels = torch.zeros(4, dtype=torch.int64)
         (three, torch.zeros(4, 2), 3, "one target a sample is needed, or multi-label targets"),
         (three, torch.zeros(4, 3, 1), 3, "one target a sample is needed"),
         (labels, labels, 2, "scores of dtype torch.int64; real scores are needed, not decisions"),
-        (one.bool(), labels, 2, "scores of dtype torch.bool"),
+        (three.bool(), labels, 3, "decisions of dtype bool, of which a sample has none or several"),
         (three.to(torch.complex64), labels, 3, "scores of dtype torch.complex64"),
         ([0.1], labels, 2, "two tensors .* got list and Tensor"),
         (one, None, 2, "two tensors .* got Tensor and NoneType"),

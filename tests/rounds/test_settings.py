@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from lightning_classprune import Adaptive, ClassAwarePruningCallback, Cut, Files, Fixed, FNTolerance, Guard
 from lightning_classprune.guard.protected import Protected
+from lightning_classprune.guard.tasks import Segmentation
 from lightning_classprune.pruning.criteria import Criterion, magnitude, random
 from lightning_classprune.rounds.rewind import Rewind
 from lightning_classprune.rounds.settings import Settings
@@ -105,6 +106,8 @@ BAD: dict[str, list[Any]] = {
     "max_fp_rise": [-0.1, 1.5, NAN, "0.1", True, {}, {1: 2}, {0: 0.1}, {"sick": 0.1}],
     "offset": ["guard", "", None, True],
     "judging": ["once", "", None],
+    "cluster": ["all", "", None, 1],
+    "task": ["segmentation", "", Segmentation, 3, {"rule": "iou"}],
     "guard": [None, "train", 0.95, {"confidence": 0.95}, Guard, Cut()],
     "cut": [None, "global", Cut, Guard()],
     "files": [None, "tickets", Files],
@@ -420,6 +423,7 @@ def test_the_state_is_made_of_what_a_safe_load_takes() -> None:
         "Guard.judging": "round",
         "Guard.max_fp_rise": 0.25,
         "Guard.offset": "none",
+        "Guard.cluster": "one",
         "Cut.criterion": {"function": "lightning_classprune.pruning.criteria.magnitude_increase"},
         "Cut.scope": "global",
         "Cut.granularity": "weight",

@@ -28,8 +28,21 @@ def counts(support: int = 205, fn: int = 53, **known: Any) -> ClassCounts:
         "fp_risen": False,
         "offset": 0.0,
         "chance": None,
+        "rule": None,
     }
-    return cast(ClassCounts, _with(blank, known))
+    objects = {key: known.pop(key) for key in [*known] if key.startswith("objects") or key == "units"}
+    told = _with(blank, known)
+    same = {
+        "units": "support",
+        "objects": "support",
+        "objects_fn": "fn",
+        "objects_newly_missed": "newly_missed",
+        "objects_newly_found": "newly_found",
+        "objects_fp": "fp",
+        "objects_new_alarms": "new_alarms",
+        "objects_gone_alarms": "gone_alarms",
+    }
+    return cast(ClassCounts, {key: told[of] for key, of in same.items()} | told | objects)
 
 
 def ledger_row(number: int, verdict: str, classes: dict[str, ClassCounts] | None = None, **known: Any) -> Row:

@@ -94,8 +94,9 @@ def test_scores_have_the_precision_of_training(precision: str, dtype: torch.dtyp
         assert predicted(made, module, default_predict, next(iter(guard_loader())))[0].dtype == dtype
 
 
-def test_two_things_are_returned() -> None:
+def test_two_things_are_returned_or_three() -> None:
     assert scores_and_target((1, 2)) == scores_and_target([1, 2]) == (1, 2)
-    for returned in (None, 3, (1,), (1, 2, 3), {"scores": 1, "target": 2}):
+    assert scores_and_target([1, 2, 3]) == (1, 2, 3)
+    for returned in (None, 3, (1,), (1, 2, 3, 4), {"scores": 1, "target": 2}):
         with pytest.raises(ValueError, match=rf"predict must return .*, got {type(returned).__name__}"):
             scores_and_target(returned)
