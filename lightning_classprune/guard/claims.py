@@ -51,9 +51,14 @@ def claims(scores: Tensor, index: int, how: Reading) -> Claims:
         margin = scores[..., 0] - how.threshold
         plain = margin >= 0 if index else margin < 0
         return Claims((margin if index else -margin).cpu().numpy(), plain.cpu().numpy())
-    others = torch.cat([scores[..., :index], scores[..., index + 1 :]], dim=-1).amax(-1)
-    plain = scores.argmax(-1) == index
-    return Claims((scores[..., index] - others).cpu().numpy(), plain.cpu().numpy())
+    own, layers = scores[..., index], scores.unbind(-1)
+    # Of equal scores the first class is decided.
+    plain, others = torch.ones_like(own, dtype=torch.bool), torch.full_like(own, -torch.inf)
+    for other, layer in enumerate(layers):
+        if other != index:
+            plain &= own > layer if other < index else own >= layer
+            others = torch.maximum(others, layer)
+    return Claims((own - others).cpu().numpy(), plain.cpu().numpy())
 
 
 def _has_classes(scores: Tensor, how: Reading) -> bool:

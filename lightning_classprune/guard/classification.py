@@ -218,7 +218,7 @@ class ClassesOrLabels:
         cluster: How a unit's samples become its evidence, where they have ids of one.
     """
 
-    measure = "accuracy"
+    measure, adding, folds = "accuracy", "DecisionOffset does it", True
 
     def __init__(
         self, names: Sequence[str], protected: Sequence[int], threshold: float, cluster: Cluster = "one"

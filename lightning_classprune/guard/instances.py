@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lightning_classprune.guard.boxes import ImageMatch, score_biases, seen_in
 from lightning_classprune.guard.lists import dicts, field, labelled
 from lightning_classprune.guard.masks import OF_THE_CLASS, MaskRule, check_rule, in_words
-from lightning_classprune.guard.matching import claimed_by
+from lightning_classprune.guard.matching import boxes_of, centroids, claimed_by, in_turn
 from lightning_classprune.guard.objects import Reading, Seen
 from lightning_classprune.trainer import arguments
 
@@ -78,6 +78,8 @@ class Layers:
 
     def boxes(self) -> Floats:
         """`(m, 4)`: x1, y1, x2, y2, the ends beyond the mask."""
+        if self.map is not None:
+            return boxes_of(self.map, self.count).astype(np.float64)
         boxes = np.zeros((self.count, 4))
         flat = self.flat().reshape(self.count, *self.size) > 0
         for place, mask in enumerate(flat):
@@ -88,6 +90,8 @@ class Layers:
 
     def centroids(self) -> Ints:
         """`(m, 2)`: row and column of the pixel nearest to each mask's centroid."""
+        if self.map is not None:
+            return centroids(self.map, self.count)
         flat, size = self.flat(), np.maximum(self.areas, 1)[:, None]
         rows, columns = np.indices(self.size)
         places = np.stack([rows.ravel(), columns.ravel()], 1)
@@ -110,10 +114,8 @@ def layers(told: Mapping[str, Any], whose: str, where: str) -> Layers:
                 f"predict: the {whose} of {where} has a map of shape {given.shape} and dtype {given.dtype}; (H, W) "
                 "whole numbers are needed, 0 outside of objects"
             )
-        there, numbers = np.unique(given, return_inverse=True)
-        outside = len(there) > 0 and there[0] == 0
-        numbers = numbers.reshape(given.shape) + (0 if outside else 1)
-        return Layers(numbers, None, len(there) - outside, given.shape)
+        numbers, count = in_turn(given)
+        return Layers(numbers, None, count, given.shape)
     masks = field(told, "masks", whose, where)
     if masks.ndim == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]

@@ -156,8 +156,9 @@ class Judge:
             chances = [chance_at_setup(misses.support, share, delta, level) for share in DISCORDANCES]
             told = ", ".join(f"{p:.2f} ({d:.0%})" for p, d in zip(chances, DISCORDANCES, strict=True))
             say = rank_zero_warn if chances[0] < 0.5 else rank_zero_info
+            beside = f"{alarms.support} negatives" if alarms.wrong is None else f"{alarms.support} in all"
             say(
-                f"protect[{one.name!r}]: {misses.support} guard {misses.noun} and {alarms.support} negatives; a "
+                f"protect[{one.name!r}]: {misses.support} guard {misses.noun} and {beside}; a "
                 f"network no worse than the dense one passes at tolerance {delta:.3g} with probability {told}, by the "
                 f"share of {misses.noun} on which the two differ"
             )

@@ -18,7 +18,7 @@ from lightning_classprune.guard.claims import (
     flags_of,
     scores_of,
 )
-from lightning_classprune.guard.matching import areas, boxes_of, images_of, overlaps, pieces
+from lightning_classprune.guard.matching import areas, boxes_of, centroids, images_of, overlaps, pieces
 from lightning_classprune.guard.objects import EVERYTHING, Reading, Seen
 from lightning_classprune.trainer import arguments
 
@@ -92,11 +92,8 @@ def match(true: Pieces, claimed: Pieces, rule: MaskRule, share: float) -> Match:
 
 
 def _by_centroid(true: Pieces, claimed: Pieces) -> Match:
-    image, y, x = np.nonzero(claimed.numbers)
-    of = claimed.numbers[image, y, x] - 1
-    size = np.maximum(claimed.areas, 1)
-    middle = [np.rint(np.bincount(of, weights=w, minlength=claimed.count) / size).astype(int) for w in (y, x)]
-    hit = true.numbers[claimed.images, middle[0], middle[1]] if claimed.count else np.zeros(0, dtype=int)
+    rows, columns = centroids(claimed.numbers, claimed.count).T
+    hit = true.numbers[claimed.images, rows, columns]
     found, false = np.zeros(true.count, dtype=bool), np.ones(claimed.count, dtype=bool)
     objects, first = np.unique(hit, return_index=True)
     found[objects[objects > 0] - 1], false[first[objects > 0]] = True, False

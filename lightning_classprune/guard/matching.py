@@ -46,6 +46,28 @@ def boxes_of(numbers: NDArray[Any], count: int) -> NDArray[np.float32]:
     return boxes
 
 
+def centroids(numbers: NDArray[Any], count: int) -> Ints:
+    """`(count, 2)`: row and column of the pixel nearest to the centroid of every piece of a stack or of an image."""
+    *_, rows, columns = np.nonzero(numbers)
+    of = numbers[numbers > 0].astype(np.int64) - 1
+    size = np.maximum(areas(numbers, count), 1)
+    sums = [np.bincount(of, weights=where, minlength=count) for where in (rows, columns)]
+    middle: Ints = np.rint(np.stack(sums, 1) / size[:, None]).astype(np.int64)
+    return middle
+
+
+def in_turn(numbers: NDArray[Any]) -> tuple[Ints, int]:
+    """A map with its numbers replaced by 1, 2, ... in ascending order, 0 staying 0, and how many there are."""
+    largest = int(numbers.max(initial=0))
+    if largest > 1 << 20:
+        there, places = np.unique(numbers, return_inverse=True)
+        outside = int(there[0] == 0)
+        return places.reshape(numbers.shape) + 1 - outside, len(there) - outside
+    known = np.bincount(numbers.ravel().astype(np.int64), minlength=1) > 0
+    known[0] = False
+    return np.where(known, np.cumsum(known), 0)[numbers.astype(np.int64)], int(known.sum())
+
+
 def overlaps(true: NDArray[Any], others: NDArray[Any], trues: int, count: int) -> tuple[Ints, Ints, Ints]:
     """Pairs of pieces that share pixels: places of the one, of the other, and how many pixels.
 

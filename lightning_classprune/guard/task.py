@@ -122,9 +122,13 @@ class OfUnits(Task, Protocol):
 
     Attributes:
         measure: What the share of right decisions of whatever class is called.
+        adding: How an offset that no bias of the network takes is added.
+        folds: Whether the bias of a layer might take one.
     """
 
     measure: str
+    adding: str
+    folds: bool
 
     def samples(self, columns: Columns) -> Tensor | None:
         """Which sample of the batch each row is of, of every sample one at least; None: every row is a sample.

@@ -189,7 +189,8 @@ def _claim(name: str, final: Row, dense: Row) -> str:
     if final["confidence"] is None or now["p_value"] is None or now["tolerance"] is None:
         return f"{counts} (only counts were compared; chance is not excluded)"
     at = f"{100 * final['confidence']:.4g}% confidence"
-    misses = f"a rise of more than {now['tolerance']:.4g} in its miss rate"
+    averaged = " (averaged over units)" if _has_objects(now) else ""
+    misses = f"a rise of more than {now['tolerance']:.4g} in its miss rate{averaged}"
     if now["max_fp_rise"] is None:
         return f"{counts}; {misses} is excluded at {at}, false alarms were not guarded"
     return f"{counts}; {misses} and of more than {now['max_fp_rise']:.4g} in its false-alarm rate are excluded at {at}"

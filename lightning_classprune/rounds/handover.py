@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lightning_classprune.guard.data import GuardData
 from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.offset import biases
-from lightning_classprune.guard.task import Outcomes
+from lightning_classprune.guard.task import OfUnits, Outcomes
 from lightning_classprune.tickets.ticket import Ticket
 from lightning_classprune.trainer.names import canonical
 from lightning_classprune.trainer.sharding import Sharding
@@ -72,6 +72,8 @@ class Handover:
         """
         if not any(offsets.values()) or on_guard is None or validation is None or self.sharding:
             return None
+        if isinstance(self.evaluator.task, OfUnits) and not self.evaluator.task.folds:
+            return None
         decided = [on_guard, self._decide(validation, offsets)]
 
         def same() -> bool:
@@ -92,9 +94,11 @@ class Handover:
         """Say what a user has to add before the decision, if anything."""
         left = {name: bias for name, bias in self.left(ticket).items() if bias}
         if left:
+            task = self.evaluator.task
+            adding = task.adding if isinstance(task, OfUnits) else "DecisionOffset does it"
             told = ", ".join(f"{bias:+.4g} to {name}" for name, bias in left.items())
             rank_zero_info(
-                f"decide with offsets: add {told} before the decision (callback.offsets; DecisionOffset does it); no "
+                f"decide with offsets: add {told} before the decision (callback.offsets; {adding}); no "
                 "bias of the network takes them"
             )
 
