@@ -19,7 +19,9 @@ def blobs(n: int, seed: int, most: int = 4) -> tuple[Tensor, Tensor, Tensor]:
     pictures = 0.3 * torch.randn(n, 1, SIZE, SIZE, generator=generator)
     maps = torch.zeros(n, SIZE, SIZE, dtype=torch.int64)
     for i in range(n):
-        cells = torch.randperm(9, generator=generator)[: int(torch.randint(1, most + 1, (1,), generator=generator))]
+        cells = torch.randperm(9, generator=generator)[
+            : int(torch.randint(1, most + 1, (1,), generator=generator))
+        ]
         for number, cell in enumerate(cells.tolist(), start=1):
             y, x = 8 * (cell // 3) + 1, 8 * (cell % 3) + 1
             maps[i, y : y + 5, x : x + 5] = number
@@ -51,7 +53,9 @@ class MaskNet(pl.LightningModule):
 
     def __init__(self, outputs: int = 2) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, outputs, 3, padding=1))
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, outputs, 3, padding=1)
+        )
         self.outputs = outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,7 +98,9 @@ def instances(module: Any, batch: Any) -> Any:
 def boxes_of(numbers: Tensor) -> Tensor:
     """`(m, 4)` boxes of a map."""
     places = [(numbers == i).nonzero() for i in range(1, int(numbers.max()) + 1)]
-    return torch.tensor([[*p.min(0).values.flip(0).tolist(), *(p.max(0).values.flip(0) + 1).tolist()] for p in places])
+    return torch.tensor(
+        [[*p.min(0).values.flip(0).tolist(), *(p.max(0).values.flip(0) + 1).tolist()] for p in places]
+    )
 
 
 def boxes(module: Any, batch: Any) -> Any:
@@ -110,4 +116,6 @@ def boxes(module: Any, batch: Any) -> Any:
         for p in probability
     ]
     targets = [boxes_of(one) for one in batch[1]]
-    return predictions, [{"boxes": b.float(), "labels": torch.ones(len(b), dtype=torch.int64)} for b in targets]
+    return predictions, [
+        {"boxes": b.float(), "labels": torch.ones(len(b), dtype=torch.int64)} for b in targets
+    ]
