@@ -78,7 +78,13 @@ class Deployed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the scores of raw input `x`, and the decided classes if there are thresholds."""
-        scores: Tensor = self.offset(self.network(self.normalize(x)))
+        given = self.network(self.normalize(x))
+        if not isinstance(given, Tensor):
+            raise ValueError(
+                f"the network returns a {type(given).__name__}, and what is exported is one tensor of scores: of a "
+                "detector save the ticket (save_ticket), or export its backbone and heads by themselves"
+            )
+        scores: Tensor = self.offset(given)
         return (scores, self.decide(scores)) if self.decides else scores
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -94,6 +100,8 @@ class Deployed(nn.Module):
         Raises:
             ValueError: A threshold for a class that the scores do not have.
         """
+        if scores.ndim == 4 and scores.shape[1] == 1:  # of every pixel
+            return (scores[:, 0] >= self.thresholds.get(1, 0.0)).long()
         classes = 2 if one_logit(scores) else scores.shape[1]
         for protected, threshold in self.thresholds.items():
             if not 0 <= protected < classes or (one_logit(scores) and protected != 1):

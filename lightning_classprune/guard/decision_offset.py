@@ -33,7 +33,13 @@ class DecisionOffset(nn.Module):
         self.register_buffer("bias", torch.tensor(biases(offsets, class_names, len(class_names))))
 
     def forward(self, scores: Tensor) -> Tensor:
-        """Scores `(n, classes)`, or one logit `(n,)` or `(n, 1)` of two classes, shifted."""
-        if scores.ndim == 1 or scores.shape[1] == 1:
-            return scores + self._logit
-        return scores + self.bias.to(scores.dtype)
+        """Scores `(n, classes)`, or one logit `(n,)` or `(n, 1)` of two classes, shifted.
+
+        Of pixels `(n, classes, H, W)`, `(n, 1, H, W)` or `(n, H, W)`; of tokens `(n, T, classes)` or `(n, T, 1)`.
+        """
+        bias = self.bias.to(scores.dtype)
+        if scores.ndim == 4 and scores.shape[1] == len(bias):
+            return scores + bias.view(-1, 1, 1)
+        if scores.ndim in (2, 3) and scores.shape[-1] == len(bias):
+            return scores + bias
+        return scores + self._logit

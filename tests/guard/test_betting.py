@@ -23,7 +23,7 @@ def test_by_hand_of_one_value() -> None:
 @pytest.mark.parametrize("delta", [0.0, 0.05, 0.2])
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_its_expected_gain_is_at_most_one_whatever_the_distribution(delta: float, n: int) -> None:
-    """Exactly, over all outcomes of two-point distributions with mean delta; so Markov's inequality bounds its level."""
+    """Exactly, over all outcomes of two-point distributions with mean delta: so Markov's inequality holds."""
     for low, high in ((-1.0, 1.0), (0.0, 1.0), (-0.25, 0.5), (-1.0, 0.4)):
         up = (delta - low) / (high - low)
         expected = 0.0

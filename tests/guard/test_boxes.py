@@ -28,7 +28,10 @@ def prediction(*told: tuple[list[float], int, float]) -> dict[str, Any]:
     }
 
 
-def seen(given: Any, target: Any = TARGET, kind: Detection = Detection(), how: Reading = HOW) -> Any:
+HALF = Detection()
+
+
+def seen(given: Any, target: Any = TARGET, kind: Detection = HALF, how: Reading = HOW) -> Any:
     return kind.read([given], [target], how)[1]
 
 

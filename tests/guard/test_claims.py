@@ -51,5 +51,5 @@ def test_probabilities_are_seen_where_the_threshold_is_none() -> None:
 
 def test_targets_out_of_range_are_refused() -> None:
     check_target(torch.tensor([0, 2, 255]), 255, HOW)
-    with pytest.raises(ValueError, match="targets from 0 to 255; whole numbers from 0 to 2 are allowed$"):
+    with pytest.raises(ValueError, match=r"targets from 0 to 255; whole numbers from 0 to 2 are allowed$"):
         check_target(torch.tensor([0, 2, 255]), None, HOW)

@@ -29,3 +29,11 @@ def test_it_follows_a_network_and_keeps_its_precision() -> None:
 def test_an_unknown_class_is_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown classes .'d'.; there are 'a', 'b'"):
         DecisionOffset({"d": 1.0}, ["a", "b"])
+
+
+def test_scores_of_pixels_and_tokens_are_shifted_at_every_one() -> None:
+    two, three = DecisionOffset({"b": 0.5}, ["a", "b"]), DecisionOffset({"b": 0.5}, ["a", "b", "c"])
+    assert three(torch.zeros(2, 3, 4, 5)).sum((0, 2, 3)).tolist() == [0, 20, 0]
+    assert three(torch.zeros(2, 4, 3)).sum((0, 1)).tolist() == [0, 4, 0]
+    for shape in ((2, 1, 4, 5), (2, 4, 5), (2, 4, 1)):
+        assert two(torch.zeros(shape)).unique().tolist() == [0.5]

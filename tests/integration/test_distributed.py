@@ -37,7 +37,8 @@ def decisions(weights: dict[str, torch.Tensor], data: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "name", ["uneven", "sampled", "validation", "few", "unseeded", "stopped", "adaptive"]
+    "name",
+    ["uneven", "sampled", "validation", "few", "unseeded", "stopped", "adaptive", "objects", "patients"],
 )
 def test_both_processes_hold_one_ledger_one_ticket_and_the_same_masks(fits: Any, name: str) -> None:
     first, second = of(fits, name)
@@ -80,6 +81,29 @@ def test_outcomes_are_those_of_a_single_process_with_the_same_weights(fits: Any)
         assert counts["newly_missed"] == int((missed[-1] & ~missed[0]).sum())
         assert counts["newly_found"] == int((missed[0] & ~missed[-1]).sum())
     assert ledger[-1]["classes"]["1"]["fn"] != ledger[0]["classes"]["1"]["fn"]
+
+
+def test_objects_of_units_on_both_processes_are_those_of_a_single_process(fits: Any) -> None:
+    data = dataset(GUARD_SIZE, 3)
+    positive, patient = data.tensors[1] == 1, data.tensors[2] // 3
+    found = of(fits, "objects")[0]
+    missed = positive & (decisions(found["weights"], data) != 1)
+    counts = found["ledger"][-1]["classes"]["1"]
+    assert (counts["objects"], counts["objects_fn"]) == (int(positive.sum()), int(missed.sum()))
+    assert (counts["units"], counts["fn"]) == (
+        len(set(patient[positive].tolist())),
+        len(set(patient[missed].tolist())),
+    )
+    assert counts["negatives"] == len(set(patient.tolist()))
+    validated = dataset(61, VALIDATION_SEED).tensors[1]
+    assert found["validations"][-1]["logged"]["classprune/support/1"] == int((validated == 1).sum())
+
+
+def test_the_draw_is_the_same_on_both_processes(fits: Any) -> None:
+    first, second = of(fits, "patients")
+    assert_same(first["outcomes"], second["outcomes"])
+    counts = first["ledger"][0]["classes"]["1"]
+    assert counts["support"] < counts["objects"] == int((dataset(GUARD_SIZE, 3).tensors[1] == 1).sum())
 
 
 def test_the_ladder_holds_what_was_accepted_and_judged(fits: Any) -> None:
@@ -151,6 +175,7 @@ def test_a_round_equals_a_fit_of_its_own_under_its_masks(fits: Any) -> None:
         ("rank_dependent", "masks differ between processes"),
         ("nan_criterion", "is NaN"),
         ("failing_predict", "LookupError: no such file"),
+        ("leaking_units", "units of the guard hold training samples too"),
         ("iterable", "guard_dataloader: a DataLoader over an iterable data set"),
         ("failing_guard", "FileNotFoundError: guard.npz"),
         ("failing_ladder", "Error: [Errno"),

@@ -63,6 +63,12 @@ def test_a_sharded_run_equals_the_one_of_whole_networks(fits: list[dict[str, Any
         assert not found["weights"][name][~mask].any()
 
 
+def test_objects_of_a_sharded_run_are_those_of_whole_networks(fits: list[dict[str, Any]]) -> None:
+    assert_same_run(fits[0]["objects"], fits[0]["objects, whole"])
+    counts = fits[0]["objects"]["ledger"][-1]["classes"]["1"]
+    assert counts["units"] < counts["objects"]
+
+
 @pytest.mark.parametrize(
     ("name", "criterion", "scope"),
     [

@@ -17,9 +17,9 @@ pandas = pytest.importorskip("pandas")
 COLUMNS = [
     "round", "attempt", "sparsity", "density", "verdict", "reason", "class", "support", "fn", "recall", "newly_missed",
     "newly_found", "p_value", "upper_bound", "tolerance", "fp", "negatives", "new_alarms", "gone_alarms", "fp_p_value",
-    "fp_upper_bound", "max_fp_rise", "fp_risen", "offset", "chance", "units", "objects", "objects_fn", "objects_newly_missed",
-    "objects_newly_found", "objects_fp", "objects_new_alarms", "objects_gone_alarms", "rule", "level", "epochs", "seconds",
-    "seed", "delivered",
+    "fp_upper_bound", "max_fp_rise", "fp_risen", "offset", "chance", "units", "objects", "objects_fn",
+    "objects_newly_missed", "objects_newly_found", "objects_fp", "objects_new_alarms", "objects_gone_alarms", "rule",
+    "level", "epochs", "seconds", "seed", "delivered",
 ]  # fmt: skip
 
 

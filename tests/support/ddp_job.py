@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_classprune import ClassAwarePruningCallback
+from lightning_classprune.guard.tasks import Tokens
 from tests.support import kit
 from tests.support.compare import weights
 
@@ -69,6 +70,22 @@ VALIDATION_SEED = 5  # the sample that pads the shards is a positive, so that co
 
 def guard_loader(**options: Any) -> DataLoader[Any]:
     return DataLoader(dataset(GUARD_SIZE, 3), batch_size=40, **options)
+
+
+def patients_loader() -> DataLoader[Any]:
+    """The guard's samples as three of each patient, whom the processes share; no patient is in training too."""
+    x, y, numbers = dataset(GUARD_SIZE, 3).tensors
+    return DataLoader(TensorDataset(x, y, 1000 + numbers), batch_size=40)
+
+
+def as_tokens(module: Net, batch: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Sentences of one token, so that only positives are objects, with patients."""
+    return module(batch[0])[:, None], batch[1][:, None], batch[2] // 3
+
+
+def of_patients(module: Net, batch: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Classes of samples, with patients."""
+    return module(batch[0]), batch[1], batch[2] // 3
 
 
 class Seen:
@@ -274,6 +291,31 @@ def adaptive(strategy: str, folder: str) -> dict[str, Any]:
     return results(callback, net)
 
 
+def objects(strategy: str, folder: str) -> dict[str, Any]:
+    """Objects, of units that lie on both processes."""
+    net = module()
+    callback = pruner(
+        predict=as_tokens, task=Tokens(), guard_dataloader=patients_loader(), max_rounds=1, cluster="any"
+    )
+    watch = Watch()
+    fit(net, strategy, folder, callback, watch)
+    return results(callback, net, validations=watch.validations)
+
+
+def patients(strategy: str, folder: str) -> dict[str, Any]:
+    """Classes of several samples a patient; the draw is the same on both processes."""
+    net = module()
+    callback = pruner(predict=of_patients, guard_dataloader=patients_loader(), max_rounds=1)
+    fit(net, strategy, folder, callback)
+    return results(callback, net, outcomes=callback.guard_outcomes["dense"].state_dict())
+
+
+def leaking_units(strategy: str, folder: str) -> dict[str, Any]:
+    """Patients of the guard are in training too."""
+    callback = pruner(predict=of_patients)
+    return {"raised": _raised(lambda: fit(module(), strategy, folder, callback, max_epochs=1))}
+
+
 def _raised(action: Callable[[], Any]) -> str:
     try:
         action()
@@ -358,6 +400,9 @@ FITS = (
     stopped,
     rewound,
     adaptive,
+    objects,
+    patients,
+    leaking_units,
     rank_dependent,
     nan_criterion,
     failing_predict,

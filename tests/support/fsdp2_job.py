@@ -15,12 +15,15 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_classprune.guard.tasks import Tokens
 from tests.support import kit
 from tests.support.ddp_job import (
     Net,
     Seen,
     Watch,
+    as_tokens,
     guard_loader,
+    patients_loader,
     pruner,
     train_loader,
     val_loader,
@@ -234,6 +237,14 @@ def nan_on_one(weight: Tensor, rewind_point: Tensor) -> Tensor:
     return weight * float("nan") if trained and os.environ["LOCAL_RANK"] == "1" else weight.abs()
 
 
+def objects(kind: str, folder: str) -> dict[str, Any]:
+    """Objects of patients that lie on both processes."""
+    net, guard = module(), patients_loader()
+    callback = pruner(predict=as_tokens, task=Tokens(), guard_dataloader=guard, max_rounds=1)
+    fit(net, kind, folder, callback)
+    return results(callback, net)
+
+
 def main(folder: str) -> None:
     tiny_guard = DataLoader(TensorDataset(*guard_loader().dataset[:5]), batch_size=2)  # type: ignore[index]
     found = {
@@ -254,6 +265,8 @@ def main(folder: str) -> None:
         "at the end, resumed": resumed(
             folder, 2, whole_files=False, **AT_THE_END, ladder=f"{folder}/judged-resumed"
         ),
+        "objects, whole": objects("ddp", folder),
+        "objects": objects("fsdp2", folder),
         "files": files(folder),
         "half": raised(folder, net=Half()),
         "nan": raised(folder, criterion=nan_on_one),

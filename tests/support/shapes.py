@@ -14,7 +14,7 @@ SIZE = 24
 
 
 def blobs(n: int, seed: int, most: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures `(n, 1, 24, 24)`, maps `(n, 24, 24)` of numbered squares that do not touch, and patients `(n,)`, 3 each."""
+    """Pictures `(n, 1, 24, 24)`, maps `(n, 24, 24)` of numbered squares that do not touch, and patients, 3 each."""
     generator = torch.Generator().manual_seed(seed)
     pictures = 0.3 * torch.randn(n, 1, SIZE, SIZE, generator=generator)
     maps = torch.zeros(n, SIZE, SIZE, dtype=torch.int64)
