@@ -305,6 +305,8 @@ class Centres(UNet):
 
     def __init__(self) -> None:
         super().__init__(5)
+        assert self.head.bias is not None
+        nn.init.constant_(self.head.bias[:12], -2.2)  # of the heat maps: hardly a pixel is a centre
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Heat maps by a focal loss, sizes at the centres by their logarithm."""

@@ -68,17 +68,53 @@ def _is_stream(loader: Any) -> bool:
 
 
 def digests(batch: Any) -> list[bytes]:
-    """A hash of every sample of a batch, over its input tensors: those with the most numbers a sample."""
+    """A hash of every sample of a batch, over its input tensors: those with the most numbers a sample.
+
+    Where targets are a list of a dict a sample, as detectors have them, inputs may be a list of a tensor a sample.
+    """
+    count = _listed(batch)
+    if count is not None:
+        pictures = [one for one in _fields(batch) if _is_a_list_of(Tensor, one) and len(one) == count]
+        if pictures:
+            return [_hash(tensors) for tensors in zip(*pictures, strict=True)]
     tensors = list(_tensors(batch))
-    size = max((len(tensor) for tensor in tensors), default=0)
+    size = count if count is not None else max((len(tensor) for tensor in tensors), default=0)
     tensors = [tensor for tensor in tensors if len(tensor) == size]
     largest = max((tensor[0].numel() for tensor in tensors), default=0) if size else 0
-    inputs = [tensor.detach().cpu().contiguous() for tensor in tensors if tensor[0].numel() == largest]
-    rows = [tensor.reshape(size, -1).view(torch.uint8).numpy() for tensor in inputs]
+    inputs = [tensor for tensor in tensors if tensor[0].numel() == largest]
+    if not inputs:
+        return []
+    rows = [
+        tensor.detach().cpu().contiguous().reshape(size, -1).view(torch.uint8).numpy() for tensor in inputs
+    ]
     return [
         hashlib.blake2b(b"".join(row[i, :_HASHED].tobytes() for row in rows), digest_size=16).digest()
         for i in range(size)
     ]
+
+
+def _hash(tensors: Iterable[Tensor]) -> bytes:
+    found = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        found.update(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()[:_HASHED].tobytes()
+        )
+    return found.digest()
+
+
+def _fields(batch: Any) -> list[Any]:
+    if isinstance(batch, Mapping):
+        return list(batch.values())
+    return list(batch) if isinstance(batch, Sequence) and not isinstance(batch, str | bytes) else []
+
+
+def _is_a_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(one, kind) for one in value)
+
+
+def _listed(batch: Any) -> int | None:
+    """How many samples a batch has whose targets are a list of dicts; None for others."""
+    return next((len(one) for one in _fields(batch) if _is_a_list_of(Mapping, one)), None)
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:
@@ -88,7 +124,11 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
     elif isinstance(batch, Mapping):
         for value in batch.values():
             yield from _tensors(value)
-    elif isinstance(batch, Sequence) and not isinstance(batch, str | bytes):
+    elif (
+        isinstance(batch, Sequence)
+        and not isinstance(batch, str | bytes)
+        and not _is_a_list_of(Mapping, batch)
+    ):
         for value in batch:
             yield from _tensors(value)
 

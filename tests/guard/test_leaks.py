@@ -105,3 +105,19 @@ def test_digests_are_of_inputs_not_of_targets() -> None:
     assert digests({"image": x, "label": torch.zeros(3)}) == digests((x, torch.ones(3)))
     assert len(set(digests(torch.tensor([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]])))) == 2
     assert digests("a text") == []
+
+
+def test_batches_of_detectors_are_told_by_their_pictures() -> None:
+    """A list of pictures and a list of targets, of which equal boxes and masks say nothing."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = [torch.rand(3, 8 + i, 8, generator=generator) for i in range(3)]
+    targets = [{"boxes": torch.zeros(30, 4), "masks": torch.zeros(40, 8, 8)} for _ in pictures]
+    found = digests((pictures, targets))
+    assert len(set(found)) == 3
+    assert digests((pictures[:2], targets[:2])) == digests(
+        {"images": tuple(pictures[:2]), "targets": targets[:2]}
+    )
+    assert digests((pictures[:2], targets[:2])) == found[:2]
+    stacked = torch.stack([one[:, :8] for one in pictures])
+    assert len(set(digests({"x": stacked, "target": targets, "block": [1, 1, 2]}))) == 3
+    assert digests({"target": targets, "block": [1, 1, 2]}) == []
