@@ -356,6 +356,8 @@ class ClassAwarePruningCallback(_Callback):
     def state_dict(self) -> dict[str, Any]:
         """Everything that resuming needs, in tensors and primitives (`weights_only=True` loads it)."""
         self._collect()
+        if self._startup is not None and self._run is not None and not self._run.begun:
+            return self._startup.state_dict()
         return self._run.state_dict() if self._run is not None else self._state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -367,8 +369,7 @@ class ClassAwarePruningCallback(_Callback):
         """Note how far the checkpoint had got."""
         if self._startup is not None:
             epochs = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-            foreign = self.state_key not in checkpoint.get("callbacks", {})
-            self._startup.note_checkpoint(epochs, foreign=foreign)
+            self._startup.note_checkpoint(epochs, checkpoint.get("callbacks", {}).get(self.state_key))
 
     def __getstate__(self) -> dict[str, Any]:
         self._collect()

@@ -138,6 +138,21 @@ class Cutter:
         reshard(self.module)
         self._enforcement.hold(self.sharding.pieces(masks), self.units.parameters, optimizers)
 
+    def rehearse(self, masks: Masks, optimizers: list[Any]) -> None:
+        """Hold all weights once and let go.
+
+        Raises:
+            MisconfigurationException: They cannot be held.
+        """
+        reshard(self.module)
+        try:
+            self._enforcement.rehearse(self.sharding.pieces(masks), self.units.parameters, optimizers)
+        except Exception as error:
+            raise MisconfigurationException(
+                f"pruned weights could not be held at zero: {type(error).__name__}: {error}; exclude what cannot be "
+                "masked with Cut(prunable=...), or use another optimizer"
+            ) from error
+
     def release(self) -> None:
         """Let go of all weights."""
         self._enforcement.release()

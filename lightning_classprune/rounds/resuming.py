@@ -25,7 +25,7 @@ from lightning_classprune.trainer.snapshots import (
     restore_trainable,
 )
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 
 
 def run_settings(settings: Settings, limits: Limits) -> dict[str, Any]:

@@ -81,6 +81,7 @@ class PruningRun:
         pruned = self.cutter.units.pruned(self.masks)
         self.state = RoundState(accepted=pruned, candidate=pruned)
         self.pending = False  # a verdict was given, the next round is not set up yet
+        self.begun = False  # what it does is no longer only what a checkpoint says, or nothing
         self.data: GuardData  # found when training starts, as is the data to search with
         self.search: Search | None = None
         self.final_state: dict[str, Any] = {}
@@ -384,7 +385,7 @@ class PruningRun:
         """Leave the last accepted ticket in the module, bit for bit as it was judged."""
         if self._delivered:
             return
-        self._delivered = True
+        self._delivered = self.begun = True
         self.delivery.begin_ladder(self.recorder.rows)  # a finished run that is resumed has not started
         if self.closing.is_open and self.state.finished is not None and not self._interrupted:
             self.close()  # it was interrupted after its last round
@@ -411,7 +412,7 @@ class PruningRun:
 
     def _told_at_the_end(self) -> dict[str, Any]:
         """What a callback keeps of a run: all but the tensors, which the module or files have."""
-        return self.state_dict() | {"accepted": None, "rewind_point": None}
+        return self.state_dict() | {"accepted": None, "rewind_point": None, "fresh": None}
 
     def deliver_unjudged(self) -> None:
         """The fit is over and nothing was judged: the dense network is what may be handed over.
@@ -519,6 +520,7 @@ class PruningRun:
             "search": None if self.search is None else self.search.state_dict(),
             "accepted": pack_ticket(self.delivery.accepted, self.sharding, with_training=with_training),
             "rewind_point": self.round_start.state_dict(),
+            "fresh": self.round_start.saved_fresh(),
             "ladder": self.ladder.folder,
             "checkpoints": self.other_callbacks.checkpoints.state_dict(),
             "early_stopped": self.other_callbacks.early_stopping.stopped(),
@@ -544,6 +546,6 @@ class PruningRun:
         self.recorder.load_state_dict(saved["ledger"])
         self.delivery.accepted = unpack_ticket(saved["accepted"], device, self.sharding)
         self.delivery.earlier_ladder = saved.get("ladder")
-        self.round_start.load_state_dict(saved["rewind_point"])
+        self.round_start.load_state_dict(saved["rewind_point"], saved["fresh"])
         self.other_callbacks.checkpoints.load_state_dict(saved["checkpoints"])
         self.randomness.load_state_dict(saved)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
@@ -21,6 +22,7 @@ from lightning_classprune.rounds.rewind import (
 from lightning_classprune.rounds.settings import Settings
 from lightning_classprune.tickets.ticket import Ticket
 from lightning_classprune.trainer.horizon import Limits, remaining_after
+from lightning_classprune.trainer.randomness import untouched_randomness
 from lightning_classprune.trainer.sharding import Sharding
 from lightning_classprune.trainer.snapshots import (
     Tensors,
@@ -89,6 +91,50 @@ class RoundStart:
         if self._rewind.keeps_weights or self.point is None:
             return user.max_epochs, user.max_steps
         return self.point.length
+
+    def begin(self) -> None:
+        """The run begins: other callbacks may have found a learning rate since the trainer was set up."""
+        self.fresh = capture_training(self._trainer)
+
+    def rehearse(self) -> None:
+        """Go back once while there is nothing to lose; all is left as it was found.
+
+        Raises:
+            MisconfigurationException: Optimizers or schedulers cannot be put back, or made for the rounds' length.
+        """
+        state = capture_training(self._trainer)
+        try:
+            with untouched_randomness():
+                if self._length is None:
+                    restore_training(self._trainer, state)
+                else:
+                    self._rehearse_rebuilding(state, self._length)
+        except Exception as error:
+            raise MisconfigurationException(
+                "a pruned round could not begin: "
+                + (
+                    "its optimizers and schedulers go back by their own state_dict() and load_state_dict(state)"
+                    if self._length is None
+                    else f"configure_optimizers is asked anew for its {self._length} epochs"
+                )
+                + f", which fails with {type(error).__name__}: {error}; "
+                + (
+                    "give them these two methods"
+                    if self._length is None
+                    else "let it serve any max_epochs, or give another round_epochs"
+                )
+            ) from error
+
+    def _rehearse_rebuilding(self, state: TrainingState, epochs: int) -> None:
+        strategy, module = self._trainer.strategy, self._trainer.lightning_module
+        made, attributes = (strategy.optimizers, strategy.lr_scheduler_configs), dict(vars(module))
+        try:
+            self._rebuild(state, epochs)
+        finally:
+            strategy.optimizers, strategy.lr_scheduler_configs = made
+            # A module may hold on to what its `configure_optimizers` made last.
+            vars(module).clear()
+            vars(module).update(attributes)
 
     # -- keeping the point --
 
@@ -179,10 +225,29 @@ class RoundStart:
             return None
         return self._reference or save_point(self.point, self._sharding)
 
-    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        """Take back what `state_dict` returned."""
+    def saved_fresh(self) -> dict[str, Any]:
+        """The training state of a fresh run as plain dicts."""
+        saved: dict[str, Any] = self._sharding.saved_state(self.fresh)
+        return saved
+
+    def load_state_dict(self, state: Mapping[str, Any] | None, fresh: Mapping[str, Any] | None) -> None:
+        """Take back what `state_dict` and `saved_fresh` returned; without the latter nothing is trained any more."""
         self.point = load_point(state, self._sharding)
         self._reference = dict(state) if state is not None and "file" in state else None
+        if fresh is None:
+            return
+        made, began = _rates(self.fresh), _rates(fresh)
+        if made != began and self._length is not None:
+            rank_zero_warn(
+                f"the run began with learning rates {began}, and this module's optimizers begin with {made}, by which "
+                "the rounds that follow will train; give the module the rate that the run began with"
+            )
+        self.fresh = self._sharding.loaded_state(fresh)
+
+
+def _rates(state: Mapping[str, Any]) -> list[float]:
+    """The learning rate of every parameter group."""
+    return [float(group["lr"]) for o in state["optimizers"] for group in o["param_groups"] if "lr" in group]
 
 
 def rebuild_training(trainer: Any, fresh: TrainingState, user: Limits, epochs: int) -> None:

@@ -46,6 +46,7 @@ from lightning_classprune.rounds.settings import Settings
 from lightning_classprune.rounds.start import RoundStart
 from lightning_classprune.tickets.keeper import LadderKeeper
 from lightning_classprune.tickets.kept import KeptTickets
+from lightning_classprune.trainer.compatibility import refuse_finders
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks, of_type
 from lightning_classprune.trainer.processes import Processes
 
@@ -85,25 +86,44 @@ class Startup:
         self._resumed: Mapping[str, Any] | None = None
         self._loaded_epochs = 0  # how far the loop was in the checkpoint that is resumed
         self._foreign_epochs: int | None = None
+        self._token = uuid.uuid4().hex
 
     # -- what a checkpoint says, before the run is prepared or after --
 
-    def note_checkpoint(self, epochs: int, *, foreign: bool) -> None:
+    def note_checkpoint(self, epochs: int, state: Mapping[str, Any] | None) -> None:
         """A checkpoint is loaded.
 
         Args:
             epochs: That its loop had processed.
-            foreign: It has no state of ours.
+            state: Of ours in it; None where it has none.
         """
+        if self._is_put_back(state):
+            return
         self._loaded_epochs = epochs
-        if foreign:
+        if state is not None and not _has_not_begun(state):
+            return
+        if state is None or epochs:
             self._foreign_epochs = epochs
             rank_zero_info("the checkpoint has no pruning state: its weights are where round 0 starts")
-            if self._run is not None:
-                self._set_horizon(self._run)
+        if self._run is not None:
+            self._set_horizon(self._run)
+
+    def _is_put_back(self, state: Mapping[str, Any] | None) -> bool:
+        """Whether another callback goes back to what it has just saved: nothing of ours has happened between.
+
+        A finder of rates or batch sizes saves the trainer, trains with callbacks of its own, and puts all back.
+        """
+        begun = self._run is not None and self._run.begun
+        return begun or (state is not None and state.get("before_start_of") == self._token)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """What a checkpoint holds of a run that has not begun: what it is to go on from, or that there is nothing."""
+        return self._resumed or {"before_start_of": self._token}
 
     def continue_from(self, saved: dict[str, Any]) -> None:
         """Go on from what `PruningRun.state_dict` returned, if this is the same run."""
+        if self._is_put_back(saved) or _has_not_begun(saved):
+            return
         check_same_run(saved, run_settings(self._settings, self._clock.user))
         if self._closing and saved["was_judged"]:
             raise MisconfigurationException("judge: this run was judged already, and a judgement is final")
@@ -116,6 +136,8 @@ class Startup:
     def prepare(self, pl_module: Any) -> PruningRun:
         """`on_fit_start`: the strategy is set up, training state is not restored yet; check the model, set limits."""
         settings, trainer, processes = self._settings, self._trainer, self._processes
+        if self._resumed is not None or self._foreign_epochs is not None:
+            refuse_finders(trainer)
         self._randomness.agree()
         frozen = self._other_callbacks.by_epoch.unfreezes
         cutter = Cutter.find(settings.cut, settings.criterion, trainer, pl_module, processes, frozen=frozen)
@@ -190,13 +212,20 @@ class Startup:
         if not self._trainer.fast_dev_run:
             self._check_limits_and_data(run)
         run.delivery.begin_ladder(run.recorder.rows)
+        if not self._trainer.fast_dev_run:
+            run.cutter.rehearse(run.masks, self._trainer.optimizers)
         run.cutter.hold(run.masks, self._trainer.optimizers)
+        run.begun = True
         if self._closing:
             self._close_run(run)
             return
         if self._resumed is not None:
             self._go_on(run, self._resumed)
             return
+        if self._foreign_epochs is None:
+            run.round_start.begin()
+        if not self._trainer.fast_dev_run:
+            run.round_start.rehearse()
         run.cutter.apply(run.masks)
         if self._foreign_epochs is None or self._settings.guard.baseline == "current":
             self._clock.count_steps_from_here()
@@ -286,3 +315,8 @@ class Startup:
         release_schedulers(self._trainer)
         self._other_callbacks.by_epoch.release()
         self._clock.release()
+
+
+def _has_not_begun(state: Mapping[str, Any]) -> bool:
+    """Whether the run that saved this had not come to its first batch."""
+    return "before_start_of" in state
