@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 
 from lightning_classprune.guard.data import GuardData
+from lightning_classprune.trainer.batches import parts
 from lightning_classprune.trainer.loaders import has_own_sampler, rebuilt, visited_indices
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.randomness import untouched_randomness
@@ -84,6 +85,8 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
     elif isinstance(batch, Mapping):
         for value in batch.values():
             yield from _tensors(value)
+    elif named := parts(batch):
+        yield from _tensors(named)
     elif isinstance(batch, Sequence) and not isinstance(batch, str | bytes):
         for value in batch:
             yield from _tensors(value)
@@ -132,6 +135,11 @@ def check_guard(data: GuardData, processes: Processes) -> set[bytes]:
             "data set), and every case counts once; pass each loader or subset once"
         )
     contents = read([share.loader for share in data.shares], processes, None)
+    if not contents:
+        rank_zero_warn(
+            "guard_dataloader: no tensors are found in its batches, so that copies of samples in it and in training "
+            "data are not found either; give batches as tuples, mappings or dataclasses of tensors"
+        )
     # Padding of uneven shares repeats samples that another process counts.
     equal = len(contents) - len(set(contents))
     if processes.world_size == 1 and equal:

@@ -46,7 +46,9 @@ from lightning_classprune.rounds.settings import Settings
 from lightning_classprune.rounds.start import RoundStart
 from lightning_classprune.tickets.keeper import LadderKeeper
 from lightning_classprune.tickets.kept import KeptTickets
+from lightning_classprune.trainer.batches import described, reading
 from lightning_classprune.trainer.compatibility import refuse_finders
+from lightning_classprune.trainer.forward import default_predict
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks, of_type
 from lightning_classprune.trainer.processes import Processes
 
@@ -252,7 +254,7 @@ class Startup:
         check_rewind_point(self._trainer, settings.search.point, user, foreign)
         check_total_epochs(user, settings.search.max_total_epochs)
         evaluator = run.judge.evaluator
-        columns = evaluator.columns(self._trainer, run.module, run.data)
+        columns = self._first_columns(run)
         outcomes = None if columns is None else evaluator.task.outcomes(columns, {})
         check_guard_data(outcomes)
         if columns is not None:
@@ -267,6 +269,22 @@ class Startup:
                 evaluator, settings.protected, data, with_offset=settings.guard.offset == "validation"
             )
         self._check_leaks(run, asks)
+
+    def _first_columns(self, run: PruningRun) -> Columns | None:
+        """The guard data, read for the first time; how their batches are read is said unless they are pairs."""
+        evaluator, told = run.judge.evaluator, set[str]()
+
+        def noting(module: Any, batch: Any) -> Any:
+            if not (isinstance(batch, tuple | list) and len(batch) == 2):
+                told.add(described(reading(batch), batch))
+            return default_predict(module, batch)
+
+        if self._settings.predict is default_predict:
+            evaluator = replace(evaluator, predict=noting)
+        columns = evaluator.columns(self._trainer, run.module, run.data)
+        for one in sorted(told):
+            rank_zero_info(f"predict: batches are read as {one}")
+        return columns
 
     def _check_columns(self, task: Task, columns: Columns) -> None:
         """What is wrong with targets is wrong for ever; a network that is not trained yet may give any scores."""

@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 
 from tests.support.compare import assert_same, weights, without_seconds
-from tests.support.kit import fit, pruner, tiny, train_loader, trainer, verdicts
+from tests.support.kit import fit, pruner, tiny, train_loader, trainer, val_loader, verdicts
 from tests.support.witness import Watch
 
 OPTIONS: dict[str, Any] = {"max_rounds": 1, "rewind": "lr"}
@@ -59,6 +59,9 @@ def test_a_batch_size_is_found_before_the_run_begins() -> None:
 
         def train_dataloader(self) -> Any:
             return train_loader(batch_size=self.batch_size, n=32)
+
+        def val_dataloader(self) -> Any:
+            return val_loader()
 
     callback = pruner(**OPTIONS)
     finder = BatchSizeFinder(max_trials=2, steps_per_trial=1)
