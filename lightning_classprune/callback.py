@@ -67,7 +67,8 @@ class ClassAwarePruningCallback(_Callback):
         cut: What is pruned, and by which criterion.
         files: What is kept beside the trainer's checkpoints.
         threshold: Decision threshold on raw one-logit or multi-label scores; a score at it is positive.
-        predict: `(pl_module, batch) -> (scores, target)`; `(pl_module(batch[0]), batch[1])` by default.
+        predict: `(pl_module, batch) -> (scores, target)`; by default batches of common forms are read
+            (`trainer.batches`), and a module may return an object with `.logits`.
         guard_dataloader: Loader, or function that returns one; default the datamodule's `guard_dataloader()`, else
             the validation data, with a warning.
 

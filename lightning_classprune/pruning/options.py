@@ -26,8 +26,8 @@ class Cut:
         granularity: What is pruned, and what sparsity, target and fraction count: `"weight"`; `"channel"`, whole
             coupled channels, which can then leave the network (needs the extra `compact`, and
             `example_input_array` or a map-style training data set); or `"2:4"`, one step to half of the weights.
-        prunable: Patterns or a predicate (name, parameter) -> bool; by default the weights of convolutions and linear
-            layers.
+        prunable: Patterns or a predicate (name, parameter) -> bool; by default the weights of the layers in
+            `parameters.LAYERS`: convolutions, linear, recurrent and attention layers.
 
     Raises:
         ValueError: An argument is out of range; the message names it.

@@ -190,7 +190,9 @@ def make_plan(settings: Settings, masks: Masks, units: Units) -> Plan:
             f"({zeros / total:.4f}); raise the target"
         )
     if target > units.most:
-        places = "tensors, and every tensor" if what == "weights" else "groups of channels, and every group"
+        places = (
+            "tensors and gates, and every one" if what == "weights" else "groups of channels, and every group"
+        )
         raise MisconfigurationException(
             f"{name} leaves {total - target} of {total} {what} for {total - units.most} {places} "
             f"must keep at least one; at most {units.most / total:.6f} is possible here"

@@ -24,6 +24,7 @@ from lightning_classprune.guard.task import Columns, Task
 from lightning_classprune.ledger.recording import Recorder
 from lightning_classprune.pruning.cutter import Cutter, check_criterion, starting_masks
 from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.pruning.parameters import tell_coverage
 from lightning_classprune.rounds.clock import (
     RoundClock,
     check_length_left,
@@ -144,6 +145,7 @@ class Startup:
         frozen = self._other_callbacks.by_epoch.unfreezes
         cutter = Cutter.find(settings.cut, settings.criterion, trainer, pl_module, processes, frozen=frozen)
         units, sharding = cutter.units, cutter.sharding
+        tell_coverage(pl_module, units.parameters)
         round_start = RoundStart(settings, trainer, pl_module, self._clock, sharding)
         masks = starting_masks(units.parameters, self._inherited, sharding, processes)
         plan = make_plan(settings, masks, units)

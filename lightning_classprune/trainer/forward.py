@@ -70,5 +70,7 @@ def default_predict(pl_module: Any, batch: Any) -> tuple[Any, Any]:
     found = reading(batch)
     scores = pl_module(part(batch, found.input))
     if not isinstance(scores, Tensor):
-        scores = scores.get("logits", scores) if isinstance(scores, Mapping) else getattr(scores, "logits", scores)
+        scores = (
+            scores.get("logits", scores) if isinstance(scores, Mapping) else getattr(scores, "logits", scores)
+        )
     return scores, part(batch, found.target)

@@ -59,7 +59,9 @@ def test_a_copy_of_training_samples_is_found_in_them_too() -> None:
 
 def test_names_that_nobody_knows_are_refused_before_the_first_batch() -> None:
     made = trainer(callback := pruner(guard_dataloader=loader(40, 3, name="scan")))
-    with pytest.raises(MisconfigurationException, match=r"scan: float32 \(20, 8\), label: int64 .* predict=lambda"):
+    with pytest.raises(
+        MisconfigurationException, match=r"scan: float32 \(20, 8\), label: int64 .* predict=lambda"
+    ):
         made.fit(Model(), loader(40, 1), loader(40, 2))
     assert made.global_step == 0
     assert callback.ledger == []

@@ -180,7 +180,9 @@ class Warm(Tiny):
 
 @pytest.mark.fit
 def test_a_schedule_that_the_rounds_length_breaks_is_found_before_the_first_batch() -> None:
-    with pytest.raises(MisconfigurationException, match="asked anew for its 2 epochs.*ValueError.*round_epochs"):
+    with pytest.raises(
+        MisconfigurationException, match=r"asked anew for its 2 epochs.*ValueError.*round_epochs"
+    ):
         fit(Warm(), Rehearsed(rewind="lr", round_epochs=2), max_epochs=3, max_steps=1)
     fit(Warm(), Rehearsed(rewind="lr", round_epochs=3), max_epochs=3, max_steps=1)
 

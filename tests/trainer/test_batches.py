@@ -31,9 +31,9 @@ class Sample:
     path: tuple[str, ...] = ()
 
 
-Named = namedtuple("Named", "target input extra")  # noqa: PYI024
-Pair = namedtuple("Pair", "target input")  # noqa: PYI024
-Plain = namedtuple("Plain", "first second")  # noqa: PYI024
+Named = namedtuple("Named", "target input extra")
+Pair = namedtuple("Pair", "target input")
+Plain = namedtuple("Plain", "first second")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,10 @@ Plain = namedtuple("Plain", "first second")  # noqa: PYI024
         (Plain(X, Y), "scores = module(batch[0]), target = batch[1]"),
         ({"x": X, "y": Y}, "scores = module(batch['x']), target = batch['y']"),
         ({"label": Y, "image": X, "index": Y}, "scores = module(batch['image']), target = batch['label']"),
-        (UserDict(pixel_values=X, labels=Y), "scores = module(batch['pixel_values']), target = batch['labels']"),
+        (
+            UserDict(pixel_values=X, labels=Y),
+            "scores = module(batch['pixel_values']), target = batch['labels']",
+        ),
         ({"input": X, "target": Y}, "scores = module(batch['input']), target = batch['target']"),
         (Sample(X, Y), "scores = module(batch.image), target = batch.label"),
         (Named(Y, X, 0), "scores = module(batch.input), target = batch.target"),
@@ -75,8 +78,14 @@ def test_every_pair_of_names(known: str, target: str) -> None:
         ({"image": X}, r"dict with image: float32 \(4, 3\)"),
         ({"image": X, "x": X, "y": Y}, r"image: float32 .*, x: float32 .*, y: int64 \(4,\)"),
         ({"image": X, "label": Y, "labels": Y}, "cannot be told"),
-        ({"input_ids": Y, "attention_mask": Y, "labels": Y}, r"module\(batch\['input_ids'\]\), batch\['labels'\]"),
-        ((X, X, Y), r"tuple with 0: float32 \(4, 3\), 1: float32 \(4, 3\), 2: int64 \(4,\)\. Say it.*batch\[2\]\)"),
+        (
+            {"input_ids": Y, "attention_mask": Y, "labels": Y},
+            r"module\(batch\['input_ids'\]\), batch\['labels'\]",
+        ),
+        (
+            (X, X, Y),
+            r"tuple with 0: float32 \(4, 3\), 1: float32 \(4, 3\), 2: int64 \(4,\)\. Say it.*batch\[2\]\)",
+        ),
         ((X, torch.rand(4), Y), "cannot be told"),
         ((X, Y[:3], Y), "cannot be told"),
         ([X], "list with 0: float32"),
