@@ -17,11 +17,11 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from lightning_classprune.guard.data import GuardData
 from lightning_classprune.trainer.batches import parts
-from lightning_classprune.trainer.loaders import has_own_sampler, rebuilt, visited_indices
+from lightning_classprune.trainer.loaders import has_own_sampler, is_stream, rebuilt, visited_indices
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.randomness import untouched_randomness
 
@@ -55,13 +55,9 @@ def places(loader: Any, *, asking: bool = True) -> list[Place] | None:
         loader: The user's.
         asking: Ask a sampler of the user's own; otherwise None for such a loader too.
     """
-    if _is_stream(loader) or (has_own_sampler(loader) and not asking):
+    if is_stream(loader) or (has_own_sampler(loader) and not asking):
         return None
     return [place(loader.dataset, index) for index in visited_indices(loader)[0]]
-
-
-def _is_stream(loader: Any) -> bool:
-    return not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset)
 
 
 def digests(batch: Any) -> list[bytes]:
@@ -109,7 +105,7 @@ def read(loaders: Iterable[Any], processes: Processes, most: int | None) -> list
 
 
 def _some(loader: Any, processes: Processes, most: int | None) -> Iterator[Any]:
-    if most is None or _is_stream(loader):
+    if most is None or is_stream(loader):
         yield from loader
         return
     indices = list(range(len(loader.dataset))) if has_own_sampler(loader) else visited_indices(loader)[0]
@@ -177,8 +173,7 @@ def check_apart(
     foreign = [
         loader
         for loader, found in zip(others, theirs, strict=True)
-        if not _is_stream(loader)
-        and not (_bases(loader) if found is None else {b for b, _ in found}) <= bases
+        if not is_stream(loader) and not (_bases(loader) if found is None else {b for b, _ in found}) <= bases
     ]
     seen = read(foreign, processes, MOST_READ)
     equal = sum(one in contents for one in seen)

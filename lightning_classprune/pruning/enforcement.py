@@ -106,7 +106,8 @@ def _when_stepped(optimizer: Any, hook: Callable[..., None]) -> RemovableHandle 
     # What delegates to an optimizer inside has that one's hooks, and may move weights after they have run.
     own = isinstance(optimizer, Optimizer) and "_optimizer_step_post_hooks" in vars(optimizer)
     if own and getattr(type(optimizer).step, "hooked", False):
-        return optimizer.register_step_post_hook(hook)
+        handle: RemovableHandle = optimizer.register_step_post_hook(hook)
+        return handle
     return _WrappedStep(optimizer, hook)
 
 

@@ -88,8 +88,11 @@ def gates_of(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[
         for name, p in layer.named_parameters(recurse=False)
         if (gates := _gates(layer, name, p)) is not None
     }
-    gates = {name: known.get(id(parameter), 1) for name, parameter in parameters.items()}
-    return {name: count if parameters[name].shape[0] % count == 0 else 1 for name, count in gates.items()}
+    found = {name: known.get(id(parameter), 1) for name, parameter in parameters.items()}
+    return {
+        name: count if count > 1 and parameters[name].shape[0] % count == 0 else 1
+        for name, count in found.items()
+    }
 
 
 def _gates(layer: nn.Module, name: str, parameter: nn.Parameter) -> int | None:

@@ -121,7 +121,7 @@ class SingleWeights:
     def _shrunk(self, masks: Masks, scores: Scores, pruned: int) -> Masks:
         """The masks that this process holds, each gate a tensor of its own in the selection."""
         gates = {
-            name: {f"{name}[{i}]" if i else name: rows for i, rows in enumerate(self._rows(name, len(mask)))}
+            name: {f"{name}[{i}]" if i else name: rows for i, rows in enumerate(self._rows(name, mask))}
             for name, mask in masks.items()
         }
         owner = {gate: name for name, own in gates.items() for gate in own}
@@ -145,10 +145,13 @@ class SingleWeights:
             for name, own in gates.items()
         }
 
-    def _rows(self, name: str, held: int) -> list[slice]:
+    def _rows(self, name: str, held: Tensor) -> list[Any]:
         """The rows of each gate among those that this process holds."""
-        count, rows = self.gates.get(name, 1), self.parameters[name].shape[0]
+        count = self.gates.get(name, 1)
+        if count == 1:
+            return [...]
+        rows = self.parameters[name].shape[0]
         processes = self.sharding.processes
         before = min(-(-rows // processes.world_size) * processes.rank, rows) if self.sharding else 0
-        ends = [min(max(i * rows // count - before, 0), held) for i in range(count + 1)]
+        ends = [min(max(i * rows // count - before, 0), len(held)) for i in range(count + 1)]
         return [slice(start, end) for start, end in pairwise(ends)]

@@ -114,6 +114,31 @@ def after_abandonment(plan: Plan, state: RoundState) -> RoundState:
     return _smaller(plan, state)
 
 
+def ended_by_limits(state: RoundState) -> bool:
+    """Whether the run ended because it had come as far as it was allowed to."""
+    limits = ("the target sparsity is reached", "max_rounds=", "max_total_epochs=")
+    return state.finished is not None and state.finished.startswith(limits)
+
+
+def reopened(plan: Plan, state: RoundState, *, tried: bool, reach: int | None) -> RoundState:
+    """The state in which a run that limits had ended goes on under new ones, or is finished again.
+
+    Args:
+        plan: With the new limits.
+        state: As the run ended.
+        tried: The candidate was trained; otherwise it is the one whose round was not started.
+        reach: As for `after_verdict`.
+    """
+    state = replace(state, finished=None)
+    if not tried:
+        return state
+    return (
+        after_verdict(plan, state, True, reach)
+        if state.candidate == state.accepted
+        else _smaller(plan, state)
+    )
+
+
 def _further(plan: Plan, state: RoundState, reach: int, first: bool) -> int:
     if plan.adaptive is None:
         return _step(plan, state.accepted, plan.fraction / 2**state.refusals)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_classprune.guard.data import GuardData, find_guard_data
@@ -22,10 +23,19 @@ from lightning_classprune.rounds.clock import RoundClock, does_not_fit
 from lightning_classprune.rounds.closing import Closing
 from lightning_classprune.rounds.delivery import Delivery
 from lightning_classprune.rounds.handover import Handover
-from lightning_classprune.rounds.plan import Plan, RoundState, after_abandonment, after_verdict
+from lightning_classprune.rounds.plan import (
+    Plan,
+    RoundState,
+    after_abandonment,
+    after_verdict,
+    ended_by_limits,
+    largest_number_of_tests,
+    reopened,
+)
 from lightning_classprune.rounds.randomness import RoundRandomness
 from lightning_classprune.rounds.resuming import (
     STATE_VERSION,
+    check_extension,
     check_same_parameters,
     left_out,
     run_settings,
@@ -38,6 +48,7 @@ from lightning_classprune.rounds.start import RoundStart
 from lightning_classprune.rounds.status import Status, status
 from lightning_classprune.tickets.keeper import LadderKeeper
 from lightning_classprune.tickets.kept import KeptTickets
+from lightning_classprune.tickets.spent import SpentTests
 from lightning_classprune.tickets.ticket import Ticket, pack_ticket, unpack_ticket
 from lightning_classprune.trainer.compatibility import warn_where_global_epochs_count
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
@@ -75,6 +86,7 @@ class PruningRun:
     recorder: Recorder
     ladder: LadderKeeper
     kept: KeptTickets | None
+    spent: SpentTests
     masks: Masks
 
     def __post_init__(self) -> None:
@@ -195,7 +207,10 @@ class PruningRun:
             why = self._take_first(columns, outcomes)
             self.tell_labels()
         else:
+            number, level = self.judge.budget.tests, self.judge.budget.level()
             verdict = self.judge.verdict(outcomes)
+            if level is not None:
+                self.spent.take(number, outcomes, verdict.outcome, level)
         accepted = verdict is None or verdict.accepted
         goes_on = accepted and outcomes is not None and self.state.finished is None
         reach = self._reach(tensors) if goes_on else None
@@ -344,6 +359,32 @@ class PruningRun:
             "validation_passes": 0 if self.search is None else self.search.passes,
         }
 
+    @property
+    def can_be_reopened(self) -> bool:
+        """Whether a limit that was raised is all that ended the run."""
+        return ended_by_limits(self.state)
+
+    def reopen(self) -> None:
+        """Go on with a run that limits had ended, before they were raised.
+
+        Raises:
+            MisconfigurationException: The checkpoint has no network to go on from.
+        """
+        accepted, row = self.delivery.accepted, self.recorder.rows[-1]
+        if accepted is None:
+            raise MisconfigurationException(
+                "this checkpoint was written after the fit and holds no state to go on from; extend the run from its "
+                "last accepted-round or kept-round checkpoint"
+            )
+        tried = (row["round"], row["attempt"]) == (self.state.round, self.state.attempt)
+        reach = (
+            self._reach(accepted.tensors) if tried and self.state.candidate == self.state.accepted else None
+        )
+        self.state = reopened(self.plan, self.state, tried=tried, reach=reach)
+        sealed = self.other_callbacks.checkpoints.sealed
+        self._extend_or_end(job_over=False)
+        self.other_callbacks.checkpoints.sealed = sealed  # no round has ended
+
     def _extend_or_end(self, job_over: bool) -> None:
         """Let the next round follow, or none; what ModelCheckpoint tracks is still of the one that has ended."""
         self.other_callbacks.checkpoints.sealed = False
@@ -399,6 +440,7 @@ class PruningRun:
         if refused and not self.trainer.fast_dev_run:
             self.delivery.save_again(self.round_start.fresh)
         self.delivery.handover.tell(accepted)
+        self.recorder.tell_delivered(self.judge)
         # Taken here, where all processes are: for checkpoints written after the fit, when the module is the ticket.
         self.final_state = self._told_at_the_end()
 
@@ -412,7 +454,7 @@ class PruningRun:
 
     def _told_at_the_end(self) -> dict[str, Any]:
         """What a callback keeps of a run: all but the tensors, which the module or files have."""
-        return self.state_dict() | {"accepted": None, "rewind_point": None, "fresh": None}
+        return self._state() | {"accepted": None, "rewind_point": None, "fresh": None}
 
     def deliver_unjudged(self) -> None:
         """The fit is over and nothing was judged: the dense network is what may be handed over.
@@ -422,6 +464,7 @@ class PruningRun:
         if self.closing.is_open:
             self.closing.take_dense()
             self.restore_accepted()
+            self.recorder.tell_delivered(self.judge)
 
     def restore_accepted(self) -> None:
         """Put the last accepted ticket into the module; before a first verdict there is none, and nothing changes."""
@@ -501,6 +544,10 @@ class PruningRun:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later process needs to go on: plain dicts of tensors and primitives."""
+        self.spent.a_checkpoint_is_written()
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
         with_training = self.settings.search.point.kind == "none"
         return {
             "version": STATE_VERSION,
@@ -514,6 +561,7 @@ class PruningRun:
             "masks": {name: pack(mask) for name, mask in self.masks.items()},
             "ledger": self.recorder.state_dict(),
             "kept": None if self.kept is None else self.kept.state_dict(),
+            "spent": self.spent.state_dict(),
             "was_judged": self.closing.was_judged,
             "offsets": self.delivery.offsets_beside(),
             "criterion": self.cutter.criterion.state_dict(),
@@ -528,8 +576,13 @@ class PruningRun:
             **self.randomness.state_dict(),
         }
 
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` returned, as far as it is no state of the trainer's."""
+    def load_state_dict(self, saved: Mapping[str, Any], *, extended: bool = False) -> None:
+        """Take back what `state_dict` returned, as far as it is no state of the trainer's.
+
+        Args:
+            saved: What it returned.
+            extended: The limits to the rounds were raised since.
+        """
         check_same_parameters(saved, shapes(self.cutter.units.parameters))
         device = {name: mask.device for name, mask in self.masks.items()}
         self.masks = {name: unpack(m).to(device[name]) for name, m in saved["masks"].items()}
@@ -541,6 +594,13 @@ class PruningRun:
             self.kept.load_state_dict(saved["kept"])
             if not self.closing.was_judged:
                 self.kept.refuse_if_judged()
+        self.spent.load_state_dict(saved["spent"])
+        if extended:
+            check_extension(saved, any_refused=self.spent.any_refused)
+            # Without retries no level counts on their number.
+            budget = self.judge.budget
+            most = budget.tests + largest_number_of_tests(self.plan)
+            self.judge.budget = replace(budget, max_tests=max(budget.max_tests, most))
         self.clock.load_state_dict(saved)
         self.pending, self.other_callbacks.checkpoints.sealed = saved["pending"], saved["sealed"]
         self.recorder.load_state_dict(saved["ledger"])

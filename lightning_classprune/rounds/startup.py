@@ -15,12 +15,12 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_classprune.guard.data import check_guard_data, find_guard_data
+from lightning_classprune.guard.data import GuardData, check_guard_data, find_guard_data
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.judge import Judge
 from lightning_classprune.guard.leaks import check_apart, check_guard
-from lightning_classprune.guard.task import Columns, Task
+from lightning_classprune.guard.task import Columns, Outcomes, Task
 from lightning_classprune.ledger.recording import Recorder
 from lightning_classprune.pruning.cutter import Cutter, check_criterion, starting_masks
 from lightning_classprune.pruning.masks import Masks
@@ -47,9 +47,11 @@ from lightning_classprune.rounds.settings import Settings
 from lightning_classprune.rounds.start import RoundStart
 from lightning_classprune.tickets.keeper import LadderKeeper
 from lightning_classprune.tickets.kept import KeptTickets
+from lightning_classprune.tickets.spent import SpentTests
 from lightning_classprune.trainer.batches import described, reading
 from lightning_classprune.trainer.compatibility import refuse_finders
 from lightning_classprune.trainer.forward import default_predict
+from lightning_classprune.trainer.loaders import is_stream
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks, of_type
 from lightning_classprune.trainer.processes import Processes
 
@@ -89,6 +91,7 @@ class Startup:
         self._resumed: Mapping[str, Any] | None = None
         self._loaded_epochs = 0  # how far the loop was in the checkpoint that is resumed
         self._foreign_epochs: int | None = None
+        self._extended = False
         self._token = uuid.uuid4().hex
 
     # -- what a checkpoint says, before the run is prepared or after --
@@ -119,15 +122,15 @@ class Startup:
         begun = self._run is not None and self._run.begun
         return begun or (state is not None and state.get("before_start_of") == self._token)
 
-    def state_dict(self) -> Mapping[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of a run that has not begun: what it is to go on from, or that there is nothing."""
-        return self._resumed or {"before_start_of": self._token}
+        return dict(self._resumed or {"before_start_of": self._token})
 
     def continue_from(self, saved: dict[str, Any]) -> None:
         """Go on from what `PruningRun.state_dict` returned, if this is the same run."""
         if self._is_put_back(saved) or _has_not_begun(saved):
             return
-        check_same_run(saved, run_settings(self._settings, self._clock.user))
+        self._extended = check_same_run(saved, run_settings(self._settings, self._clock.user))
         if self._closing and saved["was_judged"]:
             raise MisconfigurationException("judge: this run was judged already, and a judgement is final")
         self._resumed = saved
@@ -169,6 +172,7 @@ class Startup:
             recorder=Recorder(trainer),
             ladder=self._ladder,
             kept=self._kept(),
+            spent=SpentTests(self._folder(), self._processes.first(uuid.uuid4().hex[:8]), self._processes),
             masks=masks,
         )
         if units.pruned(masks):
@@ -181,17 +185,21 @@ class Startup:
         """Where candidates wait for their judgement: the ladder's folder, else that of the checkpoints."""
         if self._settings.guard.judging != "end" or self._trainer.fast_dev_run:
             return None
+        return KeptTickets(self._folder(), self._processes.first(uuid.uuid4().hex[:8]), self._processes)
+
+    def _folder(self) -> str:
+        """Where a run keeps files of its own: in that of the ladder, or of the checkpoints."""
         beside = [
             callback.dirpath for callback in of_type(self._trainer, "ModelCheckpoint") if callback.dirpath
         ]
         folder = self._settings.files.ladder or next(iter(beside), None) or self._trainer.default_root_dir
-        return KeptTickets(os.fspath(folder), self._processes.first(uuid.uuid4().hex[:8]), self._processes)
+        return os.fspath(folder)
 
     def _set_horizon(self, run: PruningRun) -> None:
         """Begin, or go on where the checkpoint was written, which some strategies load only after `on_fit_start`."""
         # Lightning takes a step limit for a reason to repeat an epoch when it resumes, so it comes back after that.
         if self._resumed is not None:
-            run.load_state_dict(self._resumed)
+            run.load_state_dict(self._resumed, extended=self._extended)
             if run.state.round > 0:
                 run.round_start.before_loading()
             # A round that was saved at its end, before its verdict, must not look like a job with nothing to do.
@@ -202,7 +210,7 @@ class Startup:
             if self._foreign_epochs is not None and not ahead:
                 self._check_length_left(self._foreign_epochs)
             self._clock.apply(max_steps=-1)
-        if run.state.finished is not None:
+        if run.state.finished is not None and not (self._extended and run.can_be_reopened):
             self._trainer.fit_loop.max_epochs = self._loaded_epochs
 
     def _check_length_left(self, epochs: int) -> None:
@@ -261,6 +269,7 @@ class Startup:
         check_guard_data(outcomes)
         if columns is not None:
             self._check_columns(evaluator.task, columns)
+            self._check_cases(run, run.data, columns, run.judge.dense, "guard_dataloader")
         if outcomes is not None and self._resumed is None:
             run.judge.tell_power(outcomes)
         run.rehearse_criterion()
@@ -270,6 +279,7 @@ class Startup:
             run.search = Search(
                 evaluator, settings.protected, data, with_offset=settings.guard.offset == "validation"
             )
+            self._check_validation(run, run.search)
         self._check_leaks(run, asks)
 
     def _first_columns(self, run: PruningRun) -> Columns | None:
@@ -287,6 +297,39 @@ class Startup:
         for one in sorted(told):
             rank_zero_info(f"predict: batches are read as {one}")
         return columns
+
+    def _check_cases(
+        self, run: PruningRun, data: GuardData, columns: Columns, known: Outcomes | None, what: str
+    ) -> None:
+        """Networks are compared case by case: the cases must be the same at every reading, and after a resume."""
+        evaluator = run.judge.evaluator
+        first = evaluator.task.outcomes(columns, {})
+        if known is not None and not first.same_cases(known):
+            raise MisconfigurationException(
+                f"{what}: its {len(first)} cases are not the {len(known)} on which networks were compared before this "
+                "checkpoint was written; give the data that the run had, in their order, or begin a new run"
+            )
+        if not any(is_stream(loader) for loader in data.loaders):
+            return  # of a data set the samples are read one by one in a fixed order
+        again = evaluator.columns(self._trainer, run.module, data)
+        second = None if again is None else evaluator.task.outcomes(again, {})
+        if second is not None and not second.same_cases(first):
+            raise MisconfigurationException(
+                f"{what}: read twice, the stream gave {len(first)} cases and then {len(second)}, or others, or in "
+                "another order; every reading must give the same, so pass a DataLoader over a map-style data set, or a "
+                "stream that begins anew, without shuffling, each time it is asked"
+            )
+
+    def _check_validation(self, run: PruningRun, search: Search) -> None:
+        saved = None if self._resumed is None else self._resumed["search"]
+        known = None if saved is None or saved["dense"] is None else saved["dense"]
+        streams = any(is_stream(loader) for loader in search.data.loaders)
+        if known is None and not streams:
+            return
+        columns = search.evaluator.columns(self._trainer, run.module, search.data)
+        if columns is not None:
+            dense = None if known is None else search.evaluator.task.restored(known)
+            self._check_cases(run, search.data, columns, dense, "validation data")
 
     def _check_columns(self, task: Task, columns: Columns) -> None:
         """What is wrong with targets is wrong for ever; a network that is not trained yet may give any scores."""
@@ -327,6 +370,8 @@ class Startup:
             run.end_of_epoch()
             if saved["inside_epoch_end"]:
                 step_plateau_schedulers(self._trainer)
+        if self._extended and run.can_be_reopened:
+            run.reopen()
 
     def close(self) -> None:
         """Leave the trainer as the user had it, whether the run came to its first batch or not."""

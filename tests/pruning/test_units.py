@@ -108,6 +108,6 @@ def test_the_gates_of_a_sharded_tensor_are_those_of_the_whole(rows: int, count: 
         sharding = Sharding(Processes(rank, world), frozenset({"a"}))
         units = SingleWeights({"a": nn.Parameter(torch.zeros(rows, 2))}, "global", sharding, {"a": count})
         piece = sharding.pieces({"a": whole})["a"]
-        for part, own in zip(parts, units._rows("a", len(piece)), strict=True):
+        for part, own in zip(parts, units._rows("a", piece), strict=True):
             part += piece[own].tolist()
     assert parts == [gate.tolist() for gate in whole.view(count, -1)]
