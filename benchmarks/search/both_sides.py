@@ -9,8 +9,8 @@ Each arm is the ready-made job with other words on its command line (`ARMS`); da
 the job's own. Three arms are controls that nobody judges and that get no offset: "by hand" prunes the dense network of
 the job with the same seed once, to the job's target by global magnitude, and retrains it with a fresh schedule;
 "ModelPruning" lets Lightning's callback prune it little by little along the cubic of Zhu & Gupta; "dense as long"
-prunes nothing. Each takes as many epochs as the job with its seed took in all. A run leaves one JSON and is skipped where that
-exists. `report` writes search_both_sides.md.
+prunes nothing. Each takes as many epochs as the job with its seed took in all. A run leaves one JSON and is skipped
+where that exists. `report` writes search_both_sides.md.
 
 All numbers are of the test split, which nothing else reads; every network is compared with the dense network of its
 own run. Seeds 1 to 8, 11 to 21, 31 to 34 and 101 to 104 were looked at while the package was made; 41 to 50 were not.
@@ -59,7 +59,7 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
         (),
     ),
     LONG: ("the dense network for as many epochs in all", ()),
-    "magnitude": ("as now, by magnitude", ("+callbacks.classprune.cut.criterion=magnitude",)),
+    "magnitude": ("as now, by magnitude", ("callbacks.classprune.cut.criterion=magnitude",)),
     "adaptive": ("the adaptive search, the job's default before", ("search=adaptive",)),
     "lr rewinding": (
         "half of the weights a round, learning-rate rewinding (Renda et al.)",
