@@ -347,6 +347,8 @@ class ClassAwarePruningCallback(_Callback):
         """Log recall, FN and support of the protected classes."""
         if self._run is None or trainer.sanity_checking:
             return
+        if self._run.best is not None:
+            self._run.best.has_validated()
         metrics = self._validation_recall.metrics(trainer)
         self._recall = recalls(metrics)
         for name, value in metrics.items():

@@ -25,6 +25,8 @@ class Guard:
             guard's, so that it is judged where it is best on its ROC curve; `"none"`: it is judged as it is.
         judging: `"round"`: the guard judges each round, in a fixed sequence; `"end"`: validation data accept and
             refuse during the run, and the guard judges the candidates that were kept once, with Holm's procedure.
+        epoch: Whose network of a round is judged, kept and delivered: that of the `"last"` epoch, or of the `"best"`
+            one by the monitor of the trainer's ModelCheckpoint (else EarlyStopping), which must not read guard data.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
@@ -35,6 +37,7 @@ class Guard:
     max_fp_rise: float | Mapping[int | str, float | None] | None = 0.10
     offset: Literal["none", "validation"] = "none"
     judging: Literal["round", "end"] = "round"
+    epoch: Literal["last", "best"] = "last"
 
     def __post_init__(self) -> None:
         if self.confidence is not None:
@@ -48,6 +51,7 @@ class Guard:
         object.__setattr__(self, "max_fp_rise", _read_rise(self.max_fp_rise))
         arguments.one_of("Guard.offset", self.offset, ("none", "validation"))
         arguments.one_of("Guard.judging", self.judging, ("round", "end"))
+        arguments.one_of("Guard.epoch", self.epoch, ("last", "best"))
         if self.offset == "validation" and _unguarded(self.max_fp_rise):
             raise ValueError(
                 f"Guard.offset='validation' with max_fp_rise={self.max_fp_rise!r}: an offset alone accepts nearly "

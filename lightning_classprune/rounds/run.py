@@ -18,6 +18,7 @@ from lightning_classprune.ledger.rows import stands
 from lightning_classprune.pruning.cutter import Cutter, check_criterion
 from lightning_classprune.pruning.masks import Masks, pack, unpack
 from lightning_classprune.pruning.scoring import Scoring
+from lightning_classprune.rounds.best_epoch import BestEpoch
 from lightning_classprune.rounds.candidate import Candidate
 from lightning_classprune.rounds.clock import RoundClock, does_not_fit
 from lightning_classprune.rounds.closing import Closing
@@ -51,14 +52,17 @@ from lightning_classprune.tickets.kept import KeptTickets
 from lightning_classprune.tickets.spent import SpentTests
 from lightning_classprune.tickets.ticket import Ticket, pack_ticket, unpack_ticket
 from lightning_classprune.trainer.compatibility import warn_where_global_epochs_count
+from lightning_classprune.trainer.metrics import publish
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding, local, reshard
 from lightning_classprune.trainer.snapshots import (
     Tensors,
+    TrainingState,
     capture_tensors,
     capture_training,
     restore_tensors,
+    restore_training,
 )
 
 #: Up to this share of exact zeros among the prunable weights, a network that came is dense.
@@ -87,6 +91,7 @@ class PruningRun:
     ladder: LadderKeeper
     kept: KeptTickets | None
     spent: SpentTests
+    best: BestEpoch | None
     masks: Masks
 
     def __post_init__(self) -> None:
@@ -148,6 +153,8 @@ class PruningRun:
         """Judge if the round is over: by its length, by EarlyStopping, or because the job is being stopped."""
         if self.pending or self.state.finished is not None:
             return
+        if self.best is not None and self._is_after_last_cut:
+            self.best.look(self.clock.round_epoch, self._epoch)
         # What EarlyStopping decided is saved, Lightning's flag is not.
         asked = self.trainer.should_stop or self.other_callbacks.early_stopping.stopped()
         stopping = self.processes.any(asked and self.trainer.fit_loop._can_stop_early)
@@ -167,6 +174,41 @@ class PruningRun:
             if reason is not None:
                 self._abandon(reason, job_over=False)
 
+    @property
+    def _is_after_last_cut(self) -> bool:
+        """Whether the network in training has the round's last mask: a denser one is no candidate."""
+        return True
+
+    def _epoch(self) -> tuple[Tensors, TrainingState | None]:
+        """The network as it would be judged now, and what trained it where rounds go on from that."""
+        goes_on = self.settings.search.point.kind == "none"
+        with self.candidate.as_judged():
+            tensors = capture_tensors(self.module)
+        return tensors, capture_training(self.trainer) if goes_on else None
+
+    def _go_to_best(self) -> None:
+        """The round is over: its best epoch is its candidate, for whoever saves and judges from here on."""
+        assert self.best is not None
+        epoch, last = self.best.best, self.clock.round_epoch
+        self.best.reset()
+        if epoch is None:
+            if last:
+                rank_zero_warn(
+                    f"Guard.epoch='best': {self.best.monitor.name} was logged at the end of no epoch of round "
+                    f"{self.state.round} that counts, so its last one is judged; validate at the end of epochs"
+                )
+            return
+        reshard(self.module)
+        restore_tensors(self.module, epoch.tensors)
+        self.other_callbacks.averaging.restart(self.module)
+        if epoch.training is not None:
+            restore_training(self.trainer, epoch.training)
+        publish(self.trainer, {self.best.monitor.name: epoch.score})
+        rank_zero_info(
+            f"round {self.state.round}: epoch {epoch.number} of {last} is its candidate, the best by "
+            f"{self.best.monitor.name} ({epoch.score:.4g})"
+        )
+
     def _is_halfway(self) -> bool:
         if self.search is None or self.plan.adaptive is None:
             return False
@@ -185,6 +227,8 @@ class PruningRun:
         Args:
             job_over: No round may follow.
         """
+        if self.best is not None:
+            self._go_to_best()
         look = Look()
         if self.search is not None:
             with self.candidate.as_judged():
@@ -454,7 +498,7 @@ class PruningRun:
 
     def _told_at_the_end(self) -> dict[str, Any]:
         """What a callback keeps of a run: all but the tensors, which the module or files have."""
-        return self._state() | {"accepted": None, "rewind_point": None, "fresh": None}
+        return self._state() | {"accepted": None, "rewind_point": None, "fresh": None, "best": None}
 
     def deliver_unjudged(self) -> None:
         """The fit is over and nothing was judged: the dense network is what may be handed over.
@@ -515,6 +559,8 @@ class PruningRun:
         self.other_callbacks.start_round(self.module)
         self.cutter.hold(self.masks, self.trainer.optimizers)
         warn_where_global_epochs_count(self.trainer, self.clock.horizon)
+        if self.best is not None:
+            self.best.reset()
         self.clock.restart_seconds()
         self.randomness.start_round()
 
@@ -566,6 +612,7 @@ class PruningRun:
             "offsets": self.delivery.offsets_beside(),
             "criterion": self.cutter.criterion.state_dict(),
             "search": None if self.search is None else self.search.state_dict(),
+            "best": None if self.best is None else self.best.state_dict(self.sharding),
             "accepted": pack_ticket(self.delivery.accepted, self.sharding, with_training=with_training),
             "rewind_point": self.round_start.state_dict(),
             "fresh": self.round_start.saved_fresh(),
@@ -603,6 +650,8 @@ class PruningRun:
             self.judge.budget = replace(budget, max_tests=max(budget.max_tests, most))
         self.clock.load_state_dict(saved)
         self.pending, self.other_callbacks.checkpoints.sealed = saved["pending"], saved["sealed"]
+        if self.best is not None and saved["best"] is not None:
+            self.best.load_state_dict(saved["best"], self.sharding)
         self.recorder.load_state_dict(saved["ledger"])
         self.delivery.accepted = unpack_ticket(saved["accepted"], device, self.sharding)
         self.delivery.earlier_ladder = saved.get("ladder")

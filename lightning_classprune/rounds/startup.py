@@ -15,7 +15,13 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_classprune.guard.data import GuardData, check_guard_data, find_guard_data
+from lightning_classprune.guard.data import (
+    GuardData,
+    check_guard_data,
+    check_not_selected_by,
+    find_guard_data,
+    find_validation_loaders,
+)
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.judge import Judge
@@ -25,6 +31,7 @@ from lightning_classprune.ledger.recording import Recorder
 from lightning_classprune.pruning.cutter import Cutter, check_criterion, starting_masks
 from lightning_classprune.pruning.masks import Masks
 from lightning_classprune.pruning.parameters import tell_coverage
+from lightning_classprune.rounds.best_epoch import BestEpoch
 from lightning_classprune.rounds.clock import (
     RoundClock,
     check_length_left,
@@ -52,6 +59,7 @@ from lightning_classprune.trainer.batches import described, reading
 from lightning_classprune.trainer.compatibility import refuse_finders
 from lightning_classprune.trainer.forward import default_predict
 from lightning_classprune.trainer.loaders import is_stream
+from lightning_classprune.trainer.monitor import find_monitor
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks, of_type
 from lightning_classprune.trainer.processes import Processes
 
@@ -92,6 +100,8 @@ class Startup:
         self._loaded_epochs = 0  # how far the loop was in the checkpoint that is resumed
         self._foreign_epochs: int | None = None
         self._extended = False
+        judges_best = settings.guard.epoch == "best" and not trainer.fast_dev_run
+        self._monitor = find_monitor(trainer, "Guard.epoch='best'") if judges_best else None
         self._token = uuid.uuid4().hex
 
     # -- what a checkpoint says, before the run is prepared or after --
@@ -173,6 +183,7 @@ class Startup:
             ladder=self._ladder,
             kept=self._kept(),
             spent=SpentTests(self._folder(), self._processes.first(uuid.uuid4().hex[:8]), self._processes),
+            best=None if self._monitor is None else BestEpoch(self._monitor, trainer, processes),
             masks=masks,
         )
         if units.pruned(masks):
@@ -280,6 +291,8 @@ class Startup:
                 evaluator, settings.protected, data, with_offset=settings.guard.offset == "validation"
             )
             self._check_validation(run, run.search)
+        if self._monitor is not None:
+            check_not_selected_by(self._trainer, run.data, self._monitor.name)
         self._check_leaks(run, asks)
 
     def _first_columns(self, run: PruningRun) -> Columns | None:
@@ -347,6 +360,9 @@ class Startup:
         if run.search is not None:
             mend = f"{asks} lets validation data choose what the guard judges"
             apart.append((run.search.data.loaders, "validation samples", mend))
+        elif self._monitor is not None:
+            mend = "Guard.epoch='best' lets validation data choose what the guard judges"
+            apart.append((find_validation_loaders(self._trainer) or [], "validation samples", mend))
         for loaders, what, why in apart:
             mend = f"{why}; give the guard a split of its own (guard_dataloader=...)"
             check_apart(run.data, contents, loaders, what, mend, self._processes)
