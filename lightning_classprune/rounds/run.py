@@ -22,6 +22,7 @@ from lightning_classprune.rounds.candidate import Candidate
 from lightning_classprune.rounds.clock import RoundClock, does_not_fit
 from lightning_classprune.rounds.handover import Handover
 from lightning_classprune.rounds.judgement import judge_kept
+from lightning_classprune.rounds.options import Adaptive, Fixed
 from lightning_classprune.rounds.plan import Plan, RoundState, after_abandonment, after_verdict
 from lightning_classprune.rounds.randomness import RoundRandomness
 from lightning_classprune.rounds.resuming import (
@@ -40,7 +41,8 @@ from lightning_classprune.tickets.keeper import LadderKeeper
 from lightning_classprune.tickets.kept import Kept, KeptTickets
 from lightning_classprune.tickets.ticket import Ticket, pack_ticket, unpack_ticket
 from lightning_classprune.trainer.compatibility import warn_where_global_epochs_count
-from lightning_classprune.trainer.other_callbacks import OtherCallbacks
+from lightning_classprune.trainer.horizon import steps_left
+from lightning_classprune.trainer.other_callbacks import OtherCallbacks, of_type
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding, local, reshard
 from lightning_classprune.trainer.snapshots import (
@@ -91,6 +93,7 @@ class PruningRun:
         )
         self.candidate = Candidate(self.module, self.processes, (self.other_callbacks.averaging,))
         self._delivered = False
+        self._hears_all = self._needs_all_gradients()
         self._is_handed_over = False  # the module holds the accepted ticket as it leaves the run
         self._interrupted = False  # the job is being stopped, and the guard judges at the end only
         self.was_judged = False  # the guard was opened for the candidates that were kept
@@ -323,6 +326,7 @@ class PruningRun:
         with self.candidate.as_judged():
             place = self._bias_for(look.offsets, outcomes)
         self.accepted = Ticket(masks, tensors, training, stopping, dict(look.offsets), place)
+        self.cutter.commit()
         if self.kept is not None:
             self.kept.keep(
                 self.accepted, len(self.recorder.rows) - 1, look.chance, self.sharding, self.module
@@ -470,7 +474,9 @@ class PruningRun:
 
     def _told_at_the_end(self) -> dict[str, Any]:
         """What a callback keeps of a run: all but the tensors, which the module or files have."""
-        return self.state_dict() | {"accepted": None, "rewind_point": None}
+        told = self.state_dict() | {"accepted": None, "rewind_point": None}
+        heard = {"criterion": None, "criterion_accepted": None} if self.cutter.criterion.listens else {}
+        return told | heard
 
     @property
     def is_open(self) -> bool:
@@ -534,13 +540,30 @@ class PruningRun:
         if self.state.round == 0:
             self.round_start.at_step()
 
+    def before_optimizer_step(self, optimizer: Any) -> None:
+        """The criterion may hear the gradients, near the end of the round that is followed by a cut."""
+        criterion = self.cutter.criterion
+        if not criterion.listens:
+            return
+        left = None if self._hears_all else steps_left(self.trainer, self.clock.horizon)
+        if left is None or criterion.memory is None or left <= criterion.memory:
+            self.cutter.observe(self.trainer, optimizer)
+
+    def _needs_all_gradients(self) -> bool:
+        """Whether a cut may come at any time, or the end of a round."""
+        cuts_between_rounds = isinstance(self.settings.search, Fixed | Adaptive)
+        ends_early = bool(of_type(self.trainer, "EarlyStopping"))
+        return not cuts_between_rounds or ends_early or not self.module.automatic_optimization
+
     def _begin_round(self) -> None:
         assert self.accepted is not None
         self.pending = False
         reshard(self.module)
         restore_tensors(self.module, self.accepted.tensors)
+        self.cutter.go_back()
         self.cutter.prepare(self._scoring())
         self.masks = self.cutter.shrink(self.accepted.masks, self.state.candidate, self.round_start.origin)
+        self.cutter.listen_anew()
         self.cutter.require_equal(self.masks)
         self.round_start.go_back(self.accepted)
         self.processes.equalize_buffers(self.module)
@@ -593,7 +616,7 @@ class PruningRun:
             "kept": None if self.kept is None else self.kept.state_dict(),
             "was_judged": self.was_judged,
             "offsets": dict(self._offsets_beside()),
-            "criterion": self.cutter.criterion.state_dict(),
+            **self.cutter.state_dict(),
             "search": None if self.search is None else self.search.state_dict(),
             "accepted": pack_ticket(self.accepted, self.sharding, with_training=with_training),
             "rewind_point": self.round_start.state_dict(),
@@ -611,7 +634,7 @@ class PruningRun:
         self.masks = {name: unpack(m).to(device[name]) for name, m in saved["masks"].items()}
         self.state = RoundState.from_state_dict(saved["rounds"])
         self.judge.load_state_dict(saved)
-        self.cutter.criterion.load_state_dict(saved["criterion"])
+        self.cutter.load_state_dict(saved)
         self.was_judged = saved["was_judged"]
         if self.kept is not None:
             self.kept.load_state_dict(saved["kept"])
