@@ -42,7 +42,7 @@ from lightning_classprune.tickets.kept import Kept, KeptTickets
 from lightning_classprune.tickets.ticket import Ticket, pack_ticket, unpack_ticket
 from lightning_classprune.trainer.compatibility import warn_where_global_epochs_count
 from lightning_classprune.trainer.horizon import steps_left
-from lightning_classprune.trainer.other_callbacks import OtherCallbacks, of_type
+from lightning_classprune.trainer.other_callbacks import OtherCallbacks
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding, local, reshard
 from lightning_classprune.trainer.snapshots import (
@@ -552,7 +552,7 @@ class PruningRun:
     def _needs_all_gradients(self) -> bool:
         """Whether a cut may come at any time, or the end of a round."""
         cuts_between_rounds = isinstance(self.settings.search, Fixed | Adaptive)
-        ends_early = bool(of_type(self.trainer, "EarlyStopping"))
+        ends_early = bool(self.other_callbacks.early_stopping)
         return not cuts_between_rounds or ends_early or not self.module.automatic_optimization
 
     def _begin_round(self) -> None:
