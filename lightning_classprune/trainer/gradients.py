@@ -22,7 +22,9 @@ def are_finite(gradients: list[Tensor]) -> bool:
     """Whether no gradient has an infinite or NaN element; waits for the device."""
     if not gradients:
         return True
-    norms = torch._foreach_norm(gradients, 2, dtype=torch.float32)
+    # Never in half precision, in which norms of large tensors overflow.
+    wide = torch.float64 if any(one.dtype == torch.float64 for one in gradients) else torch.float32
+    norms = torch._foreach_norm(gradients, 2, dtype=wide)
     return bool(torch.stack(norms).isfinite().all())
 
 
