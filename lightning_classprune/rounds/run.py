@@ -107,7 +107,6 @@ class PruningRun:
         )
         self.candidate = Candidate(self.module, self.processes, (self.other_callbacks.averaging,))
         self._delivered = False
-        self._hears_all = self._needs_all_gradients()
         self._interrupted = False  # the job is being stopped, and the guard judges at the end only
         self.earlier: Mapping[str, Any] | None = (
             None  # the state of the fit whose pruned network this one starts from
@@ -462,19 +461,17 @@ class PruningRun:
             self.round_start.at_step()
 
     def before_optimizer_step(self, optimizer: Any) -> None:
-        """The criterion may hear the gradients, near the end of the round that is followed by a cut."""
+        """The criterion hears the gradients that may count at a cut: those near the end of a round, if it is known."""
         criterion = self.cutter.criterion
-        if not criterion.listens:
-            return
-        left = None if self._hears_all else steps_left(self.trainer, self.clock.horizon)
-        if left is None or criterion.memory is None or left <= criterion.memory:
+        if criterion.listens and self._counts_at_a_cut(criterion.memory):
             self.cutter.observe(self.trainer, optimizer)
 
-    def _needs_all_gradients(self) -> bool:
-        """Whether a cut may come at any time, or the end of a round."""
-        cuts_between_rounds = isinstance(self.settings.search, Fixed | Adaptive)
-        ends_early = bool(self.other_callbacks.early_stopping)
-        return not cuts_between_rounds or ends_early or not self.module.automatic_optimization
+    def _counts_at_a_cut(self, memory: int | None) -> bool:
+        if not isinstance(self.settings.search, Fixed | Adaptive):
+            return True  # which may cut at any time
+        known = self.module.automatic_optimization and not self.other_callbacks.early_stopping
+        left = steps_left(self.trainer, self.clock.horizon) if known else None
+        return left is None or memory is None or left <= memory
 
     def _begin_round(self) -> None:
         accepted = self.delivery.accepted
