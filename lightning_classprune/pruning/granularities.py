@@ -63,7 +63,7 @@ class Granularity:
 
 def _single_weights(here: Surroundings) -> tuple[SingleWeights, list[str]]:
     gates = gates_of(here.module, here.parameters)
-    return SingleWeights(here.parameters, here.scope, here.sharding, gates), []
+    return SingleWeights(here.parameters, here.scope, here.sharding, here.by_layer, gates), []
 
 
 GRANULARITIES: dict[str, Granularity] = {

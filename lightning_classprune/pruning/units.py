@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from lightning_classprune.pruning.lamp import lamp
 from lightning_classprune.pruning.masks import Masks, count_kept, count_weights
 from lightning_classprune.pruning.selection import Scope, Scores, shrink_masks
 from lightning_classprune.trainer.sharding import Sharding, local
@@ -27,6 +29,7 @@ class Surroundings:
         parameters: Those that may be pruned, by name.
         scope: One threshold for all, or one sparsity in every tensor or group.
         sharding: How the parameters are spread over the processes.
+        by_layer: Scores count relative to those of their layer (`lamp`).
     """
 
     trainer: Any
@@ -34,6 +37,7 @@ class Surroundings:
     parameters: Parameters
     scope: Scope
     sharding: Sharding
+    by_layer: bool = False
 
 
 class Units(Protocol):
@@ -76,6 +80,7 @@ class SingleWeights:
         parameters: The prunable weights.
         scope: One threshold for all, or one sparsity in every tensor and every gate.
         sharding: How they are spread over the processes.
+        by_layer: Scores count relative to those of their tensor (`lamp`).
         gates: Equal parts of a tensor along its first dimension, by name; 1 for those not named.
         total: Number of weights, over all processes.
         most: The largest number of them that may be pruned.
@@ -84,6 +89,7 @@ class SingleWeights:
     parameters: Parameters
     scope: Scope
     sharding: Sharding
+    by_layer: bool = False
     gates: Mapping[str, int] = field(default_factory=dict)
     name: str = "weights"
 
@@ -102,6 +108,9 @@ class SingleWeights:
 
     def shrink(self, masks: Masks, scores: Scores, pruned: int) -> Masks:
         """See `shrink_masks`; in a sharded model every process calls this with the same masks."""
+        if self.by_layer:
+            # Kept until the masks are found, for each of them takes a sort: four bytes a weight.
+            scores = cache(partial(self._relative, scores))
         shrunk: Masks = {}
         error: Exception | None = None
         try:
@@ -155,3 +164,9 @@ class SingleWeights:
         before = min(-(-rows // processes.world_size) * processes.rank, rows) if self.sharding else 0
         ends = [min(max(i * rows // count - before, 0), len(held)) for i in range(count + 1)]
         return [slice(start, end) for start, end in pairwise(ends)]
+
+    def _relative(self, scores: Scores, name: str) -> Tensor:
+        own = scores(name)
+        (whole,) = self.sharding.wholes({name: own}).values()
+        (piece,) = self.sharding.pieces({name: lamp(whole.double().square())}).values()
+        return piece.to(own.device)

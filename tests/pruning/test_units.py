@@ -14,12 +14,12 @@ from lightning_classprune.trainer.sharding import Sharding
 torch.set_num_threads(1)
 
 
-def single(scope: str = "global") -> SingleWeights:
+def single(scope: str = "global", by_layer: bool = False) -> SingleWeights:
     parameters = {
         "a": nn.Parameter(torch.tensor([[1.0, -4.0], [0.0, 2.0]])),
         "b": nn.Parameter(torch.tensor([-5.0, 3.0, 0.0])),
     }
-    return SingleWeights(parameters, scope, Sharding(Processes()))
+    return SingleWeights(parameters, scope, Sharding(Processes()), by_layer)
 
 
 def test_every_weight_counts_and_each_tensor_keeps_one() -> None:
@@ -45,6 +45,20 @@ def test_the_smallest_scores_leave_over_all_or_in_every_tensor(
     assert masks["b"].tolist() == b
 
 
+def test_by_layer_a_weight_counts_relative_to_those_of_its_tensor_that_are_no_smaller() -> None:
+    # a: 1 / 21, 16 / 16, 0, 4 / 20; b: 1, 9 / 34, 0.
+    units, asked = single(by_layer=True), list[str]()
+
+    def scores(name: str) -> torch.Tensor:
+        asked.append(name)
+        return units.parameters[name].detach().abs()
+
+    masks = units.shrink(full_masks(units.parameters), scores, 4)
+    assert masks["a"].tolist() == [[False, True], [False, False]]
+    assert masks["b"].tolist() == [True, True, False]
+    assert asked == ["a", "b"], "each is sorted once"
+
+
 def test_what_cannot_be_pruned_is_refused() -> None:
     units = single()
     masks = full_masks(units.parameters)
@@ -59,7 +73,7 @@ def gated(scope: str = "global") -> SingleWeights:
         "rnn": nn.Parameter(torch.arange(1.0, 13.0).view(6, 2)),
         "head": nn.Parameter(torch.tensor([[0.5, 20.0]])),
     }
-    return SingleWeights(parameters, scope, Sharding(Processes()), {"rnn": 3})
+    return SingleWeights(parameters, scope, Sharding(Processes()), gates={"rnn": 3})
 
 
 def test_every_gate_of_a_tensor_keeps_a_weight() -> None:
@@ -78,7 +92,8 @@ def test_gates_change_nothing_but_which_weight_is_spared_and_read_the_scores_onc
     torch.manual_seed(0)
     parameters = {name: nn.Parameter(torch.randn(12, 5)) for name in "ab"}
     plain, with_gates = (
-        SingleWeights(parameters, "global", Sharding(Processes()), gates) for gates in ({}, {"a": 4, "b": 3})
+        SingleWeights(parameters, "global", Sharding(Processes()), gates=gates)
+        for gates in ({}, {"a": 4, "b": 3})
     )
     asked: list[str] = []
 
@@ -92,7 +107,7 @@ def test_gates_change_nothing_but_which_weight_is_spared_and_read_the_scores_onc
     assert all(torch.equal(expected[name], found[name]) for name in "ab")
     assert all(found[name].is_contiguous() for name in "ab")
     assert len(asked) <= 2 * counts
-    by_gate = SingleWeights(parameters, "layer", Sharding(Processes()), {"a": 4, "b": 3})
+    by_gate = SingleWeights(parameters, "layer", Sharding(Processes()), gates={"a": 4, "b": 3})
     layered = by_gate.shrink(masks, scores, 60)
     assert all(int(gate.sum()) in (7, 8) for gate in layered["a"].chunk(4))
     assert by_gate.pruned(layered) == 60
@@ -106,7 +121,9 @@ def test_the_gates_of_a_sharded_tensor_are_those_of_the_whole(rows: int, count: 
     parts: list[list[int]] = [[] for _ in range(count)]
     for rank in range(world):
         sharding = Sharding(Processes(rank, world), frozenset({"a"}))
-        units = SingleWeights({"a": nn.Parameter(torch.zeros(rows, 2))}, "global", sharding, {"a": count})
+        units = SingleWeights(
+            {"a": nn.Parameter(torch.zeros(rows, 2))}, "global", sharding, gates={"a": count}
+        )
         piece = sharding.pieces({"a": whole})["a"]
         for part, own in zip(parts, units._rows("a", piece), strict=True):
             part += piece[own].tolist()
