@@ -232,4 +232,6 @@ def check_guard_data(outcomes: Outcomes | None) -> None:
         MisconfigurationException: There are none.
     """
     if outcomes is not None and not len(outcomes):
-        raise MisconfigurationException("guard_dataloader: the guard data is empty, nothing can be judged")
+        raise MisconfigurationException(
+            "guard_dataloader: the guard data is empty, nothing can be judged; look at its split and its filters"
+        )

@@ -115,6 +115,6 @@ def by_class(argument: str, given: Mapping[int | str, Any], names: Sequence[str]
             )
             raise ValueError(f"{argument}: unknown class {key!r}; allowed are 0 to {len(names) - 1}{named}")
         if index in read:
-            raise ValueError(f"{argument}: class {names[index]!r} is given twice")
+            raise ValueError(f"{argument}: class {names[index]!r} is given twice; name it once")
         read[index] = value
     return read

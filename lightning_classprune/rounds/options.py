@@ -44,7 +44,7 @@ class _Rounds(AnySearch):
         if self.round_epochs is not None and not point.trains_whole_schedules:
             raise ValueError(
                 f"{own}.round_epochs={self.round_epochs!r} does not go with rewind={self.rewind!r}: only with "
-                "rewind='init' or rewind='lr' does a round train by a whole schedule"
+                "rewind='init' or rewind='lr' does a round train by a whole schedule; drop one of the two"
             )
 
     @property

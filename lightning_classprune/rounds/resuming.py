@@ -47,7 +47,8 @@ def check_same_run(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
     """
     if saved.get("version") != STATE_VERSION:
         raise MisconfigurationException(
-            f"the checkpoint's pruning state has version {saved.get('version')}; this package reads {STATE_VERSION}"
+            f"the checkpoint's pruning state has version {saved.get('version')}; this package reads {STATE_VERSION}: go "
+            "on with the version of the package that wrote it, or take its weights alone into a new run"
         )
     theirs = saved["settings"]
     opaque = [k for k in mine if is_opaque(mine[k])]
@@ -63,6 +64,7 @@ def check_same_run(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
         raise MisconfigurationException(
             "the checkpoint was written by a run with other settings: "
             + "; ".join(f"{k} was {_short(theirs.get(k))} and is now {_short(mine[k])}" for k in differing)
+            + ". Give what that run had; only max_rounds, max_total_epochs and target_sparsity may grow"
         )
     return False
 
@@ -119,6 +121,7 @@ def check_same_parameters(saved: Mapping[str, Any], mine: Mapping[str, list[int]
         raise MisconfigurationException(
             "the checkpoint was written for a model with other prunable parameters: "
             + ", ".join(f"{n} {theirs.get(n)} -> {mine.get(n)}" for n in differing)
+            + "; give the model, and the Cut(prunable=...), of that run"
         )
 
 

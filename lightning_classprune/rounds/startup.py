@@ -142,7 +142,9 @@ class Startup:
             return
         self._extended = check_same_run(saved, run_settings(self._settings, self._clock.user))
         if self._closing and saved["was_judged"]:
-            raise MisconfigurationException("judge: this run was judged already, and a judgement is final")
+            raise MisconfigurationException(
+                "judge: this run was judged already, and a judgement is final; its verdicts are in callback.ledger"
+            )
         self._resumed = saved
         if self._run is not None:
             self._set_horizon(self._run)
@@ -262,7 +264,8 @@ class Startup:
         """Judge what a resumed run kept, and train nothing."""
         if self._resumed is None or not run.closing.is_open:
             raise MisconfigurationException(
-                "judge: there is no run with a dense network to judge its candidates by"
+                "judge: there is no run with a dense network to judge its candidates by; go on with it until round 0 is "
+                "over"
             )
         run.close()
         run.state = replace(run.state, finished=run.state.finished or "it was closed before its end")
