@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from lightning_classprune.pruning.criteria import Criterion
-from lightning_classprune.pruning.enforcement import Enforcement
+from lightning_classprune.pruning.enforcement import Enforcement, mask_state
 from lightning_classprune.pruning.granularities import find_units
 from lightning_classprune.pruning.masks import Masks, apply_masks, digest, full_masks
 from lightning_classprune.pruning.options import Cut
@@ -137,6 +137,10 @@ class Cutter:
         """Keep the pruned weights at zero in all steps from now on."""
         reshard(self.module)
         self._enforcement.hold(self.sharding.pieces(masks), self.units.parameters, optimizers)
+
+    def mask_optimizers(self, masks: Masks, optimizers: list[Any]) -> None:
+        """Set what optimizers remember of pruned weights (momentum, averages of gradients) to zero, and gradients."""
+        mask_state(self.sharding.pieces(masks), self.units.parameters, optimizers)
 
     def release(self) -> None:
         """Let go of all weights."""

@@ -52,6 +52,26 @@ class Enforcement:
         self._handles.clear()
 
 
+@torch.no_grad()
+def mask_state(
+    masks: Masks, parameters: Mapping[str, torch.nn.Parameter], optimizers: Iterable[Optimizer]
+) -> None:
+    """Set gradients of pruned weights to zero, and what optimizers remember of them, weight by weight.
+
+    Args:
+        masks: Pieces in a sharded model.
+        parameters: By name.
+        optimizers: Of the training.
+    """
+    states = [optimizer.state for optimizer in optimizers]
+    for name, mask in masks.items():
+        parameter = parameters[name]
+        held = [value for state in states for value in state.get(parameter, {}).values()]
+        for tensor in (parameter.grad, *held):
+            if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
+                local(tensor).masked_fill_(~mask.to(tensor.device), 0)
+
+
 def _when_accumulated(parameter: torch.nn.Parameter, hook: Callable[[Tensor], None]) -> RemovableHandle:
     # Torch refuses the hook on a frozen weight, but a fine-tuning callback may unfreeze it in the middle of a round.
     frozen = not parameter.requires_grad

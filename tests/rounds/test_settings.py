@@ -18,7 +18,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_classprune import Adaptive, ClassAwarePruningCallback, Cut, Files, Fixed, FNTolerance, Guard
+from lightning_classprune import (
+    Adaptive,
+    ClassAwarePruningCallback,
+    Cut,
+    Files,
+    Fixed,
+    FNTolerance,
+    Gradual,
+    Guard,
+)
 from lightning_classprune.guard.protected import Protected
 from lightning_classprune.pruning.criteria import Criterion, magnitude, random
 from lightning_classprune.rounds.rewind import Rewind
@@ -336,11 +345,14 @@ def test_guard_data_may_be_anything_that_can_be_read_or_asked(data: Any) -> None
 
 def test_the_length_of_a_round() -> None:
     """None is the length of round 0 for one search; half of it, rounded up, for the other, where it has a length."""
-    assert [Fixed(round_epochs=n).epochs_a_round(7) for n in (None, 3)] == [None, 3]
-    assert [Adaptive(round_epochs=n).epochs_a_round(7) for n in (None, 3)] == [4, 3]
-    assert [Adaptive().epochs_a_round(n) for n in (1, 2, 8, -1)] == [1, 1, 4, None]
-    assert Adaptive(rewind="none").epochs_a_round(8) is None
-    assert Adaptive(rewind="epoch:2").epochs_a_round(8) is None
+    assert [Fixed(round_epochs=n).length(7, -1) for n in (None, 3)] == [None, (3, -1)]
+    assert [Adaptive(round_epochs=n).length(7, 50) for n in (None, 3)] == [(4, 50), (3, 50)]
+    assert [Adaptive().length(n, -1) for n in (1, 2, 8, -1)] == [(1, -1), (1, -1), (4, -1), None]
+    assert [Gradual().length(n, -1) for n in (1, 8)] == [(2, -1), (16, -1)]
+    assert [Gradual().length(-1, 50), Gradual().length(2, 50)] == [(-1, 100), (4, 100)]
+    assert Gradual(round_epochs=3).length(7, 50) == (3, 50)
+    for search in (Adaptive, Gradual):
+        assert [search(rewind=rewind).length(8, -1) for rewind in ("none", "epoch:2")] == [None, None]
 
 
 def test_the_error_level_is_exact_in_decimals() -> None:
