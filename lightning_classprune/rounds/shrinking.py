@@ -72,7 +72,7 @@ class Shrinking:
             progress: Share of the round that is done, in [0, 1].
             steps: Optimizer steps since the last cut, or since the round began.
         """
-        return progress >= self.share or steps >= self.every
+        return steps >= (1 if progress >= self.share else self.every)
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives only."""
