@@ -38,9 +38,7 @@ def test_it_starts_from_what_is_pruned_already() -> None:
     ("progress", "steps", "due"),
     [(0.3, 3, False), (0.3, 4, True), (0.3, 9, True), (0.59, 1, False), (0.6, 1, True), (1.0, 0, False)],
 )
-def test_when_a_cut_is_due(
-    progress: float, steps: int, due: bool
-) -> None:
+def test_when_a_cut_is_due(progress: float, steps: int, due: bool) -> None:
     assert HAND.is_due(progress, steps) is due
 
 
