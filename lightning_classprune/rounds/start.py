@@ -21,7 +21,7 @@ from lightning_classprune.rounds.rewind import (
 from lightning_classprune.rounds.settings import Settings
 from lightning_classprune.tickets.ticket import Ticket
 from lightning_classprune.trainer.horizon import Limits, remaining_after
-from lightning_classprune.trainer.sharding import Sharding
+from lightning_classprune.trainer.sharding import Sharding, laid_out
 from lightning_classprune.trainer.snapshots import (
     Tensors,
     TrainingState,
@@ -160,8 +160,14 @@ class RoundStart:
 
     def before_loading(self) -> None:
         """A checkpoint of a later round is loaded next: its schedules were made for that round's length."""
-        if self._length is not None:
-            self._rebuild(self.fresh, self._length)
+        if self._length is None:
+            return
+        # A sharded model's optimizers were loaded with its weights, before anyone knew of what round.
+        loaded = [copy_state(o.state_dict()) if o.state else None for o in self._trainer.optimizers]
+        self._rebuild(self.fresh, self._length)
+        for optimizer, state in zip(self._trainer.optimizers, loaded, strict=True):
+            if state is not None:
+                optimizer.load_state_dict(laid_out(state, self._module))
 
     def after_loading(self) -> None:
         """A checkpoint of a later round was loaded, from the middle of that round."""
