@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from lightning_classprune.pruning.criteria import Criterion
-from lightning_classprune.pruning.enforcement import Enforcement, mask_state
+from lightning_classprune.pruning.enforcement import Enforcement
 from lightning_classprune.pruning.granularities import find_units
 from lightning_classprune.pruning.masks import Masks, apply_masks, digest, full_masks
 from lightning_classprune.pruning.options import Cut
@@ -138,9 +138,10 @@ class Cutter:
         reshard(self.module)
         self._enforcement.hold(self.sharding.pieces(masks), self.units.parameters, optimizers)
 
-    def mask_optimizers(self, masks: Masks, optimizers: list[Any]) -> None:
-        """Set what optimizers remember of pruned weights (momentum, averages of gradients) to zero, and gradients."""
-        mask_state(self.sharding.pieces(masks), self.units.parameters, optimizers)
+    def tighten(self, masks: Masks, optimizers: list[Any]) -> None:
+        """Set the pruned weights to zero in the middle of a training, with all that is known of them, and hold them."""
+        self.hold(masks, optimizers)
+        self._enforcement.wipe(self.units.parameters, optimizers)
 
     def release(self) -> None:
         """Let go of all weights."""

@@ -127,9 +127,7 @@ class GradualMask:
         return self._cutter.sharding.processes.any(mine)
 
     def _apply(self, masks: Masks) -> None:
-        self._cutter.apply(masks)
-        self._cutter.hold(masks, self._trainer.optimizers)
-        self._cutter.mask_optimizers(masks, self._trainer.optimizers)
+        self._cutter.tighten(masks, self._trainer.optimizers)
         for average in self._other_callbacks.averaging.models():
             apply_masks(masks, named_parameters(average))
 
