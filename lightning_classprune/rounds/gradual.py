@@ -111,6 +111,8 @@ class GradualMask:
             self.diverged = self._has_nan()
             if self.diverged:
                 return None
+            if self._pruned == shrinking.start:
+                self._cutter.warn_if_deaf()
             self._cutter.prepare(scoring())
             masks = self._cutter.shrink(masks, pruned, origin)
             self._apply(masks)

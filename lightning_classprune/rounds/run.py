@@ -42,6 +42,7 @@ from lightning_classprune.tickets.keeper import LadderKeeper
 from lightning_classprune.tickets.kept import KeptTickets
 from lightning_classprune.tickets.ticket import Ticket, pack_ticket, unpack_ticket
 from lightning_classprune.trainer.compatibility import warn_where_global_epochs_count
+from lightning_classprune.trainer.horizon import steps_left
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding, local, reshard
@@ -303,6 +304,7 @@ class PruningRun:
             place = self._bias_for(look.offsets, outcomes)
         ticket = Ticket(masks, tensors, training, stopping, dict(look.offsets), place)
         self.delivery.accepted = ticket
+        self.cutter.commit()
         if self.kept is not None:
             self.kept.keep(ticket, len(self.recorder.rows) - 1, look.chance, self.sharding, self.module)
         if stands(self.recorder.rows[-1]):
@@ -427,7 +429,9 @@ class PruningRun:
 
     def _told_at_the_end(self) -> dict[str, Any]:
         """What a callback keeps of a run: all but the tensors, which the module or files have."""
-        return self.state_dict() | {"accepted": None, "rewind_point": None}
+        told = self.state_dict() | {"accepted": None, "rewind_point": None}
+        heard = {"criterion": None, "criterion_accepted": None} if self.cutter.criterion.listens else {}
+        return told | heard
 
     def deliver_unjudged(self) -> None:
         """The fit is over and nothing was judged: the dense network is what may be handed over.
@@ -477,6 +481,19 @@ class PruningRun:
         if shrunk is not None:
             self.masks = shrunk
 
+    def before_optimizer_step(self, optimizer: Any) -> None:
+        """The criterion hears the gradients that may count at a cut: those near the end of a round, if it is known."""
+        criterion = self.cutter.criterion
+        if criterion.listens and self._counts_at_a_cut(criterion.memory):
+            self.cutter.observe(self.trainer, optimizer)
+
+    def _counts_at_a_cut(self, memory: int | None) -> bool:
+        if self.gradual.is_on:
+            return self.gradual.pruned is not None
+        known = self.module.automatic_optimization and not self.other_callbacks.early_stopping
+        left = steps_left(self.trainer, self.clock.horizon) if known else None
+        return left is None or memory is None or left <= memory
+
     def _begin_round(self) -> None:
         accepted = self.delivery.accepted
         assert accepted is not None
@@ -487,9 +504,11 @@ class PruningRun:
             self.masks = {name: mask.clone() for name, mask in accepted.masks.items()}
             self.gradual.begin(self.state.accepted, self.state.candidate)
         else:
+            self.cutter.go_back()
             self.cutter.prepare(self._scoring())
             self.masks = self.cutter.shrink(accepted.masks, self.state.candidate, self.round_start.origin)
         self.cutter.require_equal(self.masks)
+        self.cutter.listen_anew()
         self.round_start.go_back(accepted)
         self.processes.equalize_buffers(self.module)
         self.cutter.apply(self.masks)
@@ -542,7 +561,7 @@ class PruningRun:
             "kept": None if self.kept is None else self.kept.state_dict(),
             "was_judged": self.closing.was_judged,
             "offsets": self.delivery.offsets_beside(),
-            "criterion": self.cutter.criterion.state_dict(),
+            **self.cutter.state_dict(),
             "gradual": self.gradual.state_dict(),
             "search": None if self.search is None else self.search.state_dict(),
             "accepted": pack_ticket(self.delivery.accepted, self.sharding, with_training=with_training),
@@ -561,7 +580,7 @@ class PruningRun:
         self.masks = {name: unpack(m).to(device[name]) for name, m in saved["masks"].items()}
         self.state = RoundState.from_state_dict(saved["rounds"])
         self.judge.load_state_dict(saved)
-        self.cutter.criterion.load_state_dict(saved["criterion"])
+        self.cutter.load_state_dict(saved)
         self.gradual.load_state_dict(saved["gradual"])
         self.closing.was_judged = saved["was_judged"]
         if self.kept is not None:

@@ -13,10 +13,10 @@ from lightning_classprune.guard.options import Guard
 from lightning_classprune.guard.protected import Protected, read_protected
 from lightning_classprune.guard.task import Task
 from lightning_classprune.guard.tolerance import FNTolerance
-from lightning_classprune.pruning.criteria import CRITERIA, Criterion
+from lightning_classprune.pruning.criteria import Criterion, CriterionName
 from lightning_classprune.pruning.granularities import GRANULARITIES
 from lightning_classprune.pruning.options import Cut
-from lightning_classprune.rounds.options import AnySearch, Fixed, Gradual, Search, read_search
+from lightning_classprune.rounds.options import Adaptive, AnySearch, Fixed, Gradual, Search, read_search
 from lightning_classprune.rounds.schedules import TOWARDS_A_JUDGEMENT, AdaptiveSteps
 from lightning_classprune.tickets.options import Files
 from lightning_classprune.trainer.arguments import is_number, share, whole
@@ -24,7 +24,7 @@ from lightning_classprune.trainer.forward import Predict, default_predict
 from lightning_classprune.trainer.identity import identity
 
 #: What a gradual search cuts by unless a cut is given: as sparse as it goes, magnitude alone does not hold.
-GRADUAL_CRITERION: Any = "lamp_gradient" if "lamp_gradient" in CRITERIA else "magnitude"
+GRADUAL_CRITERION: CriterionName = "lamp_gradient"
 
 #: Where an argument of the flat list of old is now.
 MOVED = {
@@ -127,6 +127,13 @@ class Settings:
                 "Guard.baseline='current' judges the weights as they come, so rewind="
                 f"{chosen.rewind!r} has no earlier point; use rewind='lr' or rewind='none'"
             )
+        criterion = Criterion.of(cut.criterion)
+        if guard.baseline == "current" and criterion.listens and isinstance(chosen, Fixed | Adaptive):
+            raise ValueError(
+                f"Guard.baseline='current' trains nothing before the first cut, so Cut.criterion={cut.criterion!r} has "
+                "no gradients to score by; use criterion='class_lamp_gradient', which looks at them itself, or 'lamp', "
+                "or baseline='train'"
+            )
         if guard.judging == "end" and chosen.retries:
             raise ValueError(
                 f"Guard.judging='end' survives refusals by validation data alone, so retries={chosen.retries} does not "
@@ -140,7 +147,7 @@ class Settings:
             search=chosen,
             guard=guard,
             cut=cut,
-            criterion=Criterion.of(cut.criterion),
+            criterion=criterion,
             files=files,
             threshold=float(threshold),
             predict=predict or default_predict,
