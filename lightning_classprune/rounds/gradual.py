@@ -84,7 +84,7 @@ class GradualMask:
         """
         steps, self.diverged = self._clock.steps_a_round, False
         assert steps is not None, "checked before training"
-        self._shrinking = Shrinking.of_round(start, end, self.share, steps)
+        self._shrinking = Shrinking.of_round(start, end, self.share, steps, self._cutter.units.total)
         self._pruned, self._last = start, 0
 
     def stop(self) -> None:

@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
 
-#: Optimizer steps from one cut to the next, at most: an exact selection costs a few steps' time.
+#: Optimizer steps from one cut to the next, if the round then has cuts enough and not too many...
 EVERY = 20
-#: Cuts that a round has, however short, unless it has fewer steps.
-CUTS = 48
+#: ... between these: an exact selection costs about a step's time.
+FEWEST_CUTS, MOST_CUTS = 48, 200
+#: One step more between cuts for each so many units, of which a selection takes a good part of a second.
+MANY = 5_000_000
 #: Optimizer steps before the first cut, in which a criterion hears its first gradients...
 FIRST = 24
 #: ... but no more than this share of the shrinking.
@@ -41,7 +43,7 @@ class Shrinking:
     every: int
 
     @classmethod
-    def of_round(cls, start: int, end: int, share: float, steps: int) -> Shrinking:
+    def of_round(cls, start: int, end: int, share: float, steps: int, total: int) -> Shrinking:
         """That of a round of so many optimizer steps.
 
         Args:
@@ -49,9 +51,10 @@ class Shrinking:
             end: Units pruned in its candidate.
             share: Of the round, over which the mask shrinks.
             steps: Of the round.
+            total: Units that there are.
         """
         shrinking = max(int(share * steps), 1)
-        every = min(max(shrinking // CUTS, 1), EVERY)
+        every = max(min(shrinking // FEWEST_CUTS, EVERY), shrinking // MOST_CUTS, total // MANY, 1)
         return cls(start, end, share * min(FIRST / shrinking, FIRST_SHARE), share, every)
 
     def pruned(self, progress: float) -> int:

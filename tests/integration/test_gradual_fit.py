@@ -311,6 +311,7 @@ def test_channels_shrink_too() -> None:
 def test_resumed_from_any_checkpoint_also_while_the_mask_shrinks(tmp_path: Path) -> None:
     """The first round is accepted, the second refused, so that the third shrinks from the mask before."""
     options: dict[str, Any] = {"round_epochs": 3, "on_refusal": "retry", "retries": 1, "max_rounds": 3}
+    options["callback"] = {"criterion": "lamp_gradient"}  # whose state is of the middle, too
     keep = Keep(tmp_path, "epoch end")
     whole = Job(2, **options).run(keep)
     assert verdicts(whole.callback) == ["baseline", "accepted", "refused", "accepted"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_classprune.rounds.shrinking import CUTS, EVERY, Shrinking
+from lightning_classprune.rounds.shrinking import FEWEST_CUTS, MOST_CUTS, Shrinking
 
 HAND = Shrinking(start=0, end=800, begin=0.1, share=0.6, every=4)
 
@@ -43,16 +43,18 @@ def test_when_a_cut_is_due(progress: float, steps: int, due: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "every", "begin"),
+    ("steps", "total", "every", "begin"),
     [
-        (10_000, 20, 24),  # 6,000 steps: every 20th, the first after 24 have trained
-        (336, 4, 24),  # 201 steps: every 4th, 50 cuts
-        (100, 1, 60 / 8),  # 60 steps: every one, after an eighth of them
-        (1, 1, 1 / 8),
+        (5_000, 1000, 20, 24),  # 3,000 steps: every 20th, the first after 24 have trained
+        (50_000, 1000, 150, 24),  # 30,000 steps: 200 cuts
+        (336, 1000, 4, 24),  # 201 steps: every 4th, 50 cuts
+        (100, 1000, 1, 60 / 8),  # 60 steps: every one, after an eighth of them
+        (336, 100_000_000, 20, 24),  # each takes seconds
+        (1, 1000, 1, 1 / 8),
     ],
 )
-def test_how_often_a_round_is_cut(steps: int, every: int, begin: float) -> None:
-    made = Shrinking.of_round(0, 900, 0.6, steps)
+def test_how_often_a_round_is_cut(steps: int, total: int, every: int, begin: float) -> None:
+    made = Shrinking.of_round(0, 900, 0.6, steps, total)
     assert made.every == every
     assert made.begin * steps == pytest.approx(begin, rel=0.01) or steps == 1
 
@@ -67,14 +69,15 @@ def test_how_often_a_round_is_cut(steps: int, every: int, begin: float) -> None:
 def test_masks_only_shrink_and_end_where_they_shall(
     start: int, more: int, share: float, steps: int, moments: list[float]
 ) -> None:
-    made = Shrinking.of_round(start, start + more, share, steps)
+    made = Shrinking.of_round(start, start + more, share, steps, 10**6)
     pruned = [made.pruned(progress) for progress in sorted(moments)]
     assert all(a <= b for a, b in pairwise([start, *pruned, start + more]))
     assert made.pruned(0.0) == made.pruned(made.begin) == start
     assert made.pruned(share) == made.pruned(1.0) == start + more
     assert 0 <= made.begin < share
-    assert 1 <= made.every <= EVERY
-    assert made.every == 1 or int(share * steps) // made.every >= CUTS
+    cuts = int(share * steps) / made.every
+    assert made.every == 1 or cuts >= FEWEST_CUTS
+    assert cuts < MOST_CUTS + 1 or made.every * MOST_CUTS > share * steps - MOST_CUTS
 
 
 def test_it_comes_back_from_a_checkpoint() -> None:
