@@ -7,7 +7,7 @@ steps, so they cost no pass of their own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -28,15 +28,17 @@ def sensitivity(weight: Tensor, mean_square: Tensor) -> Tensor:
     return weight.abs() * mean_square.to(weight.device).sqrt()
 
 
-def usual_size(mean_squares: Mapping[str, Tensor], sharding: Sharding) -> float:
+def usual_size(mean_squares: Iterable[Tensor], sharding: Sharding) -> float:
     """Mean size of the gradients that are not zero, over all weights and processes; 1 if there are none.
 
     Args:
-        mean_squares: E[g^2] by name, this process' pieces in a sharded model.
+        mean_squares: E[g^2] of every parameter, this process' pieces in a sharded model.
         sharding: How they are spread over the processes, which all call this.
     """
-    total = sum(float(mean.sqrt().sum(dtype=torch.float64)) for mean in mean_squares.values())
-    count = sum(int(torch.count_nonzero(mean)) for mean in mean_squares.values())
+    total, count = 0.0, 0
+    for mean in mean_squares:
+        total += float(mean.sqrt().sum(dtype=torch.float64))
+        count += int(torch.count_nonzero(mean))
     shares = sharding.processes.gather_objects((total, count)) if sharding else [(total, count)]
     total, count = sum(share[0] for share in shares), sum(share[1] for share in shares)
     return total / count if count else 1.0
@@ -80,7 +82,8 @@ class GradientMoments:
         """Settle how far the mean looks back, and what stands for the gradients that were never seen."""
         epoch = steps_per_epoch(scoring.trainer)
         self._look_back = MOST if epoch is None else min(max(epoch, FEWEST), MOST)
-        self._usual = usual_size({name: self._mean_square(name) for name in self._means}, scoring.sharding)
+        if scoring.parameters.keys() - self._means.keys():
+            self._usual = usual_size(map(self._mean_square, self._means), scoring.sharding)
 
     def score(self, name: str, weight: Tensor, rewind_point: Tensor) -> Tensor:
         """See `PreparedCriterion.score`."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from lightning_classprune.pruning.moments import FEWEST, MOST, GradientMoments, sensitivity, usual_size
 from lightning_classprune.trainer.processes import Processes
@@ -20,7 +19,7 @@ WHOLE = Sharding(Processes())
 
 def at_a_cut(moments: GradientMoments, batches: float = float("inf"), accumulated: int = 1) -> None:
     trainer = SimpleNamespace(num_training_batches=batches, accumulate_grad_batches=accumulated)
-    scoring: Any = SimpleNamespace(trainer=trainer, sharding=WHOLE)
+    scoring: Any = SimpleNamespace(trainer=trainer, sharding=WHOLE, parameters={"a": None, "frozen": None})
     moments.prepare(scoring)
 
 
@@ -84,10 +83,10 @@ def test_the_usual_size_is_that_over_all_processes() -> None:
         def gather_objects(self, share: Any) -> list[Any]:
             return [share, (8.0, 2)]
 
-    means: dict[str, Tensor] = {"a": torch.tensor([4.0, 0.0]), "empty": torch.zeros(0)}
+    means = [torch.tensor([4.0, 0.0]), torch.zeros(0)]
     assert usual_size(means, WHOLE) == 2
-    assert usual_size(means, Sharding(Two(0, 2), frozenset(means))) == (2 + 8) / 3
-    assert usual_size({}, WHOLE) == 1
+    assert usual_size(means, Sharding(Two(0, 2), frozenset({"a"}))) == (2 + 8) / 3
+    assert usual_size([], WHOLE) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
