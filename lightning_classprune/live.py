@@ -216,7 +216,7 @@ def line(status: Status) -> Text:
     parts = [
         Text(f"round {status.round}{attempt}", style="bold"),
         Text(f"{status.unit} {_place(status)}"),
-        Text(f"sparsity {status.sparsity:.1%}"),
+        Text(_sparsity(status)),
         *(_class_text(one) for one in status.classes),
         Text(_budget(status)),
         *(
@@ -233,6 +233,12 @@ def _place(status: Status) -> str:
     if status.length is None:
         return f"{status.done + 1}"
     return f"{min(status.done + 1, status.length)}/{status.length}"
+
+
+def _sparsity(status: Status) -> str:
+    if status.shrunk is None:
+        return f"sparsity {status.sparsity:.1%}"
+    return f"sparsity {status.shrunk:.1%} of {status.sparsity:.1%}"
 
 
 def _class_text(one: ClassStatus) -> Text:

@@ -1,10 +1,11 @@
-"""What composing the job's configuration needs: its folder, and the resolver that names the jobs of a sweep."""
+"""What composing the job's configuration needs: its folder, and the resolvers that its files name."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -32,4 +33,15 @@ def job_folder(overrides: str) -> str:
     return f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:6]}"
 
 
+def criterion_for(search: Any) -> str:
+    """Return the criterion of a search for which none is given.
+
+    Args:
+        search: Its word, or a node with its class.
+    """
+    name = search if isinstance(search, str) else search.get("_target_", "")
+    return "lamp_gradient" if name.rpartition(".")[2].lower() == "gradual" else "magnitude"
+
+
 OmegaConf.register_new_resolver("classprune_folder", job_folder, replace=True)
+OmegaConf.register_new_resolver("classprune_criterion", criterion_for, replace=True)

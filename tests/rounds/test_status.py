@@ -61,6 +61,12 @@ def test_in_the_middle_of_a_round() -> None:
     )
 
 
+def test_while_a_mask_shrinks_both_densities_are_told() -> None:
+    found = at(shrunk=421)
+    assert (found.shrunk, found.sparsity) == (0.421, 0.5)
+    assert "| sparsity 42.1% of 50.0% |" in line(found).plain
+
+
 def test_in_round_0_nothing_is_known_but_the_pace() -> None:
     known = at(
         state=START, horizon=Horizon(0, 0, 8, -1), epochs=0, share=0.0, seconds=0.1, rows=[], recall={}
