@@ -54,6 +54,7 @@ COSTS = {
     "job/test_models": "unit",
     "job/test_objective": "unit",
     "job/test_own_process": "processes",
+    "job/test_reproduction": "unit",
     "job/test_torchvision_models": "fit",
     "ledger/test_frame": "fit",
     "pruning/test_granularities": "fit",

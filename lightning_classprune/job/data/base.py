@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_classprune.job.data import checks
 from lightning_classprune.job.data.splits import PARTS
 
 Batch = tuple[Tensor, Tensor]
@@ -197,13 +198,29 @@ def tensor_splits(
     """Return in-memory parts, normalised by the mean and standard deviation of the training part.
 
     Args:
-        x: uint8 images `(N, C, H, W)`, normalised per channel, or float rows `(N, features)`, per feature.
+        x: uint8 images `(N, C, H, W)`, normalised per channel, or finite float rows `(N, features)`, per feature.
         y: class indices `(N,)`.
         class_names: the name of each class.
         indices: the sample indices of train, val, guard and test.
         flip_dims: dimensions of a batch that training may mirror, e.g. (-1,) for left and right.
         names: what each sample is called; by default its place in the source, from 0.
+
+    Raises:
+        ValueError: `x` is neither, which is trained on in one way and exported in another; labels and samples differ
+            in number.
     """
+    names = [str(i) for i in range(len(y))] if names is None else names
+    if len(x) != len(y):
+        raise ValueError(f"x holds {len(x)} samples, y {len(y)} labels; must be as many")
+    if x.dtype == torch.uint8 and x.ndim == 4:
+        warn_of_flat(x, names)
+    elif x.is_floating_point() and x.ndim == 2:
+        checks.check_rows(x, "x")
+    else:
+        raise ValueError(
+            f"x is {x.dtype} {tuple(x.shape)}; must be uint8 images (samples, channels, height, width) or float rows "
+            "(samples, features)"
+        )
     train = indices["train"]
     mean, std = _image_moments(x[train]) if x.dtype == torch.uint8 else _row_moments(x[train])
     parts = {
@@ -212,11 +229,16 @@ def tensor_splits(
         )
         for name in PARTS
     }
-    samples = {
-        part: [(names[i] if names else str(i), int(y[i])) for i in indices[part].tolist()] for part in PARTS
-    }
+    samples = {part: [(names[i], int(y[i])) for i in indices[part].tolist()] for part in PARTS}
     moments = mean.float(), std.float()
     return Splits(parts, y[train].long(), class_names, tuple(x.shape[1:]), moments, samples)
+
+
+def warn_of_flat(x: Tensor, names: Sequence[str]) -> None:
+    """`checks.warn_of_flat` of uint8 images `(N, C, H, W)`."""
+    pixels = x.flatten(1)
+    low, high = pixels.amin(1), pixels.amax(1)
+    checks.warn_of_flat((high - low).tolist(), int(high.max()), names)
 
 
 def _image_moments(x: Tensor) -> Batch:

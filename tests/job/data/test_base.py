@@ -113,3 +113,21 @@ def test_a_class_without_training_samples_is_named() -> None:
 
     with pytest.raises(ValueError, match=r"no training sample of \['b'\]"):
         Lacking().setup()
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(8, 1, 4, 4), r"x is torch.float32 \(8, 1, 4, 4\); must be uint8 images"),
+        (torch.zeros(8, 1, 4, 4, dtype=torch.int16), r"x is torch.int16"),
+        (torch.zeros(8, 4, dtype=torch.uint8), r"x is torch.uint8 \(8, 4\)"),
+        (torch.zeros(7, 4), "x holds 7 samples, y 8 labels"),
+        (torch.tensor([[0.0, 1.0]] * 7 + [[2.0, float("inf")]]), "row 7, column 1 is inf"),
+    ],
+)
+def test_samples_that_would_be_exported_otherwise_than_trained_on_are_refused(
+    x: torch.Tensor, message: str
+) -> None:
+    y = torch.arange(8) % 2
+    with pytest.raises(ValueError, match=message):
+        tensor_splits(x, y, ["a", "b"], split_indices(y, QUARTERS, 0))
