@@ -52,8 +52,8 @@ def check_reproduced(
     if wrong := _different(raw, trained, samples // TIES):
         raise ValueError(
             f"{type(data).__name__}: through `raw` and `normalization` the network decides the test part otherwise "
-            f"than it was trained to: {wrong}. Exported files would take such inputs, so nothing was written; normalise "
-            "by (x / 255 - mean) / std from uint8 pixels, or by (x - mean) / std from features, and say that mean, std"
+            f"than it was trained to: {wrong}. Exported files would take such inputs, so nothing was written; use "
+            "(x / 255 - mean) / std from uint8 pixels, or (x - mean) / std from features, and say which"
         )
     test = run.test()
     if not is_delivered or test is None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_classprune.job.data import checks
+from lightning_classprune.job.data.augmentation import Augmentation, augmented, check_augment
 from lightning_classprune.job.data.splits import PARTS
 
 Batch = tuple[Tensor, Tensor]
@@ -158,14 +159,21 @@ class TensorBatches(Dataset[Batch]):
     """Samples in memory, fetched, augmented and normalised a whole batch at a time.
 
     `x` is uint8 (then divided by 255) or float, `(N, ...)`; `mean` and `std` broadcast against one sample. Each
-    of `flip_dims` is mirrored with probability 1/2 per sample, drawn from torch's default generator.
+    of `flip_dims` is mirrored with probability 1/2 per sample, drawn from torch's default generator; after that each
+    sample goes through `augment`.
     """
 
     def __init__(
-        self, x: Tensor, y: Tensor, mean: Tensor, std: Tensor, flip_dims: Sequence[int] = ()
+        self,
+        x: Tensor,
+        y: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        flip_dims: Sequence[int] = (),
+        augment: Sequence[Augmentation] = (),
     ) -> None:
         self.x, self.y, self.mean, self.std = x, y.long(), mean.float(), std.float()
-        self.flip_dims = tuple(flip_dims)
+        self.flip_dims, self.augment = tuple(flip_dims), tuple(augment)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -183,6 +191,8 @@ class TensorBatches(Dataset[Batch]):
         for dim in self.flip_dims:
             chosen = torch.rand(len(x)) < 0.5
             x[chosen] = x[chosen].flip(dim)
+        if self.augment:
+            x = torch.stack([augmented(self.augment, one) for one in x])
         scaled = x.float().div_(255) if x.dtype == torch.uint8 else x.float()
         return (scaled - self.mean) / self.std, self.y[picked]
 
@@ -194,6 +204,7 @@ def tensor_splits(
     indices: Mapping[str, Tensor],
     flip_dims: Sequence[int] = (),
     names: Sequence[str] | None = None,
+    augment: Sequence[Augmentation] | None = None,
 ) -> Splits:
     """Return in-memory parts, normalised by the mean and standard deviation of the training part.
 
@@ -204,10 +215,11 @@ def tensor_splits(
         indices: the sample indices of train, val, guard and test.
         flip_dims: dimensions of a batch that training may mirror, e.g. (-1,) for left and right.
         names: what each sample is called; by default its place in the source, from 0.
+        augment: transforms of training images, in place of mirroring.
 
     Raises:
         ValueError: `x` is neither, which is trained on in one way and exported in another; labels and samples differ
-            in number.
+            in number; augmentations that fail.
     """
     names = [str(i) for i in range(len(y))] if names is None else names
     if len(x) != len(y):
@@ -223,12 +235,11 @@ def tensor_splits(
         )
     train = indices["train"]
     mean, std = _image_moments(x[train]) if x.dtype == torch.uint8 else _row_moments(x[train])
-    parts = {
-        name: TensorBatches(
-            x[indices[name]], y[indices[name]], mean, std, flip_dims if name == "train" else ()
-        )
-        for name in PARTS
-    }
+    if augment is not None:
+        check_augment(augment, x[0])
+    parts = {name: TensorBatches(x[indices[name]], y[indices[name]], mean, std) for name in PARTS}
+    parts["train"].flip_dims = tuple(flip_dims) if augment is None else ()
+    parts["train"].augment = tuple(augment or ())
     samples = {part: [(names[i], int(y[i])) for i in indices[part].tolist()] for part in PARTS}
     moments = mean.float(), std.float()
     return Splits(parts, y[train].long(), class_names, tuple(x.shape[1:]), moments, samples)
@@ -236,9 +247,9 @@ def tensor_splits(
 
 def warn_of_flat(x: Tensor, names: Sequence[str]) -> None:
     """`checks.warn_of_flat` of uint8 images `(N, C, H, W)`."""
-    pixels = x.flatten(1)
-    low, high = pixels.amin(1), pixels.amax(1)
-    checks.warn_of_flat((high - low).tolist(), int(high.max()), names)
+    pixels = x.flatten(2)
+    low, high = pixels.amin(2), pixels.amax(2)
+    checks.warn_of_flat((high - low).amax(1).tolist(), int(high.max()), names)
 
 
 def _image_moments(x: Tensor) -> Batch:

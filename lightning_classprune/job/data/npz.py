@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_classprune.job.data import checks
+from lightning_classprune.job.data.augmentation import Augmentation
 from lightning_classprune.job.data.base import SplitDataModule, Splits, tensor_splits
 from lightning_classprune.job.data.splits import FRACTIONS, renormalised, split_indices
 
@@ -43,6 +44,7 @@ class NpzData(SplitDataModule):
         fractions: shares of train, val, guard and test; only their ratios count where the archive gives the test part.
         seed: of the split.
         flip: mirror training images left-right and top-bottom at random.
+        augment: transforms of `torchvision.transforms.v2` for training images, in place of `flip`.
 
     Raises:
         ValueError: (in `setup`) an archive, array or class name that is not there, with those that are; an array that
@@ -59,13 +61,14 @@ class NpzData(SplitDataModule):
         fractions: Mapping[str, float] = FRACTIONS,
         seed: int = 0,
         flip: bool = True,
+        augment: Sequence[Augmentation] | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers)
         self.root, self.name = Path(root), name
         self.split, self.groups, self.one_vs_rest = split, groups, one_vs_rest
-        self.fractions, self.seed, self.flip = fractions, seed, flip
+        self.fractions, self.seed, self.flip, self.augment = fractions, seed, flip, augment
 
     def load(self) -> Splits:
         """Decode the images and split them."""
@@ -90,7 +93,8 @@ class NpzData(SplitDataModule):
         if len(x) != len(y):
             where = arrays.where("x" if "x" in arrays else "offsets")
             raise ValueError(f"{where} holds {len(x)} images, 'y' {len(y)} labels; must be as many")
-        return tensor_splits(x, y, names, indices, flip_dims=(-1, -2) if self.flip else ())
+        dims = (-1, -2) if self.flip else ()
+        return tensor_splits(x, y, names, indices, dims, augment=self.augment)
 
     def _labels(self, arrays: _Arrays) -> tuple[Tensor, list[str]]:
         names = checks.read_names(arrays["classes"], arrays.where("classes"))

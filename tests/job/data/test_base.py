@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from lightning_classprune.job.data.base import SplitDataModule, TensorBatches, tensor_splits
 from lightning_classprune.job.data.splits import split_indices
@@ -131,3 +132,15 @@ def test_samples_that_would_be_exported_otherwise_than_trained_on_are_refused(
     y = torch.arange(8) % 2
     with pytest.raises(ValueError, match=message):
         tensor_splits(x, y, ["a", "b"], split_indices(y, QUARTERS, 0))
+
+
+def test_augmentations_take_the_place_of_mirroring_in_training_alone() -> None:
+    x = torch.randint(0, 256, (8, 1, 2, 2), dtype=torch.uint8)
+    y = torch.arange(8) % 2
+    indices = split_indices(y, QUARTERS, 0)
+    splits = tensor_splits(x, y, ["a", "b"], indices, (-1,), augment=[v2.Lambda(lambda image: 255 - image)])
+    mean, std = splits.normalization
+    for part, index in indices.items():
+        seen, _ = splits.parts[part].__getitems__(list(range(len(index))))  # type: ignore[attr-defined]
+        expected = 255 - x[index] if part == "train" else x[index]
+        torch.testing.assert_close(seen, (expected / 255 - mean) / std)
