@@ -13,18 +13,25 @@ import hydra
 from omegaconf import DictConfig
 
 from lightning_classprune import __version__
-from lightning_classprune.job.configuration import conf_dir
+from lightning_classprune.job.configuration import conf_dir, see_working_directory
 
 
 def main() -> None:
     """Run the job or the sweep that the command line describes, or go on with the one of `resume=RUN_DIR`."""
+    see_working_directory()
     arguments = sys.argv[1:]
     if "--version" in arguments:  # Hydra would tell its own
         print(f"lightning-classprune {__version__}")
     elif any(argument.startswith("resume=") for argument in arguments):
         _resume(arguments)
     else:
+        sys.argv[1:] = [open_protect(argument) for argument in arguments]
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+
+
+def open_protect(argument: str) -> str:
+    """Let `protect.NAME=...` name any class: only the data know which there are, and Hydra knows none beforehand."""
+    return f"++{argument}" if argument.startswith("protect.") and "=" in argument else argument
 
 
 def job(cfg: DictConfig) -> float | tuple[float, ...]:

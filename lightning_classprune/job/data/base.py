@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_classprune.guard.protected import check_names
 from lightning_classprune.job.data import checks
 from lightning_classprune.job.data.augmentation import Augmentation, augmented, check_augment
 from lightning_classprune.job.data.splits import PARTS
@@ -46,7 +47,8 @@ class SplitDataModule(LightningDataModule):
     `setup()`, which may be called without a trainer and loads only once.
 
     Raises:
-        ValueError: `batch_size` < 1, `num_workers` < 0, or (in `setup`) a class without training samples.
+        ValueError: `batch_size` < 1, `num_workers` < 0, or (in `setup`) a class without training samples, or a name
+            that no table, log or configuration can hold.
     """
 
     def __init__(self, batch_size: int = 64, num_workers: int = 0) -> None:
@@ -68,6 +70,12 @@ class SplitDataModule(LightningDataModule):
         if self._splits is not None:
             return
         splits = self.load()
+        check_names("class names", splits.class_names)
+        for name in splits.class_names:
+            if "${" in name or name == "???":
+                raise ValueError(
+                    f"class name {name!r}: configurations take it for a reference; rename the class"
+                )
         counts = torch.bincount(splits.train_labels, minlength=len(splits.class_names))
         empty = [name for name, count in zip(splits.class_names, counts, strict=True) if count == 0]
         if empty:

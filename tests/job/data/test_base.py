@@ -134,6 +134,17 @@ def test_samples_that_would_be_exported_otherwise_than_trained_on_are_refused(
         tensor_splits(x, y, ["a", "b"], split_indices(y, QUARTERS, 0))
 
 
+@pytest.mark.parametrize("name", ["${oc.env:HOME}", "???", "a\x1b[2J", "no"])
+def test_a_name_that_a_configuration_would_read_otherwise_is_refused(name: str) -> None:
+    class Named(SplitDataModule):
+        def load(self) -> Any:
+            y = torch.arange(8) % 2
+            return tensor_splits(torch.zeros(8, 2), y, ["no", name], split_indices(y, QUARTERS, 0))
+
+    with pytest.raises(ValueError, match="class name"):
+        Named().setup()
+
+
 def test_augmentations_take_the_place_of_mirroring_in_training_alone() -> None:
     x = torch.randint(0, 256, (8, 1, 2, 2), dtype=torch.uint8)
     y = torch.arange(8) % 2
