@@ -44,6 +44,7 @@ COSTS = {
     "integration/test_killed": "processes",
     "job": "job",
     "job/data": "unit",
+    "job/test_beginning": "unit",
     "job/data/test_small": "fit",
     "job/report": "unit",
     "job/report/test_report_app": "job",

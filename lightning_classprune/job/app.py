@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ProgressBar
-from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
@@ -23,6 +23,7 @@ import lightning_classprune
 from lightning_classprune.callback import ClassAwarePruningCallback
 from lightning_classprune.guard.protected import by_class
 from lightning_classprune.job import jobs
+from lightning_classprune.job.beginning import data_line, length_line
 from lightning_classprune.job.classifier import Classifier
 from lightning_classprune.job.data.base import SplitDataModule
 from lightning_classprune.job.ending import Ending, harmless
@@ -96,6 +97,10 @@ def _run(cfg: DictConfig, folder: RunFolder, resume: bool, closing: bool) -> tup
     final_test = FinalTest(data.class_names, cfg.facts.protected, threshold)
     trainer: Trainer = instantiate(cfg.trainer, callbacks=[*callbacks, final_test])
     checkpoint = (folder.last_checkpoint if resume else None) or cfg.ckpt_path
+    rank_zero_info(data_line(data, cfg.facts.protected))
+    rank_zero_info(
+        length_line(None if pruning is None else pruning.settings, trainer, len(data.train_dataloader()))
+    )
     fit: Callable[..., None] = trainer.fit
     if closing:
         if pruning is None:

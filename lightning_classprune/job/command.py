@@ -5,6 +5,7 @@ So help, `--version`, `--cfg` and what is wrong with a command line are said at 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,9 +37,16 @@ def open_protect(argument: str) -> str:
 
 def job(cfg: DictConfig) -> float | tuple[float, ...]:
     """Do one job of a Hydra command: `app.job`. Launchers send this function to other processes by its name."""
+    _say_where(cfg)
     from lightning_classprune.job import app
 
     return app.job(cfg)
+
+
+def _say_where(cfg: DictConfig) -> None:
+    """The first line, which comes before seconds of loading; other processes of a job have nothing to say."""
+    if all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID")):
+        print(f"Run folder: {cfg.run_dir}", flush=True)
 
 
 def _resume(arguments: Sequence[str]) -> None:
