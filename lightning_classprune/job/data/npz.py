@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -80,7 +78,7 @@ class NpzData(SplitDataModule):
             )
         try:
             archive = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError, BadZipFile) as error:
+        except Exception as error:  # zip readers raise anything over damaged files
             raise ValueError(f"{path} is not an .npz archive: {error}") from error
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError(f"{path} holds one array, and not an archive: write it with np.savez")
@@ -150,7 +148,7 @@ class _Arrays:
             raise ValueError(f"{self._path} has no array {name!r}; it has {sorted(self._archive.files)}")
         try:
             array: np.ndarray = self._archive[name]
-        except (ValueError, EOFError, OSError, MemoryError, BadZipFile, zlib.error) as error:
+        except Exception as error:  # zip readers raise anything over damaged files
             raise ValueError(f"{self.where(name)} cannot be read: {error}") from error
         return array
 
@@ -184,19 +182,21 @@ def images(arrays: Any) -> Tensor:
             f"{arrays.where('x')} is not there; an archive needs 'x', or 'jpeg', 'offsets' and 'size'"
         )
     data, offsets, (height, width, channels) = _jpegs(arrays)
-    decoded = torch.empty(len(offsets) - 1, channels, height, width, dtype=torch.uint8)
-    for i in range(len(decoded)):
+    decoded: Tensor | None = None
+    for i in range(len(offsets) - 1):
         try:
             with Image.open(io.BytesIO(data[offsets[i] : offsets[i + 1]].tobytes())) as file:
+                if file.size != (width, height):
+                    raise ValueError(
+                        f"has {file.height} x {file.width} pixels, 'size' says {height} x {width}"
+                    )
                 pixels = np.array(file.convert("L" if channels == 1 else "RGB"))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{arrays.where('jpeg')}: row {i} cannot be decoded: {error}") from error
-        if pixels.shape[:2] != (height, width):
-            raise ValueError(
-                f"{arrays.where('jpeg')}: row {i} has {pixels.shape[0]} x {pixels.shape[1]} pixels, 'size' says "
-                f"{height} x {width}; must be alike"
-            )
+        except Exception as error:  # decoders raise anything over damaged files
+            raise ValueError(f"{arrays.where('jpeg')}: row {i} cannot be used: {error}") from error
+        if decoded is None:  # only now is it known that images are as large as is said
+            decoded = torch.empty(len(offsets) - 1, channels, height, width, dtype=torch.uint8)
         decoded[i] = torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)
+    assert decoded is not None  # there is an offset, and so an image
     return decoded
 
 

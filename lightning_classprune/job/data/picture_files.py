@@ -27,6 +27,7 @@ _VERSION = 1
 _SHOWN = 5
 _AT_ONCE = 512
 _WORTH_SAYING = 2000
+_MOST_PIXELS = 100_000_000  # 300 MB in RGB, and several are read at once
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,10 @@ def look_at(path: Path, channels: int) -> Look:
 def _read(path: Path, channels: int) -> tuple[Image.Image, int]:
     try:
         with Image.open(path) as file:
+            if file.width * file.height > _MOST_PIXELS:
+                raise ValueError(
+                    f"{file.width} x {file.height} pixels are more than {_MOST_PIXELS:,}; shrink it"
+                )
             file.load()
             frames = int(getattr(file, "n_frames", 1))
             picture = _eight_bits(ImageOps.exif_transpose(file), file.format)

@@ -188,9 +188,10 @@ def test_what_is_wrong_with_an_archive_is_said_with_array_and_row(
         ({"offsets": np.array([-5, 10])}, r"'offsets': row 0 is a file from -5"),
         ({"offsets": np.array([[0, 1]])}, r"'offsets' has shape \(1, 2\)"),
         ({"size": np.array([4, 6])}, r"'size' is \[4, 6\]"),
-        ({"size": np.array([4, 7, 1])}, r"'jpeg': row 0 has 4 x 6 pixels, 'size' says 4 x 7"),
+        ({"size": np.array([4, 7, 1])}, r"'jpeg': row 0 cannot be used: has 4 x 6 pixels, 'size' says 4 x 7"),
+        ({"size": np.array([10**6, 10**6, 3])}, "row 0 cannot be used: has 4 x 6 pixels"),
         ({"jpeg": np.zeros(50, np.float32)}, r"'jpeg' is float32"),
-        ({"jpeg": np.zeros(50_000, np.uint8)}, "'jpeg': row 0 cannot be decoded: cannot identify"),
+        ({"jpeg": np.zeros(50_000, np.uint8)}, "'jpeg': row 0 cannot be used: cannot identify"),
     ],
 )
 def test_jpegs_that_cannot_be_read_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -78,6 +78,12 @@ def damaged(folder: Path) -> dict[str, bytes]:
     }
 
 
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.new("1", (20_000, 6_000)))
+    with pytest.raises(ValueError, match=r"a\.png: 20000 x 6000 pixels are more than 100,000,000; shrink it"):
+        read_picture(path, 3)
+
+
 def test_every_file_that_cannot_be_read_is_named_at_once(tmp_path: Path) -> None:
     for name, content in damaged(tmp_path).items():
         (tmp_path / name).write_bytes(content)
