@@ -20,9 +20,8 @@ DATA = sorted(file.stem for file in (configuration.conf_dir() / "data").glob("*.
 @pytest.mark.unit
 @pytest.mark.parametrize("data", DATA)
 def test_protect_names_a_class_of_any_data(data: str, tmp_path: Path) -> None:
-    for name, value in (("crack", "0.05"), ("7", "0.1")):
-        cfg = config(tmp_path, f"data={data}", open_protect(f"protect.{name}={value}"))
-        assert cfg.protect[name] == float(value)
+    cfg = config(tmp_path, f"data={data}", open_protect("protect.crack=0.05"), open_protect("protect.7=0.1"))
+    assert (cfg.protect["crack"], cfg.protect["7"]) == (0.05, 0.1)
 
 
 @pytest.mark.unit
