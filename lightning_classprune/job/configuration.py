@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def see_working_directory() -> None:
+    """Let a command find a user's own modules where it is given, as `python -m` does; a script's folder is first."""
+    here = os.getcwd()
+    if not getattr(sys.flags, "safe_path", False) and not {"", here} & set(sys.path):
+        sys.path.insert(0, here)
 
 
 def conf_dir() -> Path:

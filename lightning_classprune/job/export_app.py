@@ -32,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"lightning-classprune {__version__}")
     given = parser.parse_args(arguments)
     # Loads torch: not for help, --version or a wrong command line.
+    from lightning_classprune.job.configuration import see_working_directory
     from lightning_classprune.job.export_run import export_run
+
+    see_working_directory()
 
     try:
         facts = export_run(

@@ -23,6 +23,7 @@ from lightning_classprune.guard.decision_offset import DecisionOffset
 from lightning_classprune.guard.thresholds import certify_threshold, one_vs_rest
 from lightning_classprune.job.app import build_module
 from lightning_classprune.job.data.base import Batch, SplitDataModule
+from lightning_classprune.job.reproduction import check_reproduced
 from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.ledger.rows import Row, delivered_row
 from lightning_classprune.pruning.masks import Masks, unpack
@@ -64,7 +65,8 @@ def export_run(
 
     Raises:
         ValueError: The run is not finished, or nothing was accepted and `dense` is false; the checkpoint is not of
-            this run, or of a round without a verdict; a class that is unknown, or has too few positives.
+            this run, or of a round without a verdict; a class that is unknown, or has too few positives; what leaves
+            would decide the test part otherwise than the run did.
     """
     run, checkpoint = _locate(Path(source), dense)
     config = run.config()
@@ -72,6 +74,7 @@ def export_run(
     data: SplitDataModule = instantiate(config.data)
     data.prepare_data()
     data.setup("test")
+    check_reproduced(found.network, found.offsets, data, run, is_delivered=checkpoint == run.accepted)
     return export(
         found.network,
         run.path / "export" if folder is None else folder,

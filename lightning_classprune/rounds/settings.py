@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_classprune.guard.classification import ClassesOrLabels
 from lightning_classprune.guard.options import Guard
-from lightning_classprune.guard.protected import Protected, read_protected
+from lightning_classprune.guard.protected import Protected, check_names, read_protected
 from lightning_classprune.guard.task import Task
 from lightning_classprune.guard.tolerance import FNTolerance
 from lightning_classprune.pruning.criteria import Criterion, CriterionName
@@ -225,8 +225,10 @@ def _class_names(class_names: Sequence[str] | None, num_classes: int) -> tuple[s
         return tuple(str(i) for i in range(num_classes))
     listed = isinstance(class_names, Sequence) and not isinstance(class_names, str)
     names = tuple(class_names) if listed and all(isinstance(name, str) for name in class_names) else ()
-    if len(set(names)) != num_classes or len(names) != num_classes:
-        raise ValueError(f"class_names={class_names!r} must be {num_classes} different names, one a class")
+    if len(names) != num_classes:
+        told = repr(class_names) if len(repr(class_names)) < 1000 else f"{len(names)} names"
+        raise ValueError(f"class_names={told} must be {num_classes} different names, one a class")
+    check_names("class_names", names)
     return names
 
 

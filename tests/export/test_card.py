@@ -155,3 +155,8 @@ def test_dense_stands_beside_delivered() -> None:
     text = lines(verdict=unguarded, ledger=rows)
     assert "| crack | false alarms | 2/60 | 8/60 (shown to be more) | 6 | 0 | not guarded |" in text
     assert "It promises nothing about false alarms, which were not guarded" in "\n".join(text)
+
+
+def test_a_class_name_with_a_bar_stays_in_its_cell() -> None:
+    text = card.markdown(FACTS | {"class_names": ["ok", "a|b"]})
+    assert r"| classes | ok, a\|b |" in text

@@ -358,9 +358,16 @@ def test_every_form_of_a_protected_class() -> None:
         assert all(type(one.index) is int and one.name == names[one.index] for one in protected)
 
 
-def test_a_name_goes_before_an_index_that_reads_the_same() -> None:
+def test_a_name_as_text_goes_before_an_index_that_reads_the_same() -> None:
     assert read(class_names=["1", "0"], protect={"1": 0.05}).protected[0].index == 0
-    assert read(class_names=["1", "0"], protect={1: 0.05}).protected[0].index == 1
+
+
+def test_a_number_that_is_an_index_and_another_class_name_is_refused() -> None:
+    for names in (["1", "0"], ["1", "2"]):
+        with pytest.raises(
+            ValueError, match=rf"protect: 1 is the index of class '{names[1]}' and the name of"
+        ):
+            read(class_names=names, protect={1: 0.05})
 
 
 @pytest.mark.parametrize(
