@@ -15,6 +15,7 @@ def markdown(facts: Mapping[str, Any]) -> str:
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
     environment.globals["kb"] = lambda size: f"{size / 1000:,.1f}"
     verdict = facts["verdict"] or {}
     dense: Mapping[str, Any] = next((row for row in facts["ledger"] if row["verdict"] == "baseline"), {})

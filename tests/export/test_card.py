@@ -136,7 +136,7 @@ def test_a_threshold_and_further_facts_are_told() -> None:
 def test_an_offset_that_the_network_does_not_contain_is_told() -> None:
     text = "\n".join(lines(offsets={"crack": 0.25}))
     assert (
-        "| decision offset | +0.25 added to the score of crack: the ONNX files do it; with the others put"
+        "| decision offset | +0.25 added to the score of crack: the ONNX and C files do it; with the others put"
         in text
     )
     assert "decision offset" not in "\n".join(lines())
