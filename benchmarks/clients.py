@@ -1,7 +1,7 @@
 """Who runs an exported ONNX file: every client that is installed here, called as its own users call it.
 
-Missing clients are told, not hidden: `absent` says why one is not here. MNN and the JavaScript runtimes run in processes
-of their own: MNN's converter starts pip, which is given no index to install from; node finds `onnxruntime-node` and
+Missing clients are told, not hidden: `absent` says why one is not here. MNN and the JavaScript runtimes run in
+processes of their own: MNN's converter starts pip, which is given no index to install from; node finds `onnxruntime-node` and
 `onnxruntime-web` in NODE_PATH.
 """
 

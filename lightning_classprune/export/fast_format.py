@@ -30,8 +30,14 @@ class FastFormat:
         if before == after:
             return [graph_file(spec.graph(), folder / "fast.onnx", spec, spec.masks)]
         tried: dict[str, Artefact] = {}
+        sizes: set[int] = set()
         for multiple in MULTIPLES:
-            graph = make_graph(rule.around(spec.compacted(multiple).model), spec.example)
+            smaller = spec.compacted(multiple)
+            size = smaller.report["parameters"][1]
+            if size in sizes:  # the same widths
+                continue
+            sizes.add(size)
+            graph = make_graph(rule.around(smaller.model), spec.example)
             tried[str(multiple)] = graph_file(graph, folder / f"fast-{multiple}.onnx", spec, None)
         times = latency({name: one.reader for name, one in tried.items()}, spec.example)
         cost = {name: math.prod(by_name[name] for by_name in times.values()) for name in tried}

@@ -90,7 +90,7 @@ def test_the_callback_option_is_the_constructor_with_its_defaults() -> None:
 
 @pytest.mark.parametrize(("option", "kind"), [("fixed", Fixed), ("adaptive", Adaptive)])
 def test_a_search_option_is_one_object_and_nothing_else(option: str, kind: type[Any], tmp_path: Path) -> None:
-    assert options("search") == ["adaptive", "fixed"]
+    assert options("search") == ["adaptive", "fixed", "gradual"]
     entry = yaml.safe_load((CONF / "search" / f"{option}.yaml").read_text())
     assert entry.pop("_target_") == f"lightning_classprune.{kind.__name__}"
     assert set(entry) == {one.name for one in fields(kind)}
@@ -161,6 +161,17 @@ def test_what_a_study_varies_is_there(option: str, tmp_path: Path) -> None:
     cfg = config(tmp_path, f"hparams_search={option}")
     assert study.keys() == {"search.fraction", "search.rewind", "loss.rank_weight", "optimizer.lr"}
     assert all(OmegaConf.select(cfg, key) is not None for key in study)
+
+
+def test_whole_channels_come_in_small_steps_unless_told_otherwise(tmp_path: Path) -> None:
+    cfg = config(tmp_path, "callbacks=[default,channel]")
+    assert list(cfg.callbacks) == list(config(tmp_path).callbacks)
+    cfg.facts = FACTS
+    callback = instantiate(cfg.callbacks.classprune, protect={1: 0.05})
+    assert callback.cut == Cut(granularity="channel", scope="layer")
+    assert callback.search == Fixed(fraction=0.3, rewind="lr")
+    other = config(tmp_path, "callbacks=[default,channel]", "search=adaptive", "protect={defective: 0.1}")
+    assert instantiate(other.search) == Adaptive()
 
 
 # --- the other groups -----------------------------------------------------------------------------------------------
