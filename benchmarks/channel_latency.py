@@ -67,8 +67,8 @@ def main() -> None:
     lines = [
         "# Latency without channels",
         "",
-        "`python -m benchmarks.channel_latency`: ResNet-18 at 224, ONNX Runtime, CPU time of one thread, the shortest of",
-        "turns. Rounding up keeps idle channels and changes no output.",
+        "`python -m benchmarks.channel_latency`: ResNet-18 at 224, ONNX Runtime, CPU time of one thread, the shortest",
+        "of turns. Rounding up keeps idle channels and changes no output.",
         "",
     ]
     rows = []
