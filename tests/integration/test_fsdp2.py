@@ -145,6 +145,26 @@ def test_after_refusals_the_judged_weights_are_delivered(fits: list[dict[str, An
     assert found["sparsity"] == 0
 
 
+def test_the_guard_judges_whole_networks_at_the_end(folder: Path, fits: list[dict[str, Any]]) -> None:
+    for process in fits:
+        found, whole = process["at the end"], process["at the end, whole"]
+        # A bias takes the offset of a whole network, and none that of a sharded one: the two differ in that alone.
+        same = {name for name in found["weights"] if not name.endswith("net.4.bias")}
+        assert_same(without_seconds(found["ledger"]), without_seconds(whole["ledger"]))
+        assert_same(found["masks"], whole["masks"])
+        for name in same:
+            assert torch.equal(found["weights"][name], whole["weights"][name])
+        assert_same_run(process["at the end, resumed"], found)
+        assert process["at the end, resumed"]["offsets"] == found["offsets"]
+    assert "accepted" in [row["verdict"] for row in fits[0]["at the end"]["ledger"][1:]]
+    assert "kept" not in [row["verdict"] for row in fits[0]["at the end"]["ledger"]]
+    for name in ("judged", "judged-resumed"):
+        assert len(list((folder / name).glob("judged-*.json"))) == 1
+        plain = module()
+        load_ticket(folder / name, plain)
+        assert_same(dict(plain.state_dict()), fits[0]["at the end"]["weights"])
+
+
 def test_ladders_hold_whole_networks(folder: Path, fits: list[dict[str, Any]]) -> None:
     for name, run in (("tickets", "fsdp2"), ("tickets-resumed", "resumed at a verdict")):
         assert [entry["round"] for entry in Ladder(folder / name).entries()] == [0, 1, 2]

@@ -78,6 +78,15 @@ class Leaks(pl.Callback):
                 self.looked_at += int((~mask).sum())
 
 
+AT_THE_END: dict[str, Any] = {
+    "judging": "end",
+    "offset": "validation",
+    "confidence": 0.9,
+    "max_fp_rise": 0.4,
+    "protect": {1: 0.4},
+}
+
+
 def strategy(kind: str, whole_files: bool = False) -> Any:
     if kind == "fsdp2":
         return ModelParallelStrategy(
@@ -120,6 +129,7 @@ def results(callback: Any, net: nn.Module, **more: Any) -> dict[str, Any]:
         "ledger": callback.ledger,
         "masks": callback.masks,
         "sparsity": callback.sparsity,
+        "offsets": callback.offsets,
         "weights": whole(net),
         **more,
     }
@@ -239,6 +249,11 @@ def main(folder: str) -> None:
         "fine-tuned": once("fsdp2", folder, rewind="none"),
         "fine-tuned, resumed": resumed(folder, 3, whole_files=False, rewind="none"),
         "refused": refused(folder),
+        "at the end, whole": once("ddp", folder, **AT_THE_END, ladder=f"{folder}/judged-whole"),
+        "at the end": once("fsdp2", folder, **AT_THE_END, ladder=f"{folder}/judged"),
+        "at the end, resumed": resumed(
+            folder, 2, whole_files=False, **AT_THE_END, ladder=f"{folder}/judged-resumed"
+        ),
         "files": files(folder),
         "half": raised(folder, net=Half()),
         "nan": raised(folder, criterion=nan_on_one),
