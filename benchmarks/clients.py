@@ -204,7 +204,6 @@ def matrix(folder: RunFolder) -> dict[str, Any]:
         for key in ("flash", "ram", "multiplications", "changed_decisions")
     }
     c |= {"missed": through["fn"], "false alarms": through["fp"], "ms": code["latency"]["1"]["model.c"]}
-    c |= {"dense ONNX ms": code["latency"]["1"]["dense"]}
     paths = {"dense": "export-all/plain.onnx", "fast.onnx": "export-latency/fast.onnx"}
     sessions = {name: OnnxFile(folder.path / path) for name, path in paths.items()}
     return {
