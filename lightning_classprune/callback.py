@@ -275,6 +275,10 @@ class ClassAwarePruningCallback(_Callback):
         """A rewind point may be inside an epoch."""
         self._present.start_of_batch()
 
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """A criterion may listen to the gradients that are about to be used."""
+        self._present.before_optimizer_step(optimizer)
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Other callbacks are to find the delivered network; the gate puts it in again after weight averaging."""
         if not self._present.closing.is_open:

@@ -56,6 +56,7 @@ COSTS = {
     "job/test_own_process": "processes",
     "job/test_torchvision_models": "fit",
     "ledger/test_frame": "fit",
+    "pruning/test_class_gradient": "fit",
     "pruning/test_granularities": "fit",
     "pruning/test_scoring": "fit",
     "pruning/test_units": "fit",

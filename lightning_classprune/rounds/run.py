@@ -22,6 +22,7 @@ from lightning_classprune.rounds.clock import RoundClock, does_not_fit
 from lightning_classprune.rounds.closing import Closing
 from lightning_classprune.rounds.delivery import Delivery
 from lightning_classprune.rounds.handover import Handover
+from lightning_classprune.rounds.options import Adaptive, Fixed
 from lightning_classprune.rounds.plan import Plan, RoundState, after_abandonment, after_verdict
 from lightning_classprune.rounds.randomness import RoundRandomness
 from lightning_classprune.rounds.resuming import (
@@ -40,6 +41,7 @@ from lightning_classprune.tickets.keeper import LadderKeeper
 from lightning_classprune.tickets.kept import KeptTickets
 from lightning_classprune.tickets.ticket import Ticket, pack_ticket, unpack_ticket
 from lightning_classprune.trainer.compatibility import warn_where_global_epochs_count
+from lightning_classprune.trainer.horizon import steps_left
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding, local, reshard
@@ -288,6 +290,7 @@ class PruningRun:
             place = self._bias_for(look.offsets, outcomes)
         ticket = Ticket(masks, tensors, training, stopping, dict(look.offsets), place)
         self.delivery.accepted = ticket
+        self.cutter.commit()
         if self.kept is not None:
             self.kept.keep(ticket, len(self.recorder.rows) - 1, look.chance, self.sharding, self.module)
         if stands(self.recorder.rows[-1]):
@@ -411,7 +414,9 @@ class PruningRun:
 
     def _told_at_the_end(self) -> dict[str, Any]:
         """What a callback keeps of a run: all but the tensors, which the module or files have."""
-        return self.state_dict() | {"accepted": None, "rewind_point": None}
+        told = self.state_dict() | {"accepted": None, "rewind_point": None}
+        heard = {"criterion": None, "criterion_accepted": None} if self.cutter.criterion.listens else {}
+        return told | heard
 
     def deliver_unjudged(self) -> None:
         """The fit is over and nothing was judged: the dense network is what may be handed over.
@@ -455,15 +460,30 @@ class PruningRun:
         if self.state.round == 0:
             self.round_start.at_step()
 
+    def before_optimizer_step(self, optimizer: Any) -> None:
+        """The criterion hears the gradients that may count at a cut: those near the end of a round, if it is known."""
+        criterion = self.cutter.criterion
+        if criterion.listens and self._counts_at_a_cut(criterion.memory):
+            self.cutter.observe(self.trainer, optimizer)
+
+    def _counts_at_a_cut(self, memory: int | None) -> bool:
+        if not isinstance(self.settings.search, Fixed | Adaptive):
+            return True  # which may cut at any time
+        known = self.module.automatic_optimization and not self.other_callbacks.early_stopping
+        left = steps_left(self.trainer, self.clock.horizon) if known else None
+        return left is None or memory is None or left <= memory
+
     def _begin_round(self) -> None:
         accepted = self.delivery.accepted
         assert accepted is not None
         self.pending = False
         reshard(self.module)
         restore_tensors(self.module, accepted.tensors)
+        self.cutter.go_back()
         self.cutter.prepare(self._scoring())
         self.masks = self.cutter.shrink(accepted.masks, self.state.candidate, self.round_start.origin)
         self.cutter.require_equal(self.masks)
+        self.cutter.listen_anew()
         self.round_start.go_back(accepted)
         self.processes.equalize_buffers(self.module)
         self.cutter.apply(self.masks)
@@ -515,7 +535,7 @@ class PruningRun:
             "kept": None if self.kept is None else self.kept.state_dict(),
             "was_judged": self.closing.was_judged,
             "offsets": self.delivery.offsets_beside(),
-            "criterion": self.cutter.criterion.state_dict(),
+            **self.cutter.state_dict(),
             "search": None if self.search is None else self.search.state_dict(),
             "accepted": pack_ticket(self.delivery.accepted, self.sharding, with_training=with_training),
             "rewind_point": self.round_start.state_dict(),
@@ -533,7 +553,7 @@ class PruningRun:
         self.masks = {name: unpack(m).to(device[name]) for name, m in saved["masks"].items()}
         self.state = RoundState.from_state_dict(saved["rounds"])
         self.judge.load_state_dict(saved)
-        self.cutter.criterion.load_state_dict(saved["criterion"])
+        self.cutter.load_state_dict(saved)
         self.closing.was_judged = saved["was_judged"]
         if self.kept is not None:
             self.kept.load_state_dict(saved["kept"])
