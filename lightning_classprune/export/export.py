@@ -20,7 +20,7 @@ from lightning_classprune.export.artefact import Artefact, Spec, Values
 from lightning_classprune.export.checks import Reader, compared, in_memory, latency, tested
 from lightning_classprune.export.compact import compact
 from lightning_classprune.export.deployed import Deployed, Normalization
-from lightning_classprune.export.environment import environment
+from lightning_classprune.export.environment import environment, installed_version
 from lightning_classprune.export.formats import FORMATS, Format, Purpose
 from lightning_classprune.export.latency import conditions
 from lightning_classprune.export.onnx_export import make_graph
@@ -119,7 +119,7 @@ def export(
             "artefacts": entries,
             "compact": {**smaller.report, "kept": smaller.kept},
             "dense_bytes": {"onnx": dense.path.stat().st_size, "state_dict": _bytes(model)},
-            "measured": conditions() | {"runtime": dense.runtime},
+            "measured": conditions() | {"runtime": f"{dense.runtime} {installed_version('onnxruntime')}"},
             "latency": latency({"dense": dense.reader, **_without(served, "plain.onnx")}, example),
             "test": {} if test is None else tested({"module": in_memory(rule), **served}, test, class_names),
         }
