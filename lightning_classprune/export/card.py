@@ -18,6 +18,7 @@ def markdown(facts: Mapping[str, Any]) -> str:
             value.replace("|", "\\|") if isinstance(value, str) else value
         ),  # of a class' name
     )
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
     environment.globals["kb"] = lambda size: f"{size / 1000:,.1f}"
     verdict = facts["verdict"] or {}
     dense: Mapping[str, Any] = next((row for row in facts["ledger"] if row["verdict"] == "baseline"), {})

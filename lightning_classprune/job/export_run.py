@@ -19,6 +19,7 @@ from lightning_classprune.export.artefact import Values
 from lightning_classprune.export.checks import in_memory
 from lightning_classprune.export.deployed import Deployed
 from lightning_classprune.export.export import export
+from lightning_classprune.export.formats import Purpose
 from lightning_classprune.guard.decision_offset import DecisionOffset
 from lightning_classprune.guard.thresholds import certify_threshold, one_vs_rest
 from lightning_classprune.job.app import build_module
@@ -51,6 +52,8 @@ def export_run(
     *,
     dense: bool = False,
     values: Values = "fp32",
+    purpose: Purpose = "all",
+    plain: bool = True,
     max_fn_rate: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Export the delivered network of a run of `classprune` and return its card.
@@ -60,6 +63,8 @@ def export_run(
         folder: Where the files go; `export` in the run folder by default.
         dense: Export the dense network if no pruning step was accepted.
         values: Type of the stored weights.
+        purpose: `"all"`, `"latency"`, `"size"` or `"mcu"`, as for `export`.
+        plain: False leaves out `plain.onnx`.
         max_fn_rate: One protected class -> the rate of misses that its decision threshold is to keep, certified at 95%
             confidence on the validation part; the threshold goes into the ONNX files.
 
@@ -87,6 +92,8 @@ def export_run(
         thresholds=_thresholds(found, data, max_fn_rate),
         offsets=found.offsets,
         values=values,
+        purpose=purpose,
+        plain=plain,
         about={
             "data": OmegaConf.to_container(config.data),
             "model": OmegaConf.to_container(config.model),

@@ -181,6 +181,16 @@ def test_what_a_study_varies_is_there(option: str, tmp_path: Path) -> None:
     assert all(OmegaConf.select(cfg, key) is not None for key in study)
 
 
+def test_whole_channels_come_in_small_steps_unless_told_otherwise(tmp_path: Path) -> None:
+    cfg = config(tmp_path, "callbacks=[default,channel]")
+    assert list(cfg.callbacks) == list(config(tmp_path).callbacks)
+    settings = callback_of(tmp_path, "callbacks=[default,channel]").settings
+    assert settings.cut == Cut(granularity="channel", scope="layer")
+    assert settings.search == Fixed(fraction=0.3, rewind="lr")
+    other = callback_of(tmp_path, "callbacks=[default,channel]", "search=adaptive").settings
+    assert isinstance(other.search, Adaptive)
+
+
 # --- the other groups -----------------------------------------------------------------------------------------------
 
 
