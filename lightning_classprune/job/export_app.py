@@ -24,6 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--values", choices=("fp32", "fp16"), default="fp32", help="type of the stored weights"
     )
     parser.add_argument(
+        "--for",
+        dest="purpose",
+        choices=("all", "latency", "size", "mcu"),
+        default="all",
+        help="write only the fastest files, the smallest, or C99 for a microcontroller (default: all but C)",
+    )
+    parser.add_argument("--no-plain", action="store_true", help="leave out plain.onnx, the dense file")
+    parser.add_argument(
         "--max-fn-rate",
         metavar="CLASS=RATE",
         type=_class_and_rate,
@@ -32,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"lightning-classprune {__version__}")
     given = parser.parse_args(arguments)
     # Loads torch: not for help, --version or a wrong command line.
+    from lightning_classprune.job.configuration import see_working_directory
     from lightning_classprune.job.export_run import export_run
+
+    see_working_directory()
 
     try:
         facts = export_run(
@@ -40,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.out,
             dense=given.dense,
             values=given.values,
+            purpose=given.purpose,
+            plain=not given.no_plain,
             max_fn_rate=None if given.max_fn_rate is None else dict([given.max_fn_rate]),
         )
     except (ValueError, ModuleNotFoundError) as error:
@@ -48,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(facts["claim"])
     for name, entry in facts["artefacts"].items():
         print(f"{entry['bytes'] / 1000:10,.1f} kB  {name}")
+    print(facts["advice"])
     print(f"The card says what each of them is and does: {facts['folder']}/card.md")
     return 0
 

@@ -19,10 +19,12 @@ from lightning_classprune.export.artefact import Values
 from lightning_classprune.export.checks import in_memory
 from lightning_classprune.export.deployed import Deployed
 from lightning_classprune.export.export import export
+from lightning_classprune.export.formats import Purpose
 from lightning_classprune.guard.decision_offset import DecisionOffset
 from lightning_classprune.guard.thresholds import certify_threshold, one_vs_rest
 from lightning_classprune.job.app import build_module
 from lightning_classprune.job.data.base import Batch, SplitDataModule
+from lightning_classprune.job.reproduction import check_reproduced
 from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.ledger.rows import Row, delivered_row
 from lightning_classprune.pruning.masks import Masks, unpack
@@ -50,6 +52,8 @@ def export_run(
     *,
     dense: bool = False,
     values: Values = "fp32",
+    purpose: Purpose = "all",
+    plain: bool = True,
     max_fn_rate: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Export the delivered network of a run of `classprune` and return its card.
@@ -59,12 +63,15 @@ def export_run(
         folder: Where the files go; `export` in the run folder by default.
         dense: Export the dense network if no pruning step was accepted.
         values: Type of the stored weights.
+        purpose: `"all"`, `"latency"`, `"size"` or `"mcu"`, as for `export`.
+        plain: False leaves out `plain.onnx`.
         max_fn_rate: One protected class -> the rate of misses that its decision threshold is to keep, certified at 95%
             confidence on the validation part; the threshold goes into the ONNX files.
 
     Raises:
         ValueError: The run is not finished, or nothing was accepted and `dense` is false; the checkpoint is not of
-            this run, or of a round without a verdict; a class that is unknown, or has too few positives.
+            this run, or of a round without a verdict; a class that is unknown, or has too few positives; what leaves
+            would decide the test part otherwise than the run did.
     """
     run, checkpoint = _locate(Path(source), dense)
     config = run.config()
@@ -72,6 +79,7 @@ def export_run(
     data: SplitDataModule = instantiate(config.data)
     data.prepare_data()
     data.setup("test")
+    check_reproduced(found.network, found.offsets, data, run, is_delivered=checkpoint == run.accepted)
     return export(
         found.network,
         run.path / "export" if folder is None else folder,
@@ -84,6 +92,8 @@ def export_run(
         thresholds=_thresholds(found, data, max_fn_rate),
         offsets=found.offsets,
         values=values,
+        purpose=purpose,
+        plain=plain,
         about={
             "data": OmegaConf.to_container(config.data),
             "model": OmegaConf.to_container(config.model),

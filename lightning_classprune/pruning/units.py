@@ -110,7 +110,7 @@ class SingleWeights:
         """See `shrink_masks`; in a sharded model every process calls this with the same masks."""
         if self.by_layer:
             # Kept until the masks are found, for each of them takes a sort: four bytes a weight.
-            scores = cache(partial(self._relative, scores))
+            scores = cache(partial(self._relative, masks, scores))
         shrunk: Masks = {}
         error: Exception | None = None
         try:
@@ -165,8 +165,12 @@ class SingleWeights:
         ends = [min(max(i * rows // count - before, 0), len(held)) for i in range(count + 1)]
         return [slice(start, end) for start, end in pairwise(ends)]
 
-    def _relative(self, scores: Scores, name: str) -> Tensor:
+    def _relative(self, masks: Masks, scores: Scores, name: str) -> Tensor:
         own = scores(name)
         (whole,) = self.sharding.wholes({name: own}).values()
-        (piece,) = self.sharding.pieces({name: lamp(whole.double().square())}).values()
+        # What is pruned has no part in its layer, and need not be sorted.
+        kept = masks[name].to(whole.device)
+        relative = torch.zeros_like(whole, dtype=torch.float32)
+        relative[kept] = lamp(whole[kept].double().square())
+        (piece,) = self.sharding.pieces({name: relative}).values()
         return piece.to(own.device)

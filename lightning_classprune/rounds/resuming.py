@@ -47,8 +47,8 @@ def check_same_run(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
     """
     if saved.get("version") != STATE_VERSION:
         raise MisconfigurationException(
-            f"the checkpoint's pruning state has version {saved.get('version')}; this package reads {STATE_VERSION}: go "
-            "on with the version of the package that wrote it, or take its weights alone into a new run"
+            f"the checkpoint's pruning state has version {saved.get('version')}; this package reads {STATE_VERSION}: "
+            "go on with the version of the package that wrote it, or take its weights alone into a new run"
         )
     theirs = saved["settings"]
     opaque = [k for k in mine if is_opaque(mine[k])]

@@ -23,7 +23,7 @@ from lightning_classprune.rounds.settings import Settings
 from lightning_classprune.tickets.ticket import Ticket
 from lightning_classprune.trainer.horizon import Limits, remaining_after
 from lightning_classprune.trainer.randomness import untouched_randomness
-from lightning_classprune.trainer.sharding import Sharding
+from lightning_classprune.trainer.sharding import Sharding, laid_out
 from lightning_classprune.trainer.snapshots import (
     Tensors,
     TrainingState,
@@ -61,7 +61,7 @@ class RoundStart:
     ) -> None:
         self._rewind = settings.search.point
         self._scored_by = settings.criterion.compares
-        self._length = settings.search.epochs_a_round(clock.user.max_epochs)
+        self._length = settings.search.length(clock.user.max_epochs, clock.user.max_steps)
         self._trainer = trainer
         self._module = module
         self._clock = clock
@@ -87,7 +87,7 @@ class RoundStart:
         """Epochs and steps of a round after round 0, -1 for no limit."""
         user = self._clock.user
         if self._length is not None:
-            return self._length, user.max_steps
+            return self._length
         if self._rewind.keeps_weights or self.point is None:
             return user.max_epochs, user.max_steps
         return self.point.length
@@ -115,21 +115,21 @@ class RoundStart:
                 + (
                     "its optimizers and schedulers go back by their own state_dict() and load_state_dict(state)"
                     if self._length is None
-                    else f"configure_optimizers is asked anew for its {self._length} epochs"
+                    else f"configure_optimizers is asked anew for its length, {_told(self._length)}"
                 )
                 + f", which fails with {type(error).__name__}: {error}; "
                 + (
                     "give them these two methods"
                     if self._length is None
-                    else "let it serve any max_epochs, or give another round_epochs"
+                    else "let it serve any max_epochs and max_steps, or give another length (round_epochs=...)"
                 )
             ) from error
 
-    def _rehearse_rebuilding(self, state: TrainingState, epochs: int) -> None:
+    def _rehearse_rebuilding(self, state: TrainingState, length: tuple[int, int]) -> None:
         strategy, module = self._trainer.strategy, self._trainer.lightning_module
         made, attributes = (strategy.optimizers, strategy.lr_scheduler_configs), dict(vars(module))
         try:
-            self._rebuild(state, epochs)
+            self._rebuild(state, length)
         finally:
             strategy.optimizers, strategy.lr_scheduler_configs = made
             # A module may hold on to what its `configure_optimizers` made last.
@@ -206,16 +206,22 @@ class RoundStart:
 
     def before_loading(self) -> None:
         """A checkpoint of a later round is loaded next: its schedules were made for that round's length."""
-        if self._length is not None:
-            self._rebuild(self.fresh, self._length)
+        if self._length is None:
+            return
+        # A sharded model's optimizers were loaded with its weights, before anyone knew of what round.
+        loaded = [copy_state(o.state_dict()) if o.state else None for o in self._trainer.optimizers]
+        self._rebuild(self.fresh, self._length)
+        for optimizer, state in zip(self._trainer.optimizers, loaded, strict=True):
+            if state is not None:
+                optimizer.load_state_dict(laid_out(state, self._module))
 
     def after_loading(self) -> None:
         """A checkpoint of a later round was loaded, from the middle of that round."""
         if self._rewind.kind == "none":
             hold_schedulers(self._trainer)
 
-    def _rebuild(self, state: TrainingState, epochs: int) -> None:
-        rebuild_training(self._trainer, state, self._clock.user, epochs)
+    def _rebuild(self, state: TrainingState, length: tuple[int, int]) -> None:
+        rebuild_training(self._trainer, state, self._clock.user, length)
 
     # -- saving --
 
@@ -245,26 +251,33 @@ class RoundStart:
         self.fresh = self._sharding.loaded_state(fresh)
 
 
+def _told(length: tuple[int, int]) -> str:
+    named = zip(length, ("epochs", "steps"), strict=True)
+    return " and ".join(f"{number} {what}" for number, what in named if number != -1)
+
+
 def _rates(state: Mapping[str, Any]) -> list[float]:
     """The learning rate of every parameter group."""
     return [float(group["lr"]) for o in state["optimizers"] for group in o["param_groups"] if "lr" in group]
 
 
-def rebuild_training(trainer: Any, fresh: TrainingState, user: Limits, epochs: int) -> None:
-    """Make optimizers and schedulers anew, as a fresh Trainer(max_epochs=epochs) would.
+def rebuild_training(trainer: Any, fresh: TrainingState, user: Limits, length: tuple[int, int]) -> None:
+    """Make optimizers and schedulers anew, as a fresh Trainer(max_epochs=..., max_steps=...) of that length would.
 
-    The module's `configure_optimizers` sees the round's length in `max_epochs` and `estimated_stepping_batches`; the
-    limits of the loop are left as they were found. A schedule in fixed epochs or steps is not stretched by this.
+    The module's `configure_optimizers` sees the round's length in `max_epochs`, `max_steps` and
+    `estimated_stepping_batches`; the limits of the loop are left as they were found. A schedule in fixed epochs or
+    steps is not stretched by this.
 
     Args:
         trainer: The running trainer.
         fresh: Training state at the start of round 0: what is frozen, and the precision plugin's.
-        user: The user's limits; `max_steps` stays.
-        epochs: Length of the round.
+        user: The user's limits.
+        length: Of the round in epochs and steps, -1 for no limit.
     """
     restore_trainable(trainer.lightning_module, fresh["trainable"])
     present = Limits.of(trainer)
-    replace(user, max_epochs=epochs).apply(trainer)
+    epochs, steps = length
+    replace(user, max_epochs=epochs, max_steps=steps).apply(trainer)
     try:
         trainer.strategy.setup_optimizers(trainer)
     finally:

@@ -38,6 +38,7 @@ from lightning_classprune.rounds.clock import (
     check_rewind_point,
     check_total_epochs,
 )
+from lightning_classprune.rounds.gradual import check_length_is_known
 from lightning_classprune.rounds.plan import largest_number_of_tests, make_plan
 from lightning_classprune.rounds.randomness import RoundRandomness
 from lightning_classprune.rounds.resuming import (
@@ -264,8 +265,8 @@ class Startup:
         """Judge what a resumed run kept, and train nothing."""
         if self._resumed is None or not run.closing.is_open:
             raise MisconfigurationException(
-                "judge: there is no run with a dense network to judge its candidates by; go on with it until round 0 is "
-                "over"
+                "judge: there is no run with a dense network to judge its candidates by; go on with it until round 0 "
+                "is over"
             )
         run.close()
         run.state = replace(run.state, finished=run.state.finished or "it was closed before its end")
@@ -276,6 +277,8 @@ class Startup:
         settings, user = self._settings, self._clock.user
         foreign = self._foreign_epochs if self._resumed is None else None
         check_rewind_point(self._trainer, settings.search.point, user, foreign)
+        if run.gradual.is_on:
+            check_length_is_known(self._trainer, run.round_start.length)
         check_total_epochs(user, settings.search.max_total_epochs)
         evaluator = run.judge.evaluator
         columns = self._first_columns(run)

@@ -27,7 +27,8 @@ def load_ticket(
         path: A ticket file, or a folder with a `ladder.json`, from which one is picked: with `max_bytes` the best
             recall (lowest of the protected classes, on the guard data) that fits, with `min_recall` alone the
             smallest file that has it, with both the best recall that keeps both, with neither the last accepted.
-        model: Of the architecture that was saved, on any device.
+        model: Of the architecture that was saved, on any device; of a LightningModule also the one network in it that
+            has these names, such as `module.network`. The ticket that is returned names all as in the file.
         max_bytes: Size of the file, 1 or more.
         min_recall: In [0, 1].
 
@@ -45,10 +46,23 @@ def load_ticket(
         )
     ticket = read_ticket(path)
     mine = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
-    theirs = {canonical(name): tensor for name, tensor in ticket.state.items()}
-    _check_fit(path, theirs, {canonical(name): tensor for name, tensor in mine.items()})
+    names = {canonical(name): tensor for name, tensor in mine.items()}
+    theirs = _inside({canonical(name): tensor for name, tensor in ticket.state.items()}, names)
+    _check_fit(path, theirs, names)
     model.load_state_dict({name: theirs[canonical(name)] for name in mine}, strict=False)
     return ticket
+
+
+def _inside(theirs: dict[str, Tensor], mine: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a file holds of the only module in it that has the model's names; all where there is no such module."""
+    if not mine or mine.keys() & theirs.keys():
+        return theirs
+    first = next(iter(mine))
+    parts = []
+    for prefix in (name.removesuffix(first) for name in theirs if name.endswith(f".{first}")):
+        part = {n.removeprefix(prefix): t for n, t in theirs.items() if n.startswith(prefix)}
+        parts += [part] if part.keys() == mine.keys() else []
+    return parts[0] if len(parts) == 1 else theirs
 
 
 def _check_fit(path: Path, theirs: dict[str, Tensor], mine: dict[str, Tensor]) -> None:

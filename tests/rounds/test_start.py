@@ -139,7 +139,7 @@ def test_training_that_is_made_anew_is_that_of_a_trainer_of_this_length() -> Non
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             before = Limits.of(trainer)
-            rebuild_training(trainer, self.fresh, Limits.of(trainer), 5)
+            rebuild_training(trainer, self.fresh, Limits.of(trainer), (5, -1))
             self.steps = trainer.lr_scheduler_configs[0].scheduler.total_steps
             self.momentum = trainer.optimizers[0].state_dict()["state"]
             assert Limits.of(trainer) == before
@@ -181,7 +181,7 @@ class Warm(Tiny):
 @pytest.mark.fit
 def test_a_schedule_that_the_rounds_length_breaks_is_found_before_the_first_batch() -> None:
     with pytest.raises(
-        MisconfigurationException, match=r"asked anew for its 2 epochs.*ValueError.*round_epochs"
+        MisconfigurationException, match=r"asked anew for its length, 2 epochs.*ValueError.*round_epochs"
     ):
         fit(Warm(), Rehearsed(rewind="lr", round_epochs=2), max_epochs=3, max_steps=1)
     fit(Warm(), Rehearsed(rewind="lr", round_epochs=3), max_epochs=3, max_steps=1)
