@@ -89,9 +89,11 @@ def test_the_callback_option_is_the_constructor_with_its_defaults() -> None:
         assert {key for key in given[name] if key != "_target_"} == {one.name for one in fields(kind)}
 
 
-@pytest.mark.parametrize(("option", "kind"), [("fixed", Fixed), ("adaptive", Adaptive), ("gradual", Gradual)])
+@pytest.mark.parametrize(
+    ("option", "kind"), [("fixed", Fixed), ("adaptive", Adaptive), ("gradual", Gradual), ("steps", Fixed)]
+)
 def test_a_search_option_is_one_object_and_nothing_else(option: str, kind: type[Any], tmp_path: Path) -> None:
-    assert options("search") == ["adaptive", "fixed", "gradual"]
+    assert options("search") == ["adaptive", "fixed", "gradual", "steps"]
     entry = yaml.safe_load((CONF / "search" / f"{option}.yaml").read_text())
     assert entry.pop("_target_") == f"lightning_classprune.{kind.__name__}"
     assert set(entry) == {one.name for one in fields(kind)}
@@ -101,7 +103,8 @@ def test_a_search_option_is_one_object_and_nothing_else(option: str, kind: type[
     assert isinstance(theirs, dict)
     assert {key for key in ours if ours[key] != theirs[key]} <= {"search"}
     callback = callback_of(tmp_path, f"search={option}")
-    assert callback.settings.search == kind(**entry)
+    resolved = {key: 24 if value == "${trainer.max_epochs}" else value for key, value in entry.items()}
+    assert callback.settings.search == kind(**resolved)
 
 
 def callback_of(folder: Path, *overrides: str) -> ClassAwarePruningCallback:
@@ -115,10 +118,12 @@ def callback_of(folder: Path, *overrides: str) -> ClassAwarePruningCallback:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ([], Adaptive(on_refusal="stop", retries=0)),
-        (["search.rewind=init"], Adaptive(rewind="init", on_refusal="stop", retries=0)),
+        ([], Gradual(densities=(0.05, 0.01), round_epochs=24)),
+        (["trainer.max_epochs=5"], Gradual(densities=(0.05, 0.01), round_epochs=5)),
+        (["search.rewind=init"], Gradual(densities=(0.05, 0.01), round_epochs=24, rewind="init")),
+        (["search=adaptive"], Adaptive(on_refusal="stop", retries=0)),
         (["search=fixed"], Fixed(fraction=0.4)),
-        (["search=gradual", "search.densities=[0.1,0.03]"], Gradual(densities=(0.1, 0.03))),
+        (["search.densities=[0.1,0.03]", "search.round_epochs=null"], Gradual(densities=(0.1, 0.03))),
         (["search=fixed", "search.fraction=0.5", "search.max_rounds=2"], Fixed(fraction=0.5, max_rounds=2)),
         (["callbacks.classprune.search=fixed"], Fixed()),
         (["hparams_search=optuna"], Fixed(fraction=0.4)),
@@ -133,11 +138,11 @@ def test_the_search_of_the_job(tmp_path: Path, overrides: list[str], expected: A
 @pytest.mark.parametrize(
     ("overrides", "criterion"),
     [
-        ([], "magnitude"),
-        (["search=gradual"], GRADUAL_CRITERION),
+        (["search=adaptive"], "magnitude"),
+        ([], GRADUAL_CRITERION),
         (["callbacks.classprune.search=gradual"], GRADUAL_CRITERION),
         (["search=gradual", "callbacks.classprune.cut.criterion=random"], "random"),
-        (["search=gradual", "callbacks.classprune.search=fixed"], "magnitude"),
+        (["callbacks.classprune.search=fixed"], "magnitude"),
     ],
 )
 def test_a_gradual_search_of_the_job_has_its_own_criterion(
