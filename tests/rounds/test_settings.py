@@ -69,7 +69,9 @@ def test_the_defaults_in_the_form_that_the_parts_use() -> None:
             max_rounds=None,
             max_total_epochs=None,
         ),
-        guard=Guard(confidence=0.95, baseline="train", max_fp_rise=None, offset="none", judging="round"),
+        guard=Guard(
+            confidence=0.95, baseline="train", max_fp_rise=None, offset="none", judging="round", epoch="last"
+        ),
         cut=Cut(criterion="magnitude", scope="global", granularity="weight", prunable=None),
         criterion=Criterion.of(magnitude),
         files=Files(ladder=None, rewind_file=None),
@@ -115,6 +117,7 @@ BAD: dict[str, list[Any]] = {
     "max_fp_rise": [-0.1, 1.5, NAN, "0.1", True, {}, {1: 2}, {0: 0.1}, {"sick": 0.1}],
     "offset": ["guard", "", None, True],
     "judging": ["once", "", None],
+    "epoch": ["first", "", None],
     "guard": [None, "train", 0.95, {"confidence": 0.95}, Guard, Cut()],
     "cut": ["global", Cut, Guard()],
     "files": [None, "tickets", Files],
@@ -498,6 +501,7 @@ def test_the_state_is_made_of_what_a_safe_load_takes() -> None:
         "Guard.confidence": 0.9,
         "Guard.baseline": "train",
         "Guard.judging": "round",
+        "Guard.epoch": "last",
         "Guard.max_fp_rise": 0.25,
         "Guard.offset": "none",
         "Cut.criterion": {"function": "lightning_classprune.pruning.criteria.magnitude_increase"},
