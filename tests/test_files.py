@@ -24,7 +24,7 @@ def test_the_old_file_stays_until_the_block_has_ended(tmp_path: Path) -> None:
     with files.replacing(target) as part:
         part.write_text("new")
         assert target.read_text() == "old"
-        assert (part.parent, part.suffix) == (tmp_path, ".bin")
+        assert (part.parent, part.suffix) == (tmp_path, ".part")
     assert target.read_text() == "new"
     assert list(tmp_path.iterdir()) == [target]
 

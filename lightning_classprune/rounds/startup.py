@@ -46,6 +46,7 @@ from lightning_classprune.rounds.settings import Settings
 from lightning_classprune.rounds.start import RoundStart
 from lightning_classprune.tickets.keeper import LadderKeeper
 from lightning_classprune.tickets.kept import KeptTickets
+from lightning_classprune.trainer.checkpoint_hashes import hash_checkpoints, release_checkpoints
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks, of_type
 from lightning_classprune.trainer.processes import Processes
 
@@ -85,6 +86,7 @@ class Startup:
         self._resumed: Mapping[str, Any] | None = None
         self._loaded_epochs = 0  # how far the loop was in the checkpoint that is resumed
         self._foreign_epochs: int | None = None
+        hash_checkpoints(trainer)
 
     # -- what a checkpoint says, before the run is prepared or after --
 
@@ -284,5 +286,6 @@ class Startup:
         if self._run is not None:
             self._run.cutter.release()
         release_schedulers(self._trainer)
+        release_checkpoints(self._trainer)
         self._other_callbacks.by_epoch.release()
         self._clock.release()

@@ -291,11 +291,11 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(saved, monkeypatch)
     path, model, masks, _ = saved
     before = path.read_bytes()
 
-    def fails(arrays, part, metadata):
+    def fails(part, blobs, metadata):
         Path(part).write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(module, "save_file", fails)
+    monkeypatch.setattr(module, "_write", fails)
     with pytest.raises(OSError, match="No space"):
         save_ticket(path, model.state_dict(), masks)
     assert path.read_bytes() == before
