@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -87,9 +86,7 @@ def export(
         claim=claim,
         compacted=cache(lambda: compact(model, rule.normalize(example[:2]), masks)),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as name:
-        part = Path(name)
+    with files.filling(folder, last=("card.json", "card.md")) as part:
         entries, graphs = _write(rule, part, spec)
         dense = part / "dense.onnx"
         export_onnx(
@@ -118,8 +115,6 @@ def export(
         dense.unlink()
         files.write_text(part / "card.json", json.dumps(facts, indent=2, allow_nan=False) + "\n")
         files.write_text(part / "card.md", card.markdown(facts))
-        for path in sorted(part.iterdir()):
-            path.replace(folder / path.name)
     return facts | {"folder": str(folder)}
 
 

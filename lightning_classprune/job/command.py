@@ -45,17 +45,19 @@ def _resume(arguments: Sequence[str]) -> None:
             "classprune: resume= goes on with the job's own configuration and takes nothing beside it but --trust; "
             f"remove {' '.join(others)}"
         )
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from lightning_classprune.job import app, jobs
     from lightning_classprune.job.lock import FolderInUse
     from lightning_classprune.job.run_folder import RunFolder
 
     try:
         folder = RunFolder.open(Path(given.removeprefix("resume=")).absolute())
-        folder.status()
-        folder.trusted_config(trust=trust)
+        if folder.status()["state"] != "finished":
+            folder.trusted_config(trust=trust)
     except ValueError as error:
         sys.exit(f"classprune: {error}")
     try:
         jobs.resume(folder, app.run, trust=trust)
-    except (FolderInUse, OmegaConfBaseException, InstantiationException) as error:
+    except (FolderInUse, MisconfigurationException, OmegaConfBaseException, InstantiationException) as error:
         sys.exit(f"classprune: {folder.path}: {' '.join(str(error).split())}")

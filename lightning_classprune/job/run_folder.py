@@ -213,7 +213,7 @@ class RunFolder:
         content = self._json("layers.json")
         if content is None:
             return []
-        check(content, dict[str, list[dict[str, Any]]], str(self.path / "layers.json"))
+        check(content.get("layers"), list[dict[str, Any]], f"{self.path / 'layers.json'}: layers")
         return list(content["layers"])
 
     def pictures(self) -> dict[int, Pixels]:

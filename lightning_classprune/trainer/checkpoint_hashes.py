@@ -74,7 +74,14 @@ class HashedCheckpointIO:
             known = check_hash(path)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
-        checkpoint: dict[str, Any] = self.before.load_checkpoint(path, *arguments, **named)
+        try:
+            checkpoint: dict[str, Any] = self.before.load_checkpoint(path, *arguments, **named)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # a damaged file makes its readers raise what they like
+            raise MisconfigurationException(
+                f"{path} cannot be read ({type(error).__name__}: {error}); if it was cut short, take another checkpoint"
+            ) from error
         ours = any(
             str(key).startswith("ClassAwarePruningCallback") for key in checkpoint.get("callbacks", {})
         )
