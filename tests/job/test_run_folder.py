@@ -151,7 +151,7 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (tmp_path / "status.json").stat().st_size == size
 
 
-@pytest.mark.unit
+@pytest.mark.processes  # git, which the environment asks
 def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
     gone, here = 2**22 + 1, os.getpid()  # no process has a number as large as the first
     for name in ("ledger.jsonl", "checkpoints/x", "tickets/round=00.safetensors"):
