@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -137,7 +138,8 @@ def test_a_strangers_folder_runs_no_code(
     with pytest.raises(SystemExit, match=r"config\.yaml would run 'torch\.load'"):
         command.main()
     assert not (tmp_path / "was here").exists()
-    torch.load(folder / "weights.bin", weights_only=False)
+    with contextlib.suppress(RuntimeError):  # the pickle is all that there is
+        torch.load(folder / "weights.bin", weights_only=False)
     assert (tmp_path / "was here").exists(), "the bait is good"
 
 
