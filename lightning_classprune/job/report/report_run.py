@@ -35,6 +35,7 @@ def write_report(folder: RunFolder) -> Path:
         raise ValueError(
             f"{folder.path}: its files do not go together, no page can be made of them ({type(error).__name__}: {told})"
         ) from error
+    files.sweep(folder.path)
     files.write_text(folder.report, page)
     return folder.report
 
