@@ -193,8 +193,8 @@ def report(
     more = [
         "",
         "Beside training, by SIGKILL, SIGTERM and SIGINT in turn. Good: what was found then was the old file or the "
-        "whole new one, the same command then gave what an uninterrupted one gives, and nothing temporary was left; of two "
-        "processes in one run folder the second was told of the first, which ended as if alone.",
+        "whole new one, the same command then gave what an uninterrupted one gives, and nothing temporary was left; of "
+        "two processes in one run folder the second was told of the first, which ended as if alone.",
         "",
     ]
     write(out / "kill_resume.md", [*lines, markdown(table), *more, markdown(others)])

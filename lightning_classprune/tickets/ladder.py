@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -194,7 +195,10 @@ class Ladder:
         ]
 
     def _write(self, entries: list[Entry]) -> None:
-        listed = sorted(entries, key=lambda entry: int(entry["round"]))
+        listed = [
+            entry | {"sha256": _hash(entry)}
+            for entry in sorted(entries, key=lambda entry: int(entry["round"]))
+        ]
         files.write_text(self.folder / LIST, json.dumps(listed, indent=2, allow_nan=False) + "\n")
 
 
@@ -234,9 +238,17 @@ def _checked(content: Any) -> list[Entry]:
         )
         if not good or not _is_count(entry.get("bytes")):
             raise ValueError(f"round {entry['round']} lacks its bytes or its classes' recall")
+        if entry.get("sha256", _hash(entry)) != _hash(entry):
+            raise ValueError(f"what it says of round {entry['round']} was changed")
     if len({entry["round"] for entry in content}) < len(content):
         raise ValueError("a round is listed twice")
     return content
+
+
+def _hash(entry: Entry) -> str:
+    """SHA-256 of what an entry says."""
+    said = {key: value for key, value in entry.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _is_count(value: Any) -> bool:

@@ -79,6 +79,7 @@ def test_every_accepted_round_is_kept_bit_for_bit_as_it_was_judged(averaging, tm
         assert_same(weights(other), network)
         kept = sum(int(mask.sum()) for mask in ticket.masks.values())
         assert 1 - kept / 120 == pytest.approx(row["sparsity"])
+        assert len(entry.pop("sha256")) == 64
         assert entry == {
             "file": path.name,
             "bytes": path.stat().st_size,
@@ -233,6 +234,21 @@ def test_a_list_that_is_none_is_refused(text, tmp_path):
     (tmp_path / "ladder.json").write_text(text)
     with pytest.raises(ValueError, match=r"ladder\.json is not a list of tickets"):
         Ladder(tmp_path).entries()
+
+
+@pytest.mark.unit
+def test_an_entry_that_was_changed_is_refused(tmp_path):
+    row = {
+        "round": 3,
+        "sparsity": 0.5,
+        "verdict": "accepted",
+        "classes": {"a": {"recall": 0.9, "fn": 1, "support": 9}},
+    }
+    Ladder(tmp_path).add(row, {"w": torch.ones(2)}, {}, {})
+    text = (tmp_path / "ladder.json").read_text()
+    (tmp_path / "ladder.json").write_text(text.replace("0.9", "0.8"))
+    with pytest.raises(ValueError, match=r"what it says of round 3 was changed"):
+        Ladder(tmp_path).pick()
 
 
 @pytest.mark.unit
