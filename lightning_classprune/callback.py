@@ -146,7 +146,9 @@ class ClassAwarePruningCallback(_Callback):
         0.0 where there is none, or where the last layer's bias has taken it.
         """
         self._collect()
-        return self._run.offsets if self._run is not None else dict(self._offsets)
+        if self._run is not None:
+            return self._run.delivery.offsets(one.name for one in self.settings.protected)
+        return dict(self._offsets)
 
     @property
     def guard_outcomes(self) -> dict[str, Outcomes]:
@@ -185,7 +187,7 @@ class ClassAwarePruningCallback(_Callback):
         """Whether the run was interrupted before the guard judged what it kept (`Guard(judging="end")`)."""
         self._collect()
         if self._run is not None:
-            return self._run.is_open
+            return self._run.closing.is_open
         open_run = self._state.get("was_judged") is False and self._state.get("dense_outcomes") is not None
         return self.settings.guard.judging == "end" and open_run
 
@@ -273,9 +275,13 @@ class ClassAwarePruningCallback(_Callback):
         """A rewind point may be inside an epoch."""
         self._present.start_of_batch()
 
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """A criterion may listen to the gradients that are about to be used."""
+        self._present.before_optimizer_step(optimizer)
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Other callbacks are to find the delivered network; the gate puts it in again after weight averaging."""
-        if not self._present.is_open:
+        if not self._present.closing.is_open:
             self._present.restore_accepted()
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
@@ -301,7 +307,8 @@ class ClassAwarePruningCallback(_Callback):
         if run is not None:
             run.deliver_unjudged()
             self._masks, self._sparsity, self._ledger = run.masks, run.sparsity, run.recorder.rows
-            self._offsets, self._state = run.offsets, run.final_state
+            self._offsets = run.delivery.offsets(one.name for one in self.settings.protected)
+            self._state = run.final_state
         startup.close()
         if trainer.is_global_zero:
             masks = {name: pack(mask) for name, mask in self._masks.items()}

@@ -60,6 +60,7 @@ COSTS = {
     "job/test_torchvision_models": "fit",
     "job/test_trust": "unit",
     "ledger/test_frame": "fit",
+    "pruning/test_class_gradient": "fit",
     "pruning/test_granularities": "fit",
     "pruning/test_scoring": "fit",
     "pruning/test_units": "fit",

@@ -21,13 +21,15 @@ def conf_dir() -> Path:
 def job_folder(overrides: str) -> str:
     """Return the name of a job's folder in its sweep: the same overrides give the same folder, in any sweep order.
 
-    Keys lose their groups, and what is no good in a file name is replaced; a checksum then keeps names apart.
+    Keys lose their groups, paths their folders, and what is no good in a file name is replaced; a checksum then keeps
+    names apart. A name of what varies alone would change with the rest of the sweep, and the job be done again.
     """
     name = re.sub(r"(^|,)[^=,]*[./](?=\w+=)", r"\1", overrides)
-    name = re.sub(r"[^\w.,=+-]", "_", name)[:100]
+    name = re.sub(r"=[^=,]*/(?=[^/,]+(,|$))", "=", name)
+    name = re.sub(r"[^\w.,=+-]", "_", name)[:60]
     if name == overrides:
         return name or "job"
-    return f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+    return f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:6]}"
 
 
 OmegaConf.register_new_resolver("classprune_folder", job_folder, replace=True)

@@ -62,7 +62,8 @@ class Granularity:
 
 GRANULARITIES: dict[str, Granularity] = {
     "weight": Granularity(
-        lambda here: (SingleWeights(here.parameters, here.scope, here.sharding), []), sharded=True
+        lambda here: (SingleWeights(here.parameters, here.scope, here.sharding, here.by_layer), []),
+        sharded=True,
     ),
     "channel": Granularity(find_channel_units),
     "2:4": Granularity(find_two_of_four, one_step=Fraction(1, 2)),

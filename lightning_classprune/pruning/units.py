@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lightning_classprune.pruning.lamp import lamp
 from lightning_classprune.pruning.masks import Masks, count_kept, count_weights
 from lightning_classprune.pruning.selection import Scope, Scores, shrink_masks
 from lightning_classprune.trainer.sharding import Sharding, local
@@ -25,6 +27,7 @@ class Surroundings:
         parameters: Those that may be pruned, by name.
         scope: One threshold for all, or one sparsity in every tensor or group.
         sharding: How the parameters are spread over the processes.
+        by_layer: Scores count relative to those of their layer (`lamp`).
     """
 
     trainer: Any
@@ -32,6 +35,7 @@ class Surroundings:
     parameters: Parameters
     scope: Scope
     sharding: Sharding
+    by_layer: bool = False
 
 
 class Units(Protocol):
@@ -74,6 +78,7 @@ class SingleWeights:
         parameters: The prunable weights.
         scope: One threshold for all, or one sparsity in every tensor.
         sharding: How they are spread over the processes.
+        by_layer: Scores count relative to those of their tensor (`lamp`).
         total: Number of weights, over all processes.
         most: The largest number of them that may be pruned.
     """
@@ -81,6 +86,7 @@ class SingleWeights:
     parameters: Parameters
     scope: Scope
     sharding: Sharding
+    by_layer: bool = False
     name: str = "weights"
 
     def __post_init__(self) -> None:
@@ -98,6 +104,9 @@ class SingleWeights:
 
     def shrink(self, masks: Masks, scores: Scores, pruned: int) -> Masks:
         """See `shrink_masks`; in a sharded model every process calls this with the same masks."""
+        if self.by_layer:
+            # Kept until the masks are found, for each of them takes a sort: four bytes a weight.
+            scores = cache(partial(self._relative, scores))
         shrunk: Masks = {}
         error: Exception | None = None
         try:
@@ -113,3 +122,9 @@ class SingleWeights:
         device = {name: p.device for name, p in self.parameters.items()}
         held = {name: mask.to(device[name]) for name, mask in self.sharding.pieces(masks).items()}
         return self.sharding.wholes(shrink_masks(held, scores, pruned, self.scope, self.sharding.processes))
+
+    def _relative(self, scores: Scores, name: str) -> Tensor:
+        own = scores(name)
+        (whole,) = self.sharding.wholes({name: own}).values()
+        (piece,) = self.sharding.pieces({name: lamp(whole.double().square())}).values()
+        return piece.to(own.device)

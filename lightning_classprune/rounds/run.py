@@ -1,4 +1,4 @@
-"""A run: the transactions of one `fit` - judge, commit or roll back, begin a round, deliver - over the parts."""
+"""A run: the transactions of one `fit` - judge, commit or roll back, begin a round, end - over the parts."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from math import inf
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
-from torch import Tensor
 
 from lightning_classprune.guard.data import GuardData, find_guard_data
 from lightning_classprune.guard.judge import Judge
 from lightning_classprune.guard.task import Columns, Outcomes
 from lightning_classprune.ledger.recording import Recorder
-from lightning_classprune.ledger.rows import Row, delivered_row, stands
+from lightning_classprune.ledger.rows import stands
 from lightning_classprune.pruning.cutter import Cutter, check_criterion
 from lightning_classprune.pruning.masks import Masks, pack, unpack
 from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.rounds.candidate import Candidate
 from lightning_classprune.rounds.clock import RoundClock, does_not_fit
+from lightning_classprune.rounds.closing import Closing
+from lightning_classprune.rounds.delivery import Delivery
 from lightning_classprune.rounds.handover import Handover
-from lightning_classprune.rounds.judgement import judge_kept
+from lightning_classprune.rounds.options import Adaptive, Fixed
 from lightning_classprune.rounds.plan import Plan, RoundState, after_abandonment, after_verdict
 from lightning_classprune.rounds.randomness import RoundRandomness
 from lightning_classprune.rounds.resuming import (
@@ -37,9 +38,10 @@ from lightning_classprune.rounds.settings import Settings
 from lightning_classprune.rounds.start import RoundStart
 from lightning_classprune.rounds.status import Status, status
 from lightning_classprune.tickets.keeper import LadderKeeper
-from lightning_classprune.tickets.kept import Kept, KeptTickets
+from lightning_classprune.tickets.kept import KeptTickets
 from lightning_classprune.tickets.ticket import Ticket, pack_ticket, unpack_ticket
 from lightning_classprune.trainer.compatibility import warn_where_global_epochs_count
+from lightning_classprune.trainer.horizon import steps_left
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding, local, reshard
@@ -48,7 +50,6 @@ from lightning_classprune.trainer.snapshots import (
     capture_tensors,
     capture_training,
     restore_tensors,
-    restore_training,
 )
 
 #: Up to this share of exact zeros among the prunable weights, a network that came is dense.
@@ -81,20 +82,32 @@ class PruningRun:
     def __post_init__(self) -> None:
         pruned = self.cutter.units.pruned(self.masks)
         self.state = RoundState(accepted=pruned, candidate=pruned)
-        self.accepted: Ticket | None = None
         self.pending = False  # a verdict was given, the next round is not set up yet
         self.data: GuardData  # found when training starts, as is the data to search with
         self.search: Search | None = None
         self.final_state: dict[str, Any] = {}
-        self.handover = Handover(
-            self.trainer, self.module, self.judge.evaluator, self.settings.class_names, self.sharding
+        self.delivery = Delivery(
+            handover=Handover(
+                self.trainer,
+                self.module,
+                self.judge.evaluator,
+                self.settings.class_names,
+                self.cutter.sharding,
+            ),
+            other_callbacks=self.other_callbacks,
+            ladder=self.ladder,
+        )
+        self.closing = Closing(
+            at_end=self.settings.guard.judging == "end",
+            judge=self.judge,
+            kept=self.kept,
+            recorder=self.recorder,
+            delivery=self.delivery,
+            devices={name: mask.device for name, mask in self.masks.items()},
         )
         self.candidate = Candidate(self.module, self.processes, (self.other_callbacks.averaging,))
         self._delivered = False
-        self._is_handed_over = False  # the module holds the accepted ticket as it leaves the run
         self._interrupted = False  # the job is being stopped, and the guard judges at the end only
-        self.was_judged = False  # the guard was opened for the candidates that were kept
-        self._earlier_ladder: str | None = None
         self.earlier: Mapping[str, Any] | None = (
             None  # the state of the fit whose pruned network this one starts from
         )
@@ -103,11 +116,6 @@ class PruningRun:
     def sharding(self) -> Sharding:
         """How the parameters are spread over the processes."""
         return self.cutter.sharding
-
-    def begin_ladder(self) -> None:
-        """Bring the ladder's folder in line with the ledger, once."""
-        ticket = self._handed_over()
-        self.ladder.begin(self.recorder.rows, self._earlier_ladder, ticket, self.sharding, self.module)
 
     def rehearse_criterion(self) -> None:
         """Prepare and score once before training, so that no training is lost by a criterion that cannot.
@@ -133,7 +141,7 @@ class PruningRun:
         asked = self.trainer.should_stop or self.other_callbacks.early_stopping.stopped()
         stopping = self.processes.any(asked and self.trainer.fit_loop._can_stop_early)
         job_over = stopping and not self.other_callbacks.early_stopping.stopped()
-        if job_over and self.judges_once:
+        if job_over and self.closing.at_end:
             # An interruption leaves a checkpoint and judges nothing; a round that has had its length is kept, or not.
             self._interrupted, stopping, job_over = True, False, False
         if stopping or self.clock.is_over():
@@ -148,11 +156,6 @@ class PruningRun:
             if reason is not None:
                 self._abandon(reason, job_over=False)
 
-    @property
-    def judges_once(self) -> bool:
-        """Whether the guard judges at the end of the run only."""
-        return self.settings.guard.judging == "end"
-
     def _is_halfway(self) -> bool:
         if self.search is None or self.plan.adaptive is None:
             return False
@@ -160,7 +163,7 @@ class PruningRun:
 
     def _next_level(self) -> float | None:
         """The error level that the candidate in training may expect to be judged at."""
-        if self.judges_once and self.kept is not None and self.judge.budget.alpha is not None:
+        if self.closing.at_end and self.kept is not None and self.judge.budget.alpha is not None:
             return self.judge.budget.alpha / (len(self.kept.candidates) + 1)
         budget = self.judge.budget
         return budget.alpha if budget.exhausted else budget.level()
@@ -179,7 +182,7 @@ class PruningRun:
                 self._abandon(look.reason, job_over)
                 return
         dense = self.judge.dense is None
-        if self.judges_once and not dense:
+        if self.closing.at_end and not dense:
             self._keep(look, job_over)
             return
         with self.candidate.as_judged():
@@ -266,81 +269,32 @@ class PruningRun:
                 rank_zero_warn(told)
 
     def close(self) -> None:
-        """Judge the candidates that were kept, once, and leave the best of those that stand in the module.
+        """Judge the candidates that were kept; see `Closing.close`."""
+        validation = None if self.search is None else self.search.data
+        self.closing.close(self._guard_data, validation)
 
-        Raises:
-            MisconfigurationException: The run was judged already, or a kept network's file is not what was kept.
-        """
-        alpha = self.judge.budget.alpha
-        if self.kept is None or alpha is None or self.judge.dense is None:
-            return  # nothing could be judged
+    def _guard_data(self) -> GuardData:
+        """The guard data, also of a finished run that is resumed and does not start."""
         if not hasattr(self, "data"):
             self.data = find_guard_data(self.trainer, self.settings.guard_dataloader, self.processes)
-        self._take_dense()
-        for one in judge_kept(self.kept, self.judge, self._decide_kept, alpha):
-            kept = one.kept
-            self.recorder.judged_at_the_end(
-                kept.place, one.outcomes, one.verdict, self.judge, kept.offsets, kept.chance
-            )
-            if one.verdict.accepted:
-                self._take(one.state, one.masks, kept.offsets, one.outcomes)
-                self._to_ladder(self.recorder.rows[: kept.place + 1])
-                self.judge.accepted = one.outcomes
-        self.was_judged = True
-        self.kept.discard()
-
-    def _decide_kept(self, state: dict[str, Tensor], kept: Kept) -> Outcomes | None:
-        self._put_in(state)
-        return self.judge.evaluator.outcomes(self.trainer, self.module, self.data, kept.offsets)
-
-    def _take_dense(self) -> None:
-        """The dense network is what there is to deliver."""
-        if self.kept is not None and self.kept.dense is not None:
-            self._take(*self.kept.load(self.kept.dense), {}, None)
-
-    def _take(
-        self, state: Mapping[str, Tensor], masks: Masks, offsets: dict[str, float], outcomes: Outcomes | None
-    ) -> None:
-        """A kept network is the accepted one."""
-        self._put_in(state)
-        place = self._bias_for(offsets, outcomes)
-        masks = {name: mask.to(self.masks[name].device) for name, mask in masks.items()}
-        self.accepted = Ticket(masks, capture_tensors(self.module), None, [], dict(offsets), place)
-
-    def _put_in(self, state: Mapping[str, Tensor]) -> None:
-        """Put whole tensors by the names of a state dict into the module; what has no name there stays."""
-        tensors = capture_tensors(self.module)
-        known = self.sharding.pieces({name: tensor for name, tensor in state.items() if name in tensors})
-        restore_tensors(self.module, tensors | known)
+        return self.data
 
     def _bias_for(self, offsets: Mapping[str, float], outcomes: Outcomes | None) -> str | None:
         validation = None if self.search is None else self.search.data
-        return self.handover.bias_for(offsets, outcomes, self.data, validation)
+        return self.delivery.handover.bias_for(offsets, outcomes, self.data, validation)
 
     def _commit(self, tensors: Tensors, look: Look, outcomes: Outcomes | None) -> None:
         masks = {name: mask.clone() for name, mask in self.masks.items()}
         training, stopping = capture_training(self.trainer), self.other_callbacks.early_stopping.capture()
         with self.candidate.as_judged():
             place = self._bias_for(look.offsets, outcomes)
-        self.accepted = Ticket(masks, tensors, training, stopping, dict(look.offsets), place)
+        ticket = Ticket(masks, tensors, training, stopping, dict(look.offsets), place)
+        self.delivery.accepted = ticket
+        self.cutter.commit()
         if self.kept is not None:
-            self.kept.keep(
-                self.accepted, len(self.recorder.rows) - 1, look.chance, self.sharding, self.module
-            )
+            self.kept.keep(ticket, len(self.recorder.rows) - 1, look.chance, self.sharding, self.module)
         if stands(self.recorder.rows[-1]):
-            self._to_ladder(self.recorder.rows)
-
-    def _to_ladder(self, rows: list[Row]) -> None:
-        """Give the accepted ticket, of the last of these rows, to the ladder as it is handed over."""
-        ticket = self._handed_over()
-        assert ticket is not None
-        self.ladder.keep(ticket, rows, self.sharding, self.module)
-
-    def _handed_over(self) -> Ticket | None:
-        """The accepted ticket with the tensors that leave the run."""
-        if self.accepted is None:
-            return None
-        return replace(self.accepted, tensors=self.handover.tensors(self.accepted))
+            self.delivery.to_ladder(self.recorder.rows)
 
     def _reach(self, tensors: Tensors) -> int | None:
         """How far the network that was just accepted can be pruned without retraining; it is put back bit for bit."""
@@ -414,7 +368,7 @@ class PruningRun:
             self.clock.apply()
             return
         self.state = replace(self.state, finished=finished)
-        if self.judges_once and not self._interrupted:
+        if self.closing.at_end and not self._interrupted:
             self.close()
         self.clock.set_round(0, 0)
         self.trainer.fit_loop.max_epochs = self.clock.epochs
@@ -422,47 +376,37 @@ class PruningRun:
 
     def after_epoch(self) -> None:
         """The last hook at the end of an epoch, after ModelCheckpoint's."""
-        self.seal()
+        self._seal()
         if self.trainer.fit_loop.restarting:
             step_plateau_schedulers(self.trainer)
 
-    def seal(self) -> None:
-        """After ModelCheckpoint has had its epoch end: make what it tracks agree with the verdict."""
-        rows = self.recorder.rows
-        if not rows:
-            return
-        row = (delivered_row(rows) if self.was_judged else None) or rows[-1]
-        kept = row["verdict"] == "kept"
-        self.other_callbacks.checkpoints.seal(
-            self.trainer, row["round"], stands=kept or stands(row), label="kept" if kept else "accepted"
-        )
+    def _seal(self) -> None:
+        self.delivery.seal(self.recorder.rows, was_judged=self.closing.was_judged)
 
     def deliver(self) -> None:
         """Leave the last accepted ticket in the module, bit for bit as it was judged."""
         if self._delivered:
             return
         self._delivered = True
-        self.begin_ladder()  # a finished run that is resumed has not started
-        if self.is_open and self.state.finished is not None and not self._interrupted:
+        self.delivery.begin_ladder(self.recorder.rows)  # a finished run that is resumed has not started
+        if self.closing.is_open and self.state.finished is not None and not self._interrupted:
             self.close()  # it was interrupted after its last round
-        if self.is_open:
+        if self.closing.is_open:
             self.final_state = self._told_at_the_end()
             return
-        refused = self.state.round > 0 and self.accepted is not None and not stands(self.recorder.rows[-1])
+        accepted = self.delivery.accepted
+        refused = self.state.round > 0 and accepted is not None and not stands(self.recorder.rows[-1])
         self.restore_accepted()
-        self.seal()
+        self._seal()
         if refused and not self.trainer.fast_dev_run:
-            assert self.accepted is not None
-            restore_training(self.trainer, self.accepted.training or self.round_start.fresh)
-            self.other_callbacks.early_stopping.restore(self.accepted.stopping)
-            self.other_callbacks.checkpoints.save_delivered(self.trainer)
-        self.handover.tell(self.accepted)
+            self.delivery.save_again(self.round_start.fresh)
+        self.delivery.handover.tell(accepted)
         # Taken here, where all processes are: for checkpoints written after the fit, when the module is the ticket.
         self.final_state = self._told_at_the_end()
 
     def interrupted(self) -> None:
         """An exception ends the fit: the last accepted ticket stays, or the state in which the run can be closed."""
-        if not self.is_open:
+        if not self.closing.is_open:
             if self.state.round > 0:
                 self.restore_accepted()
         elif not self.sharding:  # whose state takes all processes, which may not be here
@@ -470,42 +414,24 @@ class PruningRun:
 
     def _told_at_the_end(self) -> dict[str, Any]:
         """What a callback keeps of a run: all but the tensors, which the module or files have."""
-        return self.state_dict() | {"accepted": None, "rewind_point": None}
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the guard is still to judge what was kept."""
-        return self.judges_once and not self.was_judged and self.judge.dense is not None
+        told = self.state_dict() | {"accepted": None, "rewind_point": None}
+        heard = {"criterion": None, "criterion_accepted": None} if self.cutter.criterion.listens else {}
+        return told | heard
 
     def deliver_unjudged(self) -> None:
         """The fit is over and nothing was judged: the dense network is what may be handed over.
 
         Not before everyone has saved: a checkpoint of an interrupted round is to hold that round's weights.
         """
-        if self.is_open:
-            self._take_dense()
+        if self.closing.is_open:
+            self.closing.take_dense()
             self.restore_accepted()
 
     def restore_accepted(self) -> None:
         """Put the last accepted ticket into the module; before a first verdict there is none, and nothing changes."""
-        if self.accepted is not None:
-            self._is_handed_over = True
-            restore_tensors(self.module, self.handover.tensors(self.accepted))
-            self.masks = self.accepted.masks
-            # A checkpoint takes the average for the model, and this is what it is to find.
-            self.other_callbacks.averaging.restart(self.module)
-
-    @property
-    def offsets(self) -> dict[str, float]:
-        """Bias to add to a class' score that the network which would be handed over does not contain, by class."""
-        left = self.handover.left(self.accepted)
-        return {one.name: left.get(one.name, 0.0) for one in self.settings.protected}
-
-    def _offsets_beside(self) -> dict[str, float]:
-        """The offsets of the accepted ticket that the module, if it holds that ticket, does not contain."""
-        if self.accepted is None or self._is_handed_over:
-            return self.handover.left(self.accepted)
-        return self.accepted.offsets
+        if self.delivery.accepted is not None:
+            self.delivery.put_in()
+            self.masks = self.delivery.accepted.masks
 
     # -- the start of a round --
 
@@ -516,7 +442,7 @@ class PruningRun:
 
     def start_of_epoch(self) -> None:
         """Set up the next round if a verdict is pending; give samplers the round's own epoch."""
-        self.seal()
+        self._seal()
         seeded = self.pending
         if self.pending:
             self._begin_round()
@@ -534,15 +460,31 @@ class PruningRun:
         if self.state.round == 0:
             self.round_start.at_step()
 
+    def before_optimizer_step(self, optimizer: Any) -> None:
+        """The criterion hears the gradients that may count at a cut: those near the end of a round, if it is known."""
+        criterion = self.cutter.criterion
+        if criterion.listens and self._counts_at_a_cut(criterion.memory):
+            self.cutter.observe(self.trainer, optimizer)
+
+    def _counts_at_a_cut(self, memory: int | None) -> bool:
+        if not isinstance(self.settings.search, Fixed | Adaptive):
+            return True  # which may cut at any time
+        known = self.module.automatic_optimization and not self.other_callbacks.early_stopping
+        left = steps_left(self.trainer, self.clock.horizon) if known else None
+        return left is None or memory is None or left <= memory
+
     def _begin_round(self) -> None:
-        assert self.accepted is not None
+        accepted = self.delivery.accepted
+        assert accepted is not None
         self.pending = False
         reshard(self.module)
-        restore_tensors(self.module, self.accepted.tensors)
+        restore_tensors(self.module, accepted.tensors)
+        self.cutter.go_back()
         self.cutter.prepare(self._scoring())
-        self.masks = self.cutter.shrink(self.accepted.masks, self.state.candidate, self.round_start.origin)
+        self.masks = self.cutter.shrink(accepted.masks, self.state.candidate, self.round_start.origin)
         self.cutter.require_equal(self.masks)
-        self.round_start.go_back(self.accepted)
+        self.cutter.listen_anew()
+        self.round_start.go_back(accepted)
         self.processes.equalize_buffers(self.module)
         self.cutter.apply(self.masks)
         self.module.zero_grad()
@@ -567,7 +509,7 @@ class PruningRun:
             share=self.clock.share,
             budget=self.judge.budget,
             protected=self.settings.protected,
-            judges_once=self.judges_once,
+            judges_once=self.closing.at_end,
             recall=recall,
             rows=self.recorder.rows,
             seconds=0.0 if self.pending else self.clock.seconds,
@@ -591,11 +533,11 @@ class PruningRun:
             "masks": {name: pack(mask) for name, mask in self.masks.items()},
             "ledger": self.recorder.state_dict(),
             "kept": None if self.kept is None else self.kept.state_dict(),
-            "was_judged": self.was_judged,
-            "offsets": dict(self._offsets_beside()),
-            "criterion": self.cutter.criterion.state_dict(),
+            "was_judged": self.closing.was_judged,
+            "offsets": self.delivery.offsets_beside(),
+            **self.cutter.state_dict(),
             "search": None if self.search is None else self.search.state_dict(),
-            "accepted": pack_ticket(self.accepted, self.sharding, with_training=with_training),
+            "accepted": pack_ticket(self.delivery.accepted, self.sharding, with_training=with_training),
             "rewind_point": self.round_start.state_dict(),
             "ladder": self.ladder.folder,
             "checkpoints": self.other_callbacks.checkpoints.state_dict(),
@@ -611,17 +553,17 @@ class PruningRun:
         self.masks = {name: unpack(m).to(device[name]) for name, m in saved["masks"].items()}
         self.state = RoundState.from_state_dict(saved["rounds"])
         self.judge.load_state_dict(saved)
-        self.cutter.criterion.load_state_dict(saved["criterion"])
-        self.was_judged = saved["was_judged"]
+        self.cutter.load_state_dict(saved)
+        self.closing.was_judged = saved["was_judged"]
         if self.kept is not None:
             self.kept.load_state_dict(saved["kept"])
-            if not self.was_judged:
+            if not self.closing.was_judged:
                 self.kept.refuse_if_judged()
         self.clock.load_state_dict(saved)
         self.pending, self.other_callbacks.checkpoints.sealed = saved["pending"], saved["sealed"]
         self.recorder.load_state_dict(saved["ledger"])
-        self.accepted = unpack_ticket(saved["accepted"], device, self.sharding)
-        self._earlier_ladder = saved.get("ladder")
+        self.delivery.accepted = unpack_ticket(saved["accepted"], device, self.sharding)
+        self.delivery.earlier_ladder = saved.get("ladder")
         self.round_start.load_state_dict(saved["rewind_point"])
         self.other_callbacks.checkpoints.load_state_dict(saved["checkpoints"])
         self.randomness.load_state_dict(saved)

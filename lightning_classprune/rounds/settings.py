@@ -16,7 +16,7 @@ from lightning_classprune.guard.tolerance import FNTolerance
 from lightning_classprune.pruning.criteria import Criterion
 from lightning_classprune.pruning.granularities import GRANULARITIES
 from lightning_classprune.pruning.options import Cut
-from lightning_classprune.rounds.options import AnySearch, Fixed, Search, read_search
+from lightning_classprune.rounds.options import Adaptive, AnySearch, Fixed, Search, read_search
 from lightning_classprune.rounds.schedules import TOWARDS_A_JUDGEMENT, AdaptiveSteps
 from lightning_classprune.tickets.options import Files
 from lightning_classprune.trainer.arguments import is_number, share, whole
@@ -117,6 +117,13 @@ class Settings:
                 "Guard.baseline='current' judges the weights as they come, so rewind="
                 f"{chosen.rewind!r} has no earlier point; use rewind='lr' or rewind='none'"
             )
+        criterion = Criterion.of(cut.criterion)
+        if guard.baseline == "current" and criterion.listens and isinstance(chosen, Fixed | Adaptive):
+            raise ValueError(
+                f"Guard.baseline='current' trains nothing before the first cut, so Cut.criterion={cut.criterion!r} has "
+                "no gradients to score by; use criterion='class_lamp_gradient', which looks at them itself, or 'lamp', "
+                "or baseline='train'"
+            )
         if guard.judging == "end" and chosen.retries:
             raise ValueError(
                 f"Guard.judging='end' survives refusals by validation data alone, so retries={chosen.retries} does not "
@@ -130,7 +137,7 @@ class Settings:
             search=chosen,
             guard=guard,
             cut=cut,
-            criterion=Criterion.of(cut.criterion),
+            criterion=criterion,
             files=files,
             threshold=float(threshold),
             predict=predict or default_predict,

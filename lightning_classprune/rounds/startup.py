@@ -191,7 +191,7 @@ class Startup:
         run.data = find_guard_data(self._trainer, self._settings.guard_dataloader, self._processes)
         if not self._trainer.fast_dev_run:
             self._check_limits_and_data(run)
-        run.begin_ladder()
+        run.delivery.begin_ladder(run.recorder.rows)
         run.cutter.hold(run.masks, self._trainer.optimizers)
         if self._closing:
             self._close_run(run)
@@ -210,7 +210,7 @@ class Startup:
 
     def _close_run(self, run: PruningRun) -> None:
         """Judge what a resumed run kept, and train nothing."""
-        if self._resumed is None or not run.is_open:
+        if self._resumed is None or not run.closing.is_open:
             raise MisconfigurationException(
                 "judge: there is no run with a dense network to judge its candidates by"
             )

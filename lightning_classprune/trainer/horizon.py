@@ -120,3 +120,16 @@ def steps_per_epoch(trainer: Any) -> int | None:
         return None
     steps: int = ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
     return steps
+
+
+def steps_left(trainer: Any, horizon: Horizon) -> int | None:
+    """Optimizer steps of a round from here on, the one that is about to be taken included, as far as can be known."""
+    known: list[int] = []
+    batches = trainer.num_training_batches
+    if horizon.epochs != -1 and batches != inf:
+        whole = horizon.start_epoch + horizon.epochs - epochs_done(trainer)
+        begun: int = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        known.append(1 + max(whole * batches - begun, 0) // trainer.accumulate_grad_batches)
+    if horizon.steps != -1:
+        known.append(horizon.start_step + horizon.steps - trainer.global_step)
+    return min(known, default=None)

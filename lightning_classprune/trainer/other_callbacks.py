@@ -43,6 +43,10 @@ class EarlyStoppings:
         self._pristine = self.capture()
         self._no_reason = [(c.stopping_reason, c.stopping_reason_message) for c in callbacks]
 
+    def __bool__(self) -> bool:
+        """Whether there is one, which may end a round before its length."""
+        return bool(self._callbacks)
+
     def stopped(self) -> bool:
         """Whether one of them ended this round."""
         pairs = zip(self._callbacks, self._no_reason, strict=True)

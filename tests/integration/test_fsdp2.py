@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_classprune import load_ticket
-from lightning_classprune.pruning.criteria import CRITERIA
+from lightning_classprune.pruning.criteria import Criterion
 from lightning_classprune.pruning.masks import count_kept, count_weights
 from lightning_classprune.pruning.selection import shrink_masks
 from lightning_classprune.tickets.ladder import Ladder
@@ -76,7 +76,7 @@ def test_selection_over_pieces_is_that_over_wholes(
     fits: list[dict[str, Any]], name: str, criterion: Any, scope: Any
 ) -> None:
     found, start = fits[0][name], module().state_dict()
-    score = CRITERIA[criterion] if isinstance(criterion, str) else criterion
+    score = Criterion.of(criterion).given
     dense = found["judged"][1]
     masks = {key: torch.ones_like(mask) for key, mask in found["masks"].items()}
     if name == "fsdp2":  # its last round: from the ticket of round 1
@@ -87,6 +87,20 @@ def test_selection_over_pieces_is_that_over_wholes(
         masks, lambda key: score(dense[key], start[key]), 171 if name == "fsdp2" else 114, scope
     )
     assert_same(chosen, found["masks"])
+
+
+@pytest.mark.parametrize("name", ["by gradients", "by class gradients"])
+def test_gradients_of_pieces_choose_as_those_of_wholes(fits: list[dict[str, Any]], name: str) -> None:
+    """Relative to all of a layer, though one process has a part of it, or nothing."""
+    assert_same_run(fits[0][name], fits[0][f"{name}, of wholes"])
+    assert any(
+        not torch.equal(mask, fits[0]["fsdp2"]["masks"][n]) for n, mask in fits[0][name]["masks"].items()
+    )
+
+
+def test_what_each_process_heard_is_saved_and_resumed(fits: list[dict[str, Any]], folder: Path) -> None:
+    for process in fits:
+        assert_same_run(process["by gradients, resumed in round 1"], process["by gradients"])
 
 
 def test_pieces_never_leak(fits: list[dict[str, Any]]) -> None:
@@ -143,6 +157,26 @@ def test_after_refusals_the_judged_weights_are_delivered(fits: list[dict[str, An
     assert [row["verdict"] for row in found["ledger"]] == ["baseline", "refused", "refused"]
     assert_same(found["weights"], found["judged"][1])
     assert found["sparsity"] == 0
+
+
+def test_the_guard_judges_whole_networks_at_the_end(folder: Path, fits: list[dict[str, Any]]) -> None:
+    for process in fits:
+        found, whole = process["at the end"], process["at the end, whole"]
+        # A bias takes the offset of a whole network, and none that of a sharded one: the two differ in that alone.
+        same = {name for name in found["weights"] if not name.endswith("net.4.bias")}
+        assert_same(without_seconds(found["ledger"]), without_seconds(whole["ledger"]))
+        assert_same(found["masks"], whole["masks"])
+        for name in same:
+            assert torch.equal(found["weights"][name], whole["weights"][name])
+        assert_same_run(process["at the end, resumed"], found)
+        assert process["at the end, resumed"]["offsets"] == found["offsets"]
+    assert "accepted" in [row["verdict"] for row in fits[0]["at the end"]["ledger"][1:]]
+    assert "kept" not in [row["verdict"] for row in fits[0]["at the end"]["ledger"]]
+    for name in ("judged", "judged-resumed"):
+        assert len(list((folder / name).glob("judged-*.json"))) == 1
+        plain = module()
+        load_ticket(folder / name, plain)
+        assert_same(dict(plain.state_dict()), fits[0]["at the end"]["weights"])
 
 
 def test_ladders_hold_whole_networks(folder: Path, fits: list[dict[str, Any]]) -> None:

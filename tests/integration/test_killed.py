@@ -118,6 +118,36 @@ def test_a_cut_file_is_refused_whole_and_the_accepted_one_goes_on(
     assert_same_run(result(tmp_path), whole)
 
 
+@pytest.fixture(scope="module")
+def judged_once(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The run that nobody interrupts, and that the guard judges at its end."""
+
+    def fill(folder: Path) -> None:
+        assert run_job(folder, "", "auto", "last", "end") == 0
+
+    found = result(shared_folder(tmp_path_factory, "judged-once", fill))
+    assert [row["verdict"] for row in found["ledger"]] == ["baseline", "accepted", "accepted"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("batch:45", id="inside a round"),
+        pytest.param("saved:4", id="after a candidate was kept"),
+        pytest.param("judged:24", id="while the guard judges"),
+    ],
+)
+def test_killed_before_the_one_judgement_it_is_the_same(
+    moment: str, judged_once: dict[str, Any], tmp_path: Path
+) -> None:
+    assert run_job(tmp_path, moment, "auto", "last", "end") == -signal.SIGKILL
+    # What the guard was opened for lies on disk before its first look at a candidate.
+    assert len(list((tmp_path / "tickets").glob("judged-*.json"))) == moment.startswith("judged")
+    assert run_job(tmp_path, "", "auto", "last", "end") == 0
+    assert_same_run(result(tmp_path), judged_once)
+
+
 def test_killed_and_resumed_in_two_processes(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run_job(whole, "", "ddp_fork") == 0

@@ -154,7 +154,7 @@ class Starts(pl.Callback):
         if round_ not in self.seen:
             run = self.callback._run
             assert run is not None
-            ticket = run.accepted
+            ticket = run.delivery.accepted
             self.seen[round_] = (
                 weights(pl_module),
                 None if ticket is None else dict(ticket.tensors),

@@ -79,7 +79,14 @@ def ledger(folder: Path) -> list[dict[str, Any]]:
 def test_folder_names_are_readable_and_never_shared() -> None:
     assert job_folder("") == "job"
     assert job_folder("loss=a,seed=1") == "loss=a,seed=1"
-    assert job_folder("data.root=/a/b,seed=1").startswith("root=_a_b,seed=1-")
+    assert job_folder("data.root=/a/b,seed=1").startswith("root=b,seed=1-")
+    assert job_folder("callbacks.classprune.guard.max_fp_rise=0.1,seed=1").startswith(
+        "max_fp_rise=0.1,seed=1-"
+    )
+    assert (
+        len(job_folder("data.root=/a,search.densities=[0.1,0.03],optimizer.lr=0.001,seed=1,b=" + "x" * 90))
+        < 70
+    )
     assert job_folder("a.lr=1") != job_folder("b.lr=1")
     long = [job_folder(f"{'x' * 300},seed={seed}") for seed in (1, 2)]
     assert long[0] != long[1]

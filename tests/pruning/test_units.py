@@ -14,12 +14,12 @@ from lightning_classprune.trainer.sharding import Sharding
 torch.set_num_threads(1)
 
 
-def single(scope: str = "global") -> SingleWeights:
+def single(scope: str = "global", by_layer: bool = False) -> SingleWeights:
     parameters = {
         "a": nn.Parameter(torch.tensor([[1.0, -4.0], [0.0, 2.0]])),
         "b": nn.Parameter(torch.tensor([-5.0, 3.0, 0.0])),
     }
-    return SingleWeights(parameters, scope, Sharding(Processes()))
+    return SingleWeights(parameters, scope, Sharding(Processes()), by_layer)
 
 
 def test_every_weight_counts_and_each_tensor_keeps_one() -> None:
@@ -43,6 +43,20 @@ def test_the_smallest_scores_leave_over_all_or_in_every_tensor(
     assert units.pruned(masks) == 4
     assert masks["a"].tolist() == a
     assert masks["b"].tolist() == b
+
+
+def test_by_layer_a_weight_counts_relative_to_those_of_its_tensor_that_are_no_smaller() -> None:
+    # a: 1 / 21, 16 / 16, 0, 4 / 20; b: 1, 9 / 34, 0.
+    units, asked = single(by_layer=True), list[str]()
+
+    def scores(name: str) -> torch.Tensor:
+        asked.append(name)
+        return units.parameters[name].detach().abs()
+
+    masks = units.shrink(full_masks(units.parameters), scores, 4)
+    assert masks["a"].tolist() == [[False, True], [False, False]]
+    assert masks["b"].tolist() == [True, True, False]
+    assert asked == ["a", "b"], "each is sorted once"
 
 
 def test_what_cannot_be_pruned_is_refused() -> None:

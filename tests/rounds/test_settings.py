@@ -170,6 +170,11 @@ def test_an_adaptive_search_names_itself(name: str) -> None:
             {"baseline": "current", "search": "adaptive", "rewind": "step:2"},
             "Guard.baseline='current'.*rewind='step:2' has no earlier point",
         ),
+        (
+            {"baseline": "current", "rewind": "lr", "criterion": "lamp_gradient"},
+            "Guard.baseline='current' trains nothing before the first cut.*Cut.criterion='lamp_gradient'.*use "
+            "criterion='class_lamp_gradient'",
+        ),
         ({"protect": {1: FNTolerance(factor=1.5)}}, r"protect\[1\]: .*factor needs confidence=None"),
         (
             {"protect": {"sick": 3}, "class_names": ["well", "sick"]},

@@ -78,6 +78,15 @@ class Leaks(pl.Callback):
                 self.looked_at += int((~mask).sum())
 
 
+AT_THE_END: dict[str, Any] = {
+    "judging": "end",
+    "offset": "validation",
+    "confidence": 0.9,
+    "max_fp_rise": 0.4,
+    "protect": {1: 0.4},
+}
+
+
 def strategy(kind: str, whole_files: bool = False) -> Any:
     if kind == "fsdp2":
         return ModelParallelStrategy(
@@ -120,6 +129,7 @@ def results(callback: Any, net: nn.Module, **more: Any) -> dict[str, Any]:
         "ledger": callback.ledger,
         "masks": callback.masks,
         "sparsity": callback.sparsity,
+        "offsets": callback.offsets,
         "weights": whole(net),
         **more,
     }
@@ -157,9 +167,9 @@ class Cut(pl.callbacks.Checkpoint):
             raise InterruptedError
 
 
-def resumed(folder: str, epoch: int, whole_files: bool, **options: Any) -> dict[str, Any]:
+def resumed(folder: str, epoch: int, whole_files: bool, name: str = "cut", **options: Any) -> dict[str, Any]:
     """The run of `once`, cut at the end of an epoch and resumed with new objects."""
-    path = f"{folder}/cut-{epoch}-{whole_files}.ckpt"
+    path = f"{folder}/{name}-{epoch}-{whole_files}.ckpt"
     with contextlib.suppress(InterruptedError):
         fit(module(), "fsdp2", folder, pruner(**options), Cut(path, epoch), whole_files=whole_files)
     net, callback = module(), pruner(**options)
@@ -238,7 +248,19 @@ def main(folder: str) -> None:
         "resumed in round 1": resumed(folder, 2, whole_files=False, rewind_file=f"{folder}/point.pt"),
         "fine-tuned": once("fsdp2", folder, rewind="none"),
         "fine-tuned, resumed": resumed(folder, 3, whole_files=False, rewind="none"),
+        "by gradients": once("fsdp2", folder, criterion="lamp_gradient"),
+        "by gradients, of wholes": once("ddp", folder, criterion="lamp_gradient"),
+        "by gradients, resumed in round 1": resumed(
+            folder, 2, whole_files=False, name="gradients", criterion="lamp_gradient"
+        ),
+        "by class gradients": once("fsdp2", folder, criterion="class_lamp_gradient", max_rounds=1),
+        "by class gradients, of wholes": once("ddp", folder, criterion="class_lamp_gradient", max_rounds=1),
         "refused": refused(folder),
+        "at the end, whole": once("ddp", folder, **AT_THE_END, ladder=f"{folder}/judged-whole"),
+        "at the end": once("fsdp2", folder, **AT_THE_END, ladder=f"{folder}/judged"),
+        "at the end, resumed": resumed(
+            folder, 2, whole_files=False, **AT_THE_END, ladder=f"{folder}/judged-resumed"
+        ),
         "files": files(folder),
         "half": raised(folder, net=Half()),
         "nan": raised(folder, criterion=nan_on_one),

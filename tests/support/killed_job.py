@@ -1,4 +1,5 @@
-"""One job that can be killed at a chosen moment and started again: `python killed_job.py <folder> <moment> <strategy>`.
+"""One job that can be killed at a chosen moment and started again: `python killed_job.py <folder> <moment> <strategy>`,
+or with `<ckpt_path> <judging>` behind.
 
 It resumes from the last checkpoint in its folder if there is one, and writes `result-<process>.pt` when it is through.
 A moment is `<event>:<n>`, with which the process kills itself (SIGKILL) at the n-th such event:
@@ -125,21 +126,24 @@ def watch_writes(killer: Killer) -> Any:
     return stop
 
 
-def make(killer: Killer, folder: str) -> ClassAwarePruningCallback:
+def make(killer: Killer, folder: str, judging: str = "round") -> ClassAwarePruningCallback:
+    """Rounds of which two are refused; with `judging="end"`, none."""
+
     def predict(module: Net, batch: list[Tensor]) -> tuple[Tensor, Tensor]:
         scores = module(batch[0])
         if pruner._run is not None and pruner._run.trainer.state.stage == "validate" and len(batch[1]) == 40:
             killer.at("judged")
-        if len(pruner.ledger) in REFUSED:
+        if judging == "round" and len(pruner.ledger) in REFUSED:
             scores = scores - torch.tensor([0.0, 1e6])
         return scores, batch[1]
 
+    refusals = {"on_refusal": "retry", "retries": 2} if judging == "round" else {"max_fp_rise": 0.4}
     pruner = kit.pruner(
         protect={1: FNTolerance(rate=0.4)},
         confidence=0.9,
         fraction=0.5,
-        on_refusal="retry",
-        retries=2,
+        judging=judging,
+        **refusals,
         predict=predict,
         guard_dataloader=DataLoader(dataset(240, 3), batch_size=40),
         ladder=f"{folder}/tickets",
@@ -147,10 +151,12 @@ def make(killer: Killer, folder: str) -> ClassAwarePruningCallback:
     return pruner
 
 
-def run(folder: str, moment: str = "", strategy: str = "auto", ckpt_path: str = "last") -> dict[str, int]:
+def run(
+    folder: str, moment: str = "", strategy: str = "auto", ckpt_path: str = "last", judging: str = "round"
+) -> dict[str, int]:
     """Train in this process; returns how often each event came."""
     killer = Killer(moment)
-    pruner = make(killer, folder)
+    pruner = make(killer, folder, judging)
     stop = watch_writes(killer)
     files = ModelCheckpoint(dirpath=f"{folder}/files", monitor="val_loss", save_last=True)
     trainer = kit.trainer(

@@ -1,0 +1,102 @@
+"""Closing: a run whose guard looks once is judged at its end, and the best network that stands is what it delivers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_classprune.guard.data import GuardData
+from lightning_classprune.guard.judge import Judge
+from lightning_classprune.guard.task import Outcomes
+from lightning_classprune.ledger.recording import Recorder
+from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.rounds.delivery import Delivery
+from lightning_classprune.rounds.judgement import judge_kept
+from lightning_classprune.tickets.kept import Kept, KeptTickets
+from lightning_classprune.tickets.ticket import Ticket
+from lightning_classprune.trainer.snapshots import capture_tensors, restore_tensors
+
+
+@dataclass(kw_only=True)
+class Closing:
+    """The judgement of one run's candidates.
+
+    Attributes:
+        at_end: The guard looks at the end of the run only.
+        judge: Knows the dense network's outcomes.
+        kept: The candidates; None where none are kept.
+        recorder: Takes the verdicts.
+        delivery: Takes what is accepted.
+        devices: Of the masks, by parameter.
+        was_judged: The guard was opened for the candidates that were kept.
+    """
+
+    at_end: bool
+    judge: Judge
+    kept: KeptTickets | None
+    recorder: Recorder
+    delivery: Delivery
+    devices: Mapping[str, torch.device]
+    was_judged: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the guard is still to judge what was kept."""
+        return self.at_end and not self.was_judged and self.judge.dense is not None
+
+    def close(self, find_guard: Callable[[], GuardData], validation: GuardData | None) -> None:
+        """Judge the candidates that were kept, once, and leave the best of those that stand in the module.
+
+        Args:
+            find_guard: Gives the guard data.
+            validation: The validation data, by which offsets were chosen.
+
+        Raises:
+            MisconfigurationException: The run was judged already, or a kept network's file is not what was kept.
+        """
+        alpha = self.judge.budget.alpha
+        if self.kept is None or alpha is None or self.judge.dense is None:
+            return  # nothing could be judged
+        guard, handover = find_guard(), self.delivery.handover
+
+        def decide(state: dict[str, Tensor], kept: Kept) -> Outcomes | None:
+            self._put_in(state)
+            return self.judge.evaluator.outcomes(handover.trainer, handover.module, guard, kept.offsets)
+
+        self.take_dense()
+        for one in judge_kept(self.kept, self.judge, decide, alpha):
+            kept = one.kept
+            self.recorder.judged_at_the_end(
+                kept.place, one.outcomes, one.verdict, self.judge, kept.offsets, kept.chance
+            )
+            if one.verdict.accepted:
+                self._put_in(one.state)
+                place = handover.bias_for(kept.offsets, one.outcomes, guard, validation)
+                self._take(one.masks, kept.offsets, place)
+                self.delivery.to_ladder(self.recorder.rows[: kept.place + 1])
+                self.judge.accepted = one.outcomes
+        self.was_judged = True
+        self.kept.discard()
+
+    def take_dense(self) -> None:
+        """The dense network is what there is to deliver."""
+        if self.kept is not None and self.kept.dense is not None:
+            state, masks = self.kept.load(self.kept.dense)
+            self._put_in(state)
+            self._take(masks, {}, None)
+
+    def _take(self, masks: Masks, offsets: dict[str, float], place: str | None) -> None:
+        """The kept network in the module is the accepted one; a bias takes its offsets, or none does."""
+        module = self.delivery.handover.module
+        masks = {name: mask.to(self.devices[name]) for name, mask in masks.items()}
+        self.delivery.accepted = Ticket(masks, capture_tensors(module), None, [], dict(offsets), place)
+
+    def _put_in(self, state: Mapping[str, Tensor]) -> None:
+        """Put whole tensors by the names of a state dict into the module; what has no name there stays."""
+        handover = self.delivery.handover
+        tensors = capture_tensors(handover.module)
+        known = {name: tensor for name, tensor in state.items() if name in tensors}
+        restore_tensors(handover.module, tensors | handover.sharding.pieces(known))
