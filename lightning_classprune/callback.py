@@ -61,10 +61,11 @@ class ClassAwarePruningCallback(_Callback):
             `FNTolerance`.
         class_names: One name a class, for `protect`, ledger and logs; indices by default.
         target_sparsity: Pruned share of the prunable weights to aim at, in (0, 1).
-        search: How the next density is chosen, and its round trained: `"fixed"`, `"adaptive"`, or `Fixed(...)`,
-            `Adaptive(...)`.
+        search: How the next density is chosen, and its round trained: `"fixed"`, `"adaptive"`, `"gradual"`, or
+            `Fixed(...)`, `Adaptive(...)`, `Gradual(...)`.
         guard: How a candidate is judged.
-        cut: What is pruned, and by which criterion.
+        cut: What is pruned, and by which criterion; None for `Cut()`, or `Cut(criterion="lamp_gradient")` where the
+            search is gradual.
         files: What is kept beside the trainer's checkpoints.
         threshold: Decision threshold on raw one-logit or multi-label scores; a score at it is positive.
         predict: `(pl_module, batch) -> (scores, target)`; `(pl_module(batch[0]), batch[1])` by default.
@@ -85,7 +86,7 @@ class ClassAwarePruningCallback(_Callback):
         target_sparsity: float = 0.99,
         search: SearchName | AnySearch = "fixed",
         guard: Guard = Guard(),
-        cut: Cut = Cut(),
+        cut: Cut | None = None,
         files: Files = Files(),
         threshold: float = 0.0,
         predict: Predict | None = None,
@@ -278,6 +279,12 @@ class ClassAwarePruningCallback(_Callback):
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """A criterion may listen to the gradients that are about to be used."""
         self._present.before_optimizer_step(optimizer)
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The mask of the round may shrink."""
+        self._present.end_of_batch()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Other callbacks are to find the delivered network; the gate puts it in again after weight averaging."""

@@ -20,11 +20,13 @@ from lightning_classprune.export.artefact import Values
 from lightning_classprune.export.checks import in_memory
 from lightning_classprune.export.deployed import Deployed
 from lightning_classprune.export.export import export
+from lightning_classprune.export.formats import Purpose
 from lightning_classprune.guard.decision_offset import DecisionOffset
 from lightning_classprune.guard.thresholds import certify_threshold, one_vs_rest
 from lightning_classprune.job.app import build_module
 from lightning_classprune.job.data.base import Batch, SplitDataModule
 from lightning_classprune.job.lock import held
+from lightning_classprune.job.reproduction import check_reproduced
 from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.ledger.rows import Row, delivered_row
 from lightning_classprune.pruning.masks import Masks, unpack
@@ -53,6 +55,8 @@ def export_run(
     *,
     dense: bool = False,
     values: Values = "fp32",
+    purpose: Purpose = "all",
+    plain: bool = True,
     max_fn_rate: Mapping[str, float] | None = None,
     trust: bool = False,
 ) -> dict[str, Any]:
@@ -63,6 +67,8 @@ def export_run(
         folder: Where the files go; `export` in the run folder by default.
         dense: Export the dense network if no pruning step was accepted.
         values: Type of the stored weights.
+        purpose: `"all"`, `"latency"`, `"size"` or `"mcu"`, as for `export`.
+        plain: False leaves out `plain.onnx`.
         max_fn_rate: One protected class -> the rate of misses that its decision threshold is to keep, certified at 95%
             confidence on the validation part; the threshold goes into the ONNX files.
         trust: Whoever made the folder may run any code here, such as modules of your own.
@@ -70,16 +76,19 @@ def export_run(
     Raises:
         ValueError: The run is not finished, or nothing was accepted and `dense` is false; the checkpoint is not of
             this run, or of a round without a verdict; a class that is unknown, or has too few positives; a file was
-            changed; the configuration names what is no part of a job, and `trust` is false.
+            changed; the configuration names what is no part of a job, and `trust` is false; what leaves would decide
+            the test part otherwise than the run did.
         FolderInUse: Another process exports this run.
     """
     run, checkpoint = _locate(Path(source), dense)
     config = run.trusted_config(trust=trust)
     run.verify(["config.yaml", checkpoint.name])
     if folder is not None:
-        return _export(run, checkpoint, config, Path(folder), dense, values, max_fn_rate)
+        return _export(run, checkpoint, config, Path(folder), dense, values, purpose, plain, max_fn_rate)
     with held(run.path / ".export.lock"):
-        return _export(run, checkpoint, config, run.path / "export", dense, values, max_fn_rate)
+        return _export(
+            run, checkpoint, config, run.path / "export", dense, values, purpose, plain, max_fn_rate
+        )
 
 
 def _export(
@@ -89,6 +98,8 @@ def _export(
     folder: Path,
     dense: bool,
     values: Values,
+    purpose: Purpose,
+    plain: bool,
     max_fn_rate: Mapping[str, float] | None,
 ) -> dict[str, Any]:
     with _made_from(run.config_file):
@@ -97,6 +108,7 @@ def _export(
     found = read_delivered(checkpoint, module, dense)
     data.prepare_data()
     data.setup("test")
+    check_reproduced(found.network, found.offsets, data, run, is_delivered=checkpoint == run.accepted)
     return export(
         found.network,
         folder,
@@ -109,6 +121,8 @@ def _export(
         thresholds=_thresholds(found, data, max_fn_rate),
         offsets=found.offsets,
         values=values,
+        purpose=purpose,
+        plain=plain,
         about={
             "data": OmegaConf.to_container(config.data, resolve=True),
             "model": OmegaConf.to_container(config.model, resolve=True),

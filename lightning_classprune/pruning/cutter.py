@@ -97,6 +97,10 @@ class Cutter:
         """The accepted network is cut next: let the criterion know what it heard of that one."""
         if self.criterion.listens:
             self.criterion.load_state_dict(self._accepted)
+        self.warn_if_deaf()
+
+    def warn_if_deaf(self) -> None:
+        """Say that a criterion that is about to score was to listen, and has heard nothing."""
         if self.criterion.is_deaf:
             rank_zero_warn(
                 "the criterion has seen no gradient of the prunable weights in this round, so it scores them by their "
@@ -191,6 +195,11 @@ class Cutter:
         """Keep the pruned weights at zero in all steps from now on."""
         reshard(self.module)
         self._enforcement.hold(self.sharding.pieces(masks), self.units.parameters, optimizers)
+
+    def tighten(self, masks: Masks, optimizers: list[Any]) -> None:
+        """Set the pruned weights to zero in the middle of a training, with all that is known of them, and hold them."""
+        self.hold(masks, optimizers)
+        self._enforcement.wipe(self.units.parameters, optimizers)
 
     def release(self) -> None:
         """Let go of all weights, and of what was heard of them."""

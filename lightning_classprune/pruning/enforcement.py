@@ -23,6 +23,7 @@ class Enforcement:
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
+        self._factors: dict[str, Tensor] = {}
 
     def hold(
         self, masks: Masks, parameters: Mapping[str, torch.nn.Parameter], optimizers: Iterable[Optimizer]
@@ -39,17 +40,31 @@ class Enforcement:
         factors = {
             name: torch.empty_like(local(parameters[name])).copy_(mask) for name, mask in pruned.items()
         }
+        self._factors = factors
         for name, factor in factors.items():
             self._handles.append(_when_accumulated(parameters[name], _mask_gradient(factor)))
         names = {id(parameters[name]): name for name in factors}
         for optimizer in optimizers:
             self._handles.append(optimizer.register_step_post_hook(_mask_weights(names, factors)))
 
+    @torch.no_grad()
+    def wipe(self, parameters: Mapping[str, torch.nn.Parameter], optimizers: Iterable[Optimizer]) -> None:
+        """Set the weights that are held at zero to it now, in the middle of a training: their gradients too, and what
+        optimizers remember of them, weight by weight (momentum, averages of squares)."""
+        states = [optimizer.state for optimizer in optimizers]
+        for name, factor in self._factors.items():
+            parameter = parameters[name]
+            held = [value for state in states for value in state.get(parameter, {}).values()]
+            for tensor in (parameter, parameter.grad, *held):
+                if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
+                    local(tensor.detach()).mul_(factor).add_(0.0)  # -0.0 becomes 0.0
+
     def release(self) -> None:
         """Remove all hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._factors = {}
 
 
 def _when_accumulated(parameter: torch.nn.Parameter, hook: Callable[[Tensor], None]) -> RemovableHandle:

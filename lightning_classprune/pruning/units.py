@@ -106,7 +106,7 @@ class SingleWeights:
         """See `shrink_masks`; in a sharded model every process calls this with the same masks."""
         if self.by_layer:
             # Kept until the masks are found, for each of them takes a sort: four bytes a weight.
-            scores = cache(partial(self._relative, scores))
+            scores = cache(partial(self._relative, masks, scores))
         shrunk: Masks = {}
         error: Exception | None = None
         try:
@@ -123,8 +123,12 @@ class SingleWeights:
         held = {name: mask.to(device[name]) for name, mask in self.sharding.pieces(masks).items()}
         return self.sharding.wholes(shrink_masks(held, scores, pruned, self.scope, self.sharding.processes))
 
-    def _relative(self, scores: Scores, name: str) -> Tensor:
+    def _relative(self, masks: Masks, scores: Scores, name: str) -> Tensor:
         own = scores(name)
         (whole,) = self.sharding.wholes({name: own}).values()
-        (piece,) = self.sharding.pieces({name: lamp(whole.double().square())}).values()
+        # What is pruned has no part in its layer, and need not be sorted.
+        kept = masks[name].to(whole.device)
+        relative = torch.zeros_like(whole, dtype=torch.float32)
+        relative[kept] = lamp(whole[kept].double().square())
+        (piece,) = self.sharding.pieces({name: relative}).values()
         return piece.to(own.device)

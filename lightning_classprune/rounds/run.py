@@ -21,8 +21,9 @@ from lightning_classprune.rounds.candidate import Candidate
 from lightning_classprune.rounds.clock import RoundClock, does_not_fit
 from lightning_classprune.rounds.closing import Closing
 from lightning_classprune.rounds.delivery import Delivery
+from lightning_classprune.rounds.gradual import GradualMask
 from lightning_classprune.rounds.handover import Handover
-from lightning_classprune.rounds.options import Adaptive, Fixed
+from lightning_classprune.rounds.options import Gradual
 from lightning_classprune.rounds.plan import Plan, RoundState, after_abandonment, after_verdict
 from lightning_classprune.rounds.randomness import RoundRandomness
 from lightning_classprune.rounds.resuming import (
@@ -106,6 +107,8 @@ class PruningRun:
             devices={name: mask.device for name, mask in self.masks.items()},
         )
         self.candidate = Candidate(self.module, self.processes, (self.other_callbacks.averaging,))
+        share = self.settings.search.share if isinstance(self.settings.search, Gradual) else None
+        self.gradual = GradualMask(share, self.trainer, self.cutter, self.clock, self.other_callbacks)
         self._delivered = False
         self._interrupted = False  # the job is being stopped, and the guard judges at the end only
         self.earlier: Mapping[str, Any] | None = (
@@ -137,6 +140,11 @@ class PruningRun:
         """Judge if the round is over: by its length, by EarlyStopping, or because the job is being stopped."""
         if self.pending or self.state.finished is not None:
             return
+        if self.gradual.pruned is not None:
+            # Early stopping compares networks of different densities, of which none is the candidate.
+            if self.processes.any(self.other_callbacks.early_stopping.stopped()):
+                self.trainer.should_stop = False
+            self.other_callbacks.early_stopping.reset()
         # What EarlyStopping decided is saved, Lightning's flag is not.
         asked = self.trainer.should_stop or self.other_callbacks.early_stopping.stopped()
         stopping = self.processes.any(asked and self.trainer.fit_loop._can_stop_early)
@@ -146,6 +154,8 @@ class PruningRun:
             self._interrupted, stopping, job_over = True, False, False
         if stopping or self.clock.is_over():
             self.end_of_round(job_over)
+        elif self.gradual.diverged:
+            self.end_of_round(job_over=False)
         elif self.clock.epochs >= (self.settings.search.max_total_epochs or inf):
             self.end_of_round(job_over=True)  # of a round whose length was not known in epochs
         elif self._is_halfway():
@@ -157,9 +167,10 @@ class PruningRun:
                 self._abandon(reason, job_over=False)
 
     def _is_halfway(self) -> bool:
-        if self.search is None or self.plan.adaptive is None:
+        if self.search is None or self.plan.chosen is None:
             return False
-        return self.search.is_halfway(self.clock.horizon, self.clock.epochs)
+        share = self.gradual.share if self.state.round else 0.0
+        return self.search.is_halfway(self.clock.horizon, self.clock.epochs, share)
 
     def _next_level(self) -> float | None:
         """The error level that the candidate in training may expect to be judged at."""
@@ -174,6 +185,9 @@ class PruningRun:
         Args:
             job_over: No round may follow.
         """
+        if (unfinished := self.gradual.unfinished) is not None:
+            self._abandon(unfinished, job_over)
+            return
         look = Look()
         if self.search is not None:
             with self.candidate.as_judged():
@@ -324,11 +338,12 @@ class PruningRun:
             trainer=self.trainer,
             predict=self.settings.predict,
             sharding=self.sharding,
-            seed=self.state.attempts,
+            seed=self.state.attempts + (self.clock.round_step if self.gradual.is_on else 0),
         )
 
     def _abandon(self, reason: str, job_over: bool) -> None:
         self.recorder.abandoned(self._facts(), reason, self.judge)
+        self.gradual.stop()
         self.state = after_abandonment(self.plan, self.state)
         self._extend_or_end(job_over)
 
@@ -460,6 +475,12 @@ class PruningRun:
         if self.state.round == 0:
             self.round_start.at_step()
 
+    def end_of_batch(self) -> None:
+        """The mask of the round may shrink."""
+        shrunk = self.gradual.cut(self.masks, self.round_start.origin, self._scoring)
+        if shrunk is not None:
+            self.masks = shrunk
+
     def before_optimizer_step(self, optimizer: Any) -> None:
         """The criterion hears the gradients that may count at a cut: those near the end of a round, if it is known."""
         criterion = self.cutter.criterion
@@ -467,8 +488,8 @@ class PruningRun:
             self.cutter.observe(self.trainer, optimizer)
 
     def _counts_at_a_cut(self, memory: int | None) -> bool:
-        if not isinstance(self.settings.search, Fixed | Adaptive):
-            return True  # which may cut at any time
+        if self.gradual.is_on:
+            return self.gradual.pruned is not None
         known = self.module.automatic_optimization and not self.other_callbacks.early_stopping
         left = steps_left(self.trainer, self.clock.horizon) if known else None
         return left is None or memory is None or left <= memory
@@ -479,9 +500,13 @@ class PruningRun:
         self.pending = False
         reshard(self.module)
         restore_tensors(self.module, accepted.tensors)
-        self.cutter.go_back()
-        self.cutter.prepare(self._scoring())
-        self.masks = self.cutter.shrink(accepted.masks, self.state.candidate, self.round_start.origin)
+        if self.gradual.is_on:
+            self.masks = {name: mask.clone() for name, mask in accepted.masks.items()}
+            self.gradual.begin(self.state.accepted, self.state.candidate)
+        else:
+            self.cutter.go_back()
+            self.cutter.prepare(self._scoring())
+            self.masks = self.cutter.shrink(accepted.masks, self.state.candidate, self.round_start.origin)
         self.cutter.require_equal(self.masks)
         self.cutter.listen_anew()
         self.round_start.go_back(accepted)
@@ -514,6 +539,7 @@ class PruningRun:
             rows=self.recorder.rows,
             seconds=0.0 if self.pending else self.clock.seconds,
             max_total_epochs=self.settings.search.max_total_epochs,
+            shrunk=self.gradual.pruned,
         )
 
     # -- saving --
@@ -536,6 +562,7 @@ class PruningRun:
             "was_judged": self.closing.was_judged,
             "offsets": self.delivery.offsets_beside(),
             **self.cutter.state_dict(),
+            "gradual": self.gradual.state_dict(),
             "search": None if self.search is None else self.search.state_dict(),
             "accepted": pack_ticket(self.delivery.accepted, self.sharding, with_training=with_training),
             "rewind_point": self.round_start.state_dict(),
@@ -554,6 +581,7 @@ class PruningRun:
         self.state = RoundState.from_state_dict(saved["rounds"])
         self.judge.load_state_dict(saved)
         self.cutter.load_state_dict(saved)
+        self.gradual.load_state_dict(saved["gradual"])
         self.closing.was_judged = saved["was_judged"]
         if self.kept is not None:
             self.kept.load_state_dict(saved["kept"])

@@ -21,7 +21,7 @@ from lightning_classprune.rounds.rewind import (
 from lightning_classprune.rounds.settings import Settings
 from lightning_classprune.tickets.ticket import Ticket
 from lightning_classprune.trainer.horizon import Limits, remaining_after
-from lightning_classprune.trainer.sharding import Sharding
+from lightning_classprune.trainer.sharding import Sharding, laid_out
 from lightning_classprune.trainer.snapshots import (
     Tensors,
     TrainingState,
@@ -59,7 +59,7 @@ class RoundStart:
     ) -> None:
         self._rewind = settings.search.point
         self._scored_by = settings.criterion.compares
-        self._length = settings.search.epochs_a_round(clock.user.max_epochs)
+        self._length = settings.search.length(clock.user.max_epochs, clock.user.max_steps)
         self._trainer = trainer
         self._module = module
         self._clock = clock
@@ -85,7 +85,7 @@ class RoundStart:
         """Epochs and steps of a round after round 0, -1 for no limit."""
         user = self._clock.user
         if self._length is not None:
-            return self._length, user.max_steps
+            return self._length
         if self._rewind.keeps_weights or self.point is None:
             return user.max_epochs, user.max_steps
         return self.point.length
@@ -160,16 +160,22 @@ class RoundStart:
 
     def before_loading(self) -> None:
         """A checkpoint of a later round is loaded next: its schedules were made for that round's length."""
-        if self._length is not None:
-            self._rebuild(self.fresh, self._length)
+        if self._length is None:
+            return
+        # A sharded model's optimizers were loaded with its weights, before anyone knew of what round.
+        loaded = [copy_state(o.state_dict()) if o.state else None for o in self._trainer.optimizers]
+        self._rebuild(self.fresh, self._length)
+        for optimizer, state in zip(self._trainer.optimizers, loaded, strict=True):
+            if state is not None:
+                optimizer.load_state_dict(laid_out(state, self._module))
 
     def after_loading(self) -> None:
         """A checkpoint of a later round was loaded, from the middle of that round."""
         if self._rewind.kind == "none":
             hold_schedulers(self._trainer)
 
-    def _rebuild(self, state: TrainingState, epochs: int) -> None:
-        rebuild_training(self._trainer, state, self._clock.user, epochs)
+    def _rebuild(self, state: TrainingState, length: tuple[int, int]) -> None:
+        rebuild_training(self._trainer, state, self._clock.user, length)
 
     # -- saving --
 
@@ -185,21 +191,23 @@ class RoundStart:
         self._reference = dict(state) if state is not None and "file" in state else None
 
 
-def rebuild_training(trainer: Any, fresh: TrainingState, user: Limits, epochs: int) -> None:
-    """Make optimizers and schedulers anew, as a fresh Trainer(max_epochs=epochs) would.
+def rebuild_training(trainer: Any, fresh: TrainingState, user: Limits, length: tuple[int, int]) -> None:
+    """Make optimizers and schedulers anew, as a fresh Trainer(max_epochs=..., max_steps=...) of that length would.
 
-    The module's `configure_optimizers` sees the round's length in `max_epochs` and `estimated_stepping_batches`; the
-    limits of the loop are left as they were found. A schedule in fixed epochs or steps is not stretched by this.
+    The module's `configure_optimizers` sees the round's length in `max_epochs`, `max_steps` and
+    `estimated_stepping_batches`; the limits of the loop are left as they were found. A schedule in fixed epochs or
+    steps is not stretched by this.
 
     Args:
         trainer: The running trainer.
         fresh: Training state at the start of round 0: what is frozen, and the precision plugin's.
-        user: The user's limits; `max_steps` stays.
-        epochs: Length of the round.
+        user: The user's limits.
+        length: Of the round in epochs and steps, -1 for no limit.
     """
     restore_trainable(trainer.lightning_module, fresh["trainable"])
     present = Limits.of(trainer)
-    replace(user, max_epochs=epochs).apply(trainer)
+    epochs, steps = length
+    replace(user, max_epochs=epochs, max_steps=steps).apply(trainer)
     try:
         trainer.strategy.setup_optimizers(trainer)
     finally:

@@ -30,6 +30,7 @@ from lightning_classprune.rounds.clock import (
     check_rewind_point,
     check_total_epochs,
 )
+from lightning_classprune.rounds.gradual import check_length_is_known
 from lightning_classprune.rounds.plan import largest_number_of_tests, make_plan
 from lightning_classprune.rounds.randomness import RoundRandomness
 from lightning_classprune.rounds.resuming import (
@@ -223,6 +224,8 @@ class Startup:
         settings, user = self._settings, self._clock.user
         foreign = self._foreign_epochs if self._resumed is None else None
         check_rewind_point(self._trainer, settings.search.point, user, foreign)
+        if run.gradual.is_on:
+            check_length_is_known(self._trainer, run.round_start.length)
         check_total_epochs(user, settings.search.max_total_epochs)
         evaluator = run.judge.evaluator
         columns = evaluator.columns(self._trainer, run.module, run.data)

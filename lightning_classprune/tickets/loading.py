@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lightning_classprune.tickets.ladder import Ladder
-from lightning_classprune.tickets.ticket_file import TicketFile, read_ticket
+from lightning_classprune.tickets.ticket_file import TicketFile, inside, read_ticket
 from lightning_classprune.trainer.names import canonical
 
 
@@ -25,7 +25,8 @@ def load_ticket(
         path: A ticket file, or a folder with a `ladder.json`, from which one is picked: with `max_bytes` the best
             recall (lowest of the protected classes, on the guard data) that fits, with `min_recall` alone the
             smallest file that has it, with both the best recall that keeps both, with neither the last accepted.
-        model: Of the architecture that was saved, on any device.
+        model: Of the architecture that was saved, on any device; of a LightningModule also the one network in it that
+            has these names, such as `module.network`. The ticket that is returned names all as in the file.
         max_bytes: Size of the file, 1 or more.
         min_recall: In [0, 1].
 
@@ -45,6 +46,7 @@ def load_ticket(
         )
     mine = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
     ticket = read_ticket(path, mine)
-    theirs = {canonical(name): tensor for name, tensor in ticket.state.items()}
+    names = {canonical(name) for name in mine}
+    theirs = inside({canonical(name): tensor for name, tensor in ticket.state.items()}, names)
     model.load_state_dict({name: theirs[canonical(name)] for name in mine}, strict=False)
     return ticket

@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ from lightning_classprune.tickets.packing import (
     unpack_network,
 )
 from lightning_classprune.trainer.names import canonical
+
+T = TypeVar("T")
 
 FORMAT = "classprune-ticket"
 VERSION = "1"
@@ -125,11 +128,13 @@ def read_ticket(path: str | os.PathLike[str], like: Mapping[str, Tensor] | None 
         )
     with _damaged(path):
         table = read_table(blobs)
+    known: Mapping[str, TensorInfo] = {}
     if like is not None:
-        _check_fit(path, {canonical(one.name): (one.dtype, one.shape) for one in table}, like)
+        known = inside({canonical(one.name): one for one in table}, {canonical(name) for name in like})
+        _check_fit(path, {name: (one.dtype, one.shape) for name, one in known.items()}, like)
     with _damaged(path):
-        if like is None:
-            _check_size(table, path.stat().st_size)
+        fitting = {id(one) for one in known.values()}
+        _check_size([one for one in table if id(one) not in fitting], path.stat().st_size)
         text = inflate(blobs.pop("card"), files.LARGEST_JSON)
         card, card_sha256 = files.parse_json(text), hashlib.sha256(text).hexdigest()
         if not isinstance(card, dict):
@@ -159,6 +164,19 @@ def digest(state: Mapping[str, Tensor], masks: Masks) -> str:
         if len(values):
             sha.update(values.view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def inside(theirs: Mapping[str, T], mine: Collection[str]) -> Mapping[str, T]:
+    """What a file holds of the only module in it that has the model's names; all where there is no such module."""
+    if not mine or set(mine) & theirs.keys():
+        return theirs
+    first = next(iter(mine))
+    parts = []
+    there = (name.removesuffix(first) for name in theirs if name.endswith(f".{first}"))
+    for prefix in islice(there, 20):  # a stranger's table could hold thousands
+        part = {n.removeprefix(prefix): one for n, one in theirs.items() if n.startswith(prefix)}
+        parts += [part] if part.keys() == set(mine) else []
+    return parts[0] if len(parts) == 1 else theirs
 
 
 @contextmanager

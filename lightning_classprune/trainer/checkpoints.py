@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from itertools import count
+from math import inf
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from lightning_classprune.trainer.snapshots import copy_state
 
@@ -47,6 +50,15 @@ class Checkpoints:
     def reset(self) -> None:
         """Start a round: its epochs compete among themselves, not with the dense network."""
         self._set(self._pristine)
+
+    def look_anew(self) -> None:
+        """Let whatever the round's next epochs save be better than what it saved so far, which gives way to it."""
+        for callback in self._callbacks:
+            if callback.monitor is None or not callback.best_k_models:
+                continue
+            worst = torch.full_like(callback.kth_value, -inf if callback.mode == "max" else inf)
+            callback.best_k_models = dict.fromkeys(callback.best_k_models, worst)
+            callback.best_model_score = callback.kth_value = worst
 
     def seal(self, trainer: Any, round_: int, *, stands: bool, label: str = "accepted") -> None:
         """After the callbacks' own epoch end: make what they track agree with the verdict, once.

@@ -91,6 +91,10 @@ class Averaging:
             for callback in self._callbacks:
                 callback._swap_models(pl_module)
 
+    def models(self) -> list[Any]:
+        """The averages, as modules."""
+        return [c._average_model.module for c in self._callbacks if c._average_model is not None]
+
     def restart(self, pl_module: Any) -> None:
         """Begin a new average at the module's present weights."""
         for callback in self._callbacks:
@@ -190,3 +194,8 @@ class OtherCallbacks:
         self.checkpoints.reset()
         self.by_epoch.reset()
         self.averaging.restart(pl_module)
+
+    def look_anew(self) -> None:
+        """The network is another kind from here on: what was best before is not to be compared with it."""
+        self.early_stopping.reset()
+        self.checkpoints.look_anew()

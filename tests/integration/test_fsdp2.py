@@ -110,6 +110,16 @@ def test_pieces_never_leak(fits: list[dict[str, Any]]) -> None:
         assert looked_at > 1000
 
 
+def test_masks_of_pieces_shrink_inside_a_round(fits: list[dict[str, Any]]) -> None:
+    for process in fits:
+        found = process["gradual"]
+        assert [row["sparsity"] for row in found["ledger"]] == [0.0, 114 / 227]
+        leaked, looked_at = found["leaks"]
+        assert leaked == 0
+        assert looked_at > 500
+        assert_same_run(process["gradual, resumed"], found)
+
+
 def test_shares_of_few_guard_samples_leave_nobody_waiting(fits: list[dict[str, Any]]) -> None:
     for a, b in zip(*(process["five samples"]["passes"] for process in fits), strict=True):
         if a[0]:

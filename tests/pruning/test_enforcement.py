@@ -317,3 +317,25 @@ def test_steps_that_a_scaler_skips_leave_zeros():
         scales.append(scaler.get_scale())
         assert leaks(parameters, masks) == 0
     assert scales == [4.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_what_is_held_in_the_middle_of_a_training_is_forgotten(name):
+    """Weights, gradients and what the optimizer remembers of them are exactly zero, and all else is as it was."""
+    net, parameters, masks = make()
+    optimizer = OPTIMIZERS[name](net.parameters())
+    train(net, [optimizer], 2)
+    before = copy.deepcopy(optimizer.state_dict()["state"]), copy.deepcopy(net.state_dict())
+    enforcement = Enforcement()
+    enforcement.hold(masks, parameters, [optimizer])
+    enforcement.wipe(parameters, [optimizer])
+    for number, (key, parameter) in enumerate(net.named_parameters()):
+        mask = masks.get(key, torch.ones_like(parameter, dtype=torch.bool))
+        held = {f"state {k}": (v, before[0][number][k]) for k, v in optimizer.state[parameter].items()}
+        for now, then in ((parameter.detach(), before[1][key]), *held.values()):
+            if now.shape == mask.shape:
+                assert torch.equal(now, then * mask)
+                assert not torch.signbit(now[~mask]).any()
+            else:
+                assert torch.equal(now, then)
+        assert not parameter.grad[~mask].any()

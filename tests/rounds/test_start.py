@@ -137,7 +137,7 @@ def test_training_that_is_made_anew_is_that_of_a_trainer_of_this_length() -> Non
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             before = Limits.of(trainer)
-            rebuild_training(trainer, self.fresh, Limits.of(trainer), 5)
+            rebuild_training(trainer, self.fresh, Limits.of(trainer), (5, -1))
             self.steps = trainer.lr_scheduler_configs[0].scheduler.total_steps
             self.momentum = trainer.optimizers[0].state_dict()["state"]
             assert Limits.of(trainer) == before

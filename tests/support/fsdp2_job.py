@@ -234,6 +234,14 @@ def nan_on_one(weight: Tensor, rewind_point: Tensor) -> Tensor:
     return weight * float("nan") if trained and os.environ["LOCAL_RANK"] == "1" else weight.abs()
 
 
+GRADUAL: dict[str, Any] = {
+    "search": "gradual",
+    "densities": (0.5,),
+    "round_epochs": 2,
+    "criterion": "magnitude",
+}
+
+
 def main(folder: str) -> None:
     tiny_guard = DataLoader(TensorDataset(*guard_loader().dataset[:5]), batch_size=2)  # type: ignore[index]
     found = {
@@ -241,6 +249,8 @@ def main(folder: str) -> None:
         "fsdp2": once("fsdp2", folder, ladder=f"{folder}/tickets"),
         "increase": once("fsdp2", folder, criterion="magnitude_increase", max_rounds=1),
         "layers": once("fsdp2", folder, scope="layer", max_rounds=1),
+        "gradual": once("fsdp2", folder, **GRADUAL),
+        "gradual, resumed": resumed(folder, 2, whole_files=False, **GRADUAL),
         "ties": once("fsdp2", folder, criterion=all_equal, max_rounds=1),
         "five samples": once("fsdp2", folder, guard_dataloader=tiny_guard, max_rounds=1),
         "resumed in round 0": resumed(folder, 0, whole_files=False),

@@ -126,7 +126,9 @@ def watch_writes(killer: Killer) -> Any:
     return stop
 
 
-def make(killer: Killer, folder: str, judging: str = "round") -> ClassAwarePruningCallback:
+def make(
+    killer: Killer, folder: str, judging: str = "round", search: str = "fixed"
+) -> ClassAwarePruningCallback:
     """Rounds of which two are refused; with `judging="end"`, none."""
 
     def predict(module: Net, batch: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -138,11 +140,14 @@ def make(killer: Killer, folder: str, judging: str = "round") -> ClassAwarePruni
         return scores, batch[1]
 
     refusals = {"on_refusal": "retry", "retries": 2} if judging == "round" else {"max_fp_rise": 0.4}
+    steps: dict[str, Any] = {"fraction": 0.5}
+    if search == "gradual":
+        steps = {"search": search, "densities": (0.5, 0.3), "round_epochs": 3, "max_rounds": 3}
     pruner = kit.pruner(
         protect={1: FNTolerance(rate=0.4)},
         confidence=0.9,
-        fraction=0.5,
         judging=judging,
+        **steps,
         **refusals,
         predict=predict,
         guard_dataloader=DataLoader(dataset(240, 3), batch_size=40),
@@ -152,11 +157,16 @@ def make(killer: Killer, folder: str, judging: str = "round") -> ClassAwarePruni
 
 
 def run(
-    folder: str, moment: str = "", strategy: str = "auto", ckpt_path: str = "last", judging: str = "round"
+    folder: str,
+    moment: str = "",
+    strategy: str = "auto",
+    ckpt_path: str = "last",
+    judging: str = "round",
+    search: str = "fixed",
 ) -> dict[str, int]:
     """Train in this process; returns how often each event came."""
     killer = Killer(moment)
-    pruner = make(killer, folder, judging)
+    pruner = make(killer, folder, judging, search)
     stop = watch_writes(killer)
     files = ModelCheckpoint(dirpath=f"{folder}/files", monitor="val_loss", save_last=True)
     trainer = kit.trainer(

@@ -176,3 +176,17 @@ def test_steps_left_count_the_one_that_is_taken_next(horizon, accumulated, left)
     assert steps_left(made, horizon) == left
     made.fit_loop.max_batches = float("inf")
     assert steps_left(made, horizon) == (horizon.steps if horizon.steps != -1 else None)
+
+
+@pytest.mark.parametrize(
+    ("horizon", "epochs", "steps", "progress"),
+    [
+        (Horizon(10, 300, 4, -1), 11.5, 999, 0.375),
+        (Horizon(10, 300, -1, 50), 99, 310, 0.2),
+        (Horizon(10, 300, 4, 50), 11, 345, 0.9),  # whichever ends it first
+        (Horizon(10, 300, -1, -1), 99, 999, 0.0),
+        (Horizon(10, 300, 2, -1), 13, 400, 1.0),
+    ],
+)
+def test_the_share_of_a_round_that_is_done(horizon, epochs, steps, progress):
+    assert horizon.progress(epochs, steps) == progress
