@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -102,9 +101,7 @@ def export(
         graph=cache(lambda: make_graph(rule, example)),
     )
     formats = [form for form in FORMATS[purpose] if plain or form.name != "plain"]
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as name:
-        part = Path(name)
+    with files.filling(folder, last=("card.json", "card.md")) as part:
         entries, served = _write(formats, rule, part, spec)
         dense = graph_file(spec.graph(), part / "dense.onnx", spec, masks, packed=False)
         smaller = spec.compacted(1)
@@ -127,8 +124,6 @@ def export(
         dense.path.unlink()
         files.write_text(part / "card.json", json.dumps(facts, indent=2, allow_nan=False) + "\n")
         files.write_text(part / "card.md", card.markdown(facts))
-        for path in sorted(part.iterdir()):
-            path.replace(folder / path.name)
     return facts | {"folder": str(folder)}
 
 

@@ -218,7 +218,8 @@ def _rise(e: Evidence, delta: float, level: float, rate: str) -> _Rise:
     if delta >= 1:  # no rate can rise by more than 1, so nothing is left to prove
         return _Rise(0.0, upper, False, f"a tolerance of {delta:g} allows any rise of the {rate}")
     p_value = statistics.exact_p_value(e.newly_missed, e.newly_found, n, delta)
-    harmful = statistics.exact_p_value(e.newly_found, e.newly_missed, n, -delta) <= level
+    opposite = (e.newly_found, e.newly_missed, n, -delta)
+    harmful = p_value > level and statistics.exact_p_value(*opposite) <= level
     claim = f"a rise of the {rate} below {delta:.3g}" if delta > 0 else f"a fall of the {rate}"
     if p_value <= level:
         told = f"{claim} is proven {at}"

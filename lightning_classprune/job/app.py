@@ -59,6 +59,11 @@ def run(cfg: DictConfig, *, resume: bool = False, closing: bool = False) -> Obje
     """
     quieten()
     folder = RunFolder(Path(cfg.run_dir))
+    with folder.held():
+        return _run_and_report(cfg, folder, resume, closing)
+
+
+def _run_and_report(cfg: DictConfig, folder: RunFolder, resume: bool, closing: bool) -> Objective:
     before = folder.status()
     try:
         objective, interrupted = _run(cfg, folder, resume, closing)
@@ -71,6 +76,8 @@ def run(cfg: DictConfig, *, resume: bool = False, closing: bool = False) -> Obje
             publish(folder)
         raise
     folder.write_status("interrupted" if interrupted else "finished", objective=objective)
+    if not interrupted:
+        folder.write_hashes()
     publish(folder)
     return objective
 

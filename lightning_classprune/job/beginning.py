@@ -9,7 +9,7 @@ from typing import Any
 from lightning_classprune.job.data.base import SplitDataModule
 from lightning_classprune.job.data.splits import PARTS
 from lightning_classprune.rounds.options import Search
-from lightning_classprune.rounds.plan import ABANDONS, Plan, largest_number_of_tests
+from lightning_classprune.rounds.plan import ABANDONS, largest_number_of_tests, planned
 from lightning_classprune.rounds.settings import Settings
 
 #: Prunable weights of the network that the number of rounds is told for; it hardly depends on them.
@@ -61,16 +61,17 @@ def _rounds_told(settings: Settings) -> str:
 
 def later_epochs(search: Search, first: int) -> int:
     """Epochs of a round after the dense one."""
-    point = search.point
-    behind = point.at if point.kind == "epoch" else 0
-    return search.epochs_a_round(first) or first - behind
+    point, length = search.point, search.length(first, -1)
+    if length is not None:
+        return length[0]
+    return first - (point.at if point.kind == "epoch" else 0)
 
 
 def most_rounds(settings: Settings) -> int:
     """Rounds after the dense one, at most: those that are judged, and those that validation data give up."""
-    search, steps = settings.search, settings.steps
-    target = settings.target(_WEIGHTS)
-    plan = Plan(_WEIGHTS, target, search.fraction, search.max_rounds, search.retries, steps)
-    given_up = steps.abandons if steps is not None else ABANDONS if settings.asks_validation else 0
+    plan = planned(settings, _WEIGHTS, settings.target(_WEIGHTS))
+    given_up = ABANDONS if settings.asks_validation else 0
+    if plan.chosen is not None:
+        given_up = plan.chosen.abandons
     rounds = largest_number_of_tests(plan) + given_up
-    return rounds if search.max_rounds is None else min(rounds, search.max_rounds)
+    return rounds if plan.max_rounds is None else min(rounds, plan.max_rounds)

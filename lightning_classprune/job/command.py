@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from lightning_classprune import __version__
 from lightning_classprune.job.configuration import conf_dir, see_working_directory
@@ -51,17 +53,26 @@ def _say_where(cfg: DictConfig) -> None:
 
 def _resume(arguments: Sequence[str]) -> None:
     given = next(argument for argument in arguments if argument.startswith("resume="))
-    others = [argument for argument in arguments if argument != given]
+    trust = "--trust" in arguments
+    others = [argument for argument in arguments if argument not in (given, "--trust")]
     if others:
         sys.exit(
-            "classprune: resume= goes on with the job's own configuration and takes nothing beside it; "
+            "classprune: resume= goes on with the job's own configuration and takes nothing beside it but --trust; "
             f"remove {' '.join(others)}"
         )
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from lightning_classprune.job import app, jobs
+    from lightning_classprune.job.lock import FolderInUse
     from lightning_classprune.job.run_folder import RunFolder
 
     try:
         folder = RunFolder.open(Path(given.removeprefix("resume=")).absolute())
+        if folder.status()["state"] != "finished":
+            folder.trusted_config(trust=trust)
     except ValueError as error:
         sys.exit(f"classprune: {error}")
-    jobs.resume(folder, app.run)
+    try:
+        jobs.resume(folder, app.run, trust=trust)
+    except (FolderInUse, MisconfigurationException, OmegaConfBaseException, InstantiationException) as error:
+        sys.exit(f"classprune: {folder.path}: {' '.join(str(error).split())}")

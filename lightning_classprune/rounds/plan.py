@@ -234,6 +234,11 @@ def make_plan(settings: Settings, masks: Masks, units: Units) -> Plan:
             f"{name} leaves {total - target} of {total} {what} for {total - units.most} {places} "
             f"must keep at least one; at most {units.most / total:.6f} is possible here"
         )
+    return planned(settings, total, target)
+
+
+def planned(settings: Settings, total: int, target: int) -> Plan:
+    """The plan of so many units, of which so many are to be pruned in the end."""
     search = settings.search
     listed = ListedSteps.to(search.densities, total, target) if isinstance(search, Gradual) else None
     return Plan(total, target, search.fraction, search.max_rounds, search.retries, settings.steps, listed)

@@ -57,6 +57,7 @@ from lightning_classprune.tickets.keeper import LadderKeeper
 from lightning_classprune.tickets.kept import KeptTickets
 from lightning_classprune.tickets.spent import SpentTests
 from lightning_classprune.trainer.batches import described, reading
+from lightning_classprune.trainer.checkpoint_hashes import hash_checkpoints, release_checkpoints
 from lightning_classprune.trainer.compatibility import refuse_finders
 from lightning_classprune.trainer.forward import default_predict
 from lightning_classprune.trainer.loaders import is_stream
@@ -104,6 +105,7 @@ class Startup:
         judges_best = settings.guard.epoch == "best" and not trainer.fast_dev_run
         self._monitor = find_monitor(trainer, "Guard.epoch='best'") if judges_best else None
         self._token = uuid.uuid4().hex
+        hash_checkpoints(trainer)
 
     # -- what a checkpoint says, before the run is prepared or after --
 
@@ -400,6 +402,7 @@ class Startup:
         if self._run is not None:
             self._run.cutter.release()
         release_schedulers(self._trainer)
+        release_checkpoints(self._trainer)
         self._other_callbacks.by_epoch.release()
         self._clock.release()
 

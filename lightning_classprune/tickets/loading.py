@@ -8,10 +8,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lightning_classprune.tickets.ladder import Ladder
-from lightning_classprune.tickets.ticket_file import TicketFile, read_ticket
+from lightning_classprune.tickets.ticket_file import TicketFile, inside, read_ticket
 from lightning_classprune.trainer.names import canonical
-
-_NAMED = 5
 
 
 def load_ticket(
@@ -37,6 +35,8 @@ def load_ticket(
         ValueError: The file is damaged, no ticket of the ladder keeps the limits, or the model does not fit; nothing
             is loaded then.
     """
+    if not os.fspath(path):
+        raise ValueError("path='' names no ticket file and no ladder")
     path = Path(path)
     if path.is_dir():
         path = Ladder(path).pick(max_bytes, min_recall)
@@ -44,39 +44,9 @@ def load_ticket(
         raise ValueError(
             f"max_bytes and min_recall pick from a folder with a ladder.json; {path} is not a folder"
         )
-    ticket = read_ticket(path)
     mine = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
-    names = {canonical(name): tensor for name, tensor in mine.items()}
-    theirs = _inside({canonical(name): tensor for name, tensor in ticket.state.items()}, names)
-    _check_fit(path, theirs, names)
+    ticket = read_ticket(path, mine)
+    names = {canonical(name) for name in mine}
+    theirs = inside({canonical(name): tensor for name, tensor in ticket.state.items()}, names)
     model.load_state_dict({name: theirs[canonical(name)] for name in mine}, strict=False)
     return ticket
-
-
-def _inside(theirs: dict[str, Tensor], mine: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a file holds of the only module in it that has the model's names; all where there is no such module."""
-    if not mine or mine.keys() & theirs.keys():
-        return theirs
-    first = next(iter(mine))
-    parts = []
-    for prefix in (name.removesuffix(first) for name in theirs if name.endswith(f".{first}")):
-        part = {n.removeprefix(prefix): t for n, t in theirs.items() if n.startswith(prefix)}
-        parts += [part] if part.keys() == mine.keys() else []
-    return parts[0] if len(parts) == 1 else theirs
-
-
-def _check_fit(path: Path, theirs: dict[str, Tensor], mine: dict[str, Tensor]) -> None:
-    found = [f"{name} is missing in the file" for name in mine if name not in theirs]
-    found += [f"{name} is missing in the model" for name in theirs if name not in mine]
-    found += [
-        f"{name} is {_kind(theirs[name])} in the file and {_kind(mine[name])} in the model"
-        for name in mine
-        if name in theirs and _kind(theirs[name]) != _kind(mine[name])
-    ]
-    if found:
-        more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        raise ValueError(f"{path} does not fit the model: {'; '.join(found[:_NAMED])}{more}")
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

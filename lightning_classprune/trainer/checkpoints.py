@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from itertools import count
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -147,7 +148,9 @@ class Checkpoints:
     @staticmethod
     def _remove(trainer: Any, callback: Any, paths: set[str]) -> None:
         for path in paths - {callback.last_model_path, callback.best_model_path}:
-            if callback._should_remove_checkpoint(trainer, path, callback.best_model_path):
+            # A name in a checkpoint that leads out of the callback's folder is none of its files.
+            within = ".." not in Path(path).parts
+            if within and callback._should_remove_checkpoint(trainer, path, callback.best_model_path):
                 trainer.strategy.remove_checkpoint(path)
 
     def state_dict(self) -> list[dict[str, Any]]:

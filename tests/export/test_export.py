@@ -25,7 +25,7 @@ class Sorts(nn.Module):
 def test_a_network_that_onnx_cannot_express_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be written as ONNX"):
         export(Sorts(), tmp_path / "out", torch.randn(3, 4), masks={}, class_names=["a", "b"])
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_in_memory_with_its_normalisation_and_half_values(tmp_path: Path) -> None:

@@ -14,7 +14,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
-from tests.support.compare import assert_same, optimizer_states, scheduler_states, weights, without_seconds
+from tests.support.compare import (
+    assert_same,
+    checkpoints,
+    optimizer_states,
+    scheduler_states,
+    weights,
+    without_seconds,
+)
 from tests.support.kit import (
     fit,
     guard_loader,
@@ -181,17 +188,17 @@ def test_resumed_after_a_crash_from_the_newest_file_of_model_checkpoint(on_epoch
 
     whole, tracked, crashes = Job({}), best(), Crashes(folder, tmp_path / "copies")
     whole.run(tracked, crashes)
-    files = sorted(os.listdir(folder))
+    files = checkpoints(folder)
     for crash in crashes.made:
         shutil.rmtree(folder)
         shutil.copytree(crash, folder)
-        newest = max(folder.iterdir(), key=os.path.getmtime)
+        newest = max(folder.glob("*.ckpt"), key=os.path.getmtime)
         resumed, again = Job({}, module_seed=99), best()
         resumed.run(again, ckpt_path=newest, seed=123)
         assert_same(resumed.result(), whole.result())
         assert_same(again.state_dict(), tracked.state_dict())
         # Lightning never removes the file that a job was resumed from.
-        assert set(os.listdir(folder)) - {newest.name} == set(files) - {newest.name}
+        assert set(checkpoints(folder)) - {newest.name} == set(files) - {newest.name}
         saved = torch.load(again.best_model_path, weights_only=True)["state_dict"]
         assert_same(dict(saved), weights(whole.module))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_classprune import Adaptive, ClassAwarePruningCallback, Fixed, Guard
+from lightning_classprune import Adaptive, ClassAwarePruningCallback, Fixed, Gradual, Guard
 from lightning_classprune.job.beginning import data_line, length_line
 from lightning_classprune.job.data.base import SplitDataModule, Splits, tensor_splits
 from lightning_classprune.job.data.splits import FRACTIONS, split_indices
@@ -43,6 +43,9 @@ def told(
         (Adaptive(), "then at most 5 rounds of 4: at most 28 epochs"),
         (Adaptive(max_rounds=1), "then at most 1 round of 4: at most 12 epochs"),
         (Adaptive(max_total_epochs=20), "then at most 5 rounds of 4: at most 20 epochs"),
+        # One may be given up, be followed by one half-way, and be tried again.
+        (Gradual(densities=(0.3, 0.1)), "then at most 4 rounds of 16: at most 72 epochs"),
+        (Gradual(densities=(0.1,), round_epochs=8), "then at most 3 rounds of 8: at most 32 epochs"),
         (Fixed(fraction=0.5), "then at most 4 rounds of 8: at most 40 epochs"),  # .5 .75 .875 .9
         (Fixed(fraction=0.5, rewind="epoch:2"), "then at most 4 rounds of 6: at most 32 epochs"),
         (Fixed(fraction=0.5, rewind="lr", round_epochs=3), "then at most 4 rounds of 3: at most 20 epochs"),

@@ -148,7 +148,7 @@ def test_an_offset_that_no_bias_takes_goes_along_with_every_file(tmp_path: Path)
     offset = final["classes"]["malignant"]["offset"]
     assert final["verdict"] == "accepted"
     assert offset != 0
-    facts = export_run(run.path)
+    facts = export_run(run.path, trust=True)
     assert facts["offsets"] == {"malignant": offset}
     test = run.test()
     assert test is not None

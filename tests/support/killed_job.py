@@ -12,6 +12,7 @@ A moment is `<event>:<n>`, with which the process kills itself (SIGKILL) at the 
     refused     a batch of a round that follows a refusal begins
     write       a checkpoint is written; half of its bytes are
     rename      a checkpoint is written, and not yet in its place
+    place       a file of our own (a ticket, the ladder's list, a hash) is written, and not yet in its place
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from tests.support.ddp_job import Net, dataset, train_loader, val_loader
 
 torch.set_num_threads(1)
 
-EVENTS = ("batch", "judged", "verdict", "saved", "begun", "refused", "write", "rename")
+EVENTS = ("batch", "judged", "verdict", "saved", "begun", "refused", "write", "rename", "place")
 REFUSED = (2, 4)  # attempts, counted from the dense one, 0
 
 
@@ -98,7 +99,11 @@ class EpochEnd(Checkpoint):
 
 def watch_writes(killer: Killer) -> Any:
     """Die while Lightning writes a file; returns a function that ends the watch."""
-    write, commit = LocalFileOpener.write, LocalFileOpener.commit
+    write, commit, replace = LocalFileOpener.write, LocalFileOpener.commit, Path.replace
+
+    def dying_replace(self: Path, target: Any) -> Path:
+        killer.at("place")
+        return replace(self, target)
 
     def dying_write(self: LocalFileOpener, data: bytes) -> Any:
         if killer("write"):
@@ -112,9 +117,11 @@ def watch_writes(killer: Killer) -> Any:
         commit(self)
 
     LocalFileOpener.write, LocalFileOpener.commit = dying_write, dying_commit  # type: ignore[method-assign]
+    Path.replace = dying_replace  # type: ignore[method-assign]
 
     def stop() -> None:
         LocalFileOpener.write, LocalFileOpener.commit = write, commit  # type: ignore[method-assign]
+        Path.replace = replace  # type: ignore[method-assign]
 
     return stop
 
