@@ -3,9 +3,10 @@
     python -m benchmarks.kill_resume [--each 5] [--seed 0] [--out benchmarks/results]
 
 The job is that of tests/support/killed_job.py: eight judged attempts of two epochs with two refusals, dropout,
-OneCycle, shuffling and ModelCheckpoint. `--each` moments of every kind are drawn from the seed; every process dies of
-SIGKILL. Compared bit for bit: weights, masks, ledger (apart from `seconds`), error budget, name of the best file.
-Writes kill_resume.json and .md.
+OneCycle, shuffling and ModelCheckpoint. `--each` moments of every kind are drawn from the seed; a process dies of
+SIGKILL, or gets SIGTERM or SIGINT. Compared bit for bit: weights, masks, ledger (apart from `seconds`), error budget,
+name of the best file. Then what writes files beside training is killed (`benchmarks.kill_files`). Writes
+kill_resume.json and .md.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import kill_files
 from benchmarks.support import command_line, markdown, named, one_thread, versions, write
 from tests.support import killed_job
 from tests.support.compare import differences, without_seconds
@@ -33,8 +35,10 @@ KINDS = (
     "during judging",
     "after a refusal",
     "while a checkpoint is written",
+    "while a ticket, the ladder's list or a hash is written",
 )
 OUTSIDE = "at a random time, from outside"
+SENT = {f"{name} at a random time": getattr(signal, name) for name in ("SIGTERM", "SIGINT")}
 
 
 def draw(kind: str, counts: dict[str, int], seconds: float, rng: random.Random) -> str:
@@ -52,18 +56,21 @@ def draw(kind: str, counts: dict[str, int], seconds: float, rng: random.Random) 
     if kind == "while a checkpoint is written":
         event = rng.choice(("write", "rename"))
         return f"{event}:{rng.randint(1, counts[event])}"
+    if kind.startswith("while a ticket"):
+        return f"place:{rng.randint(1, counts['place'])}"
     return f"seconds:{rng.uniform(0.3, 0.8) * seconds:.3f}"
 
 
-def run_job(folder: Path, moment: str, strategy: str) -> int | None:
-    """The exit code of one process that trains in `folder`."""
+def run_job(folder: Path, moment: str, strategy: str, sent: int = signal.SIGKILL) -> int | None:
+    """The exit code of one process that trains in `folder`, and gets a signal from outside if the moment says so."""
     folder.mkdir(exist_ok=True)
     outside = moment.startswith("seconds")
     process = SERVER.Process(target=_quiet, args=(str(folder), "" if outside else moment, strategy))
     process.start()
     if outside:
         process.join(timeout=float(moment.split(":")[1]))
-        process.kill()
+        if process.pid is not None and process.is_alive():
+            os.kill(process.pid, sent)
     process.join(timeout=180)
     if process.exitcode is None:
         process.kill()
@@ -102,7 +109,10 @@ def main() -> None:
     trials = []
     started = time.time()
     with tempfile.TemporaryDirectory() as temporary:
-        for strategy, kinds, each in (("auto", (*KINDS, OUTSIDE), options.each), ("ddp_fork", KINDS, 1)):
+        for strategy, kinds, each in (
+            ("auto", (*KINDS, OUTSIDE, *SENT), options.each),
+            ("ddp_fork", KINDS, 1),
+        ):
             whole, again = Path(temporary) / f"whole-{strategy}", Path(temporary) / f"again-{strategy}"
             assert run_job(whole, "", strategy) == 0
             begun = time.time()  # the first one waited for the server of processes
@@ -118,6 +128,7 @@ def main() -> None:
                     "refused": counts["refused"] // 2,
                     "write": counts["write"] // 2,
                     "rename": counts["rename"] // 2,
+                    "place": counts["place"] // 2,
                 }
             for kind in kinds:
                 for _ in range(each):
@@ -125,8 +136,9 @@ def main() -> None:
                         pass
                     drawn.add(moment)
                     folder = Path(temporary) / f"trial-{len(trials)}"
-                    code = run_job(folder, moment, strategy)
-                    killed = code == (-signal.SIGKILL if strategy == "auto" else 1)
+                    sent = SENT.get(kind, signal.SIGKILL)
+                    code = run_job(folder, moment, strategy, sent)
+                    killed = bool(code) if kind in SENT else code == (-sent if strategy == "auto" else 1)
                     saved = epochs_saved(folder)
                     (folder / "result-0.pt").unlink(missing_ok=True)
                     resumed = run_job(folder, "", strategy)
@@ -143,12 +155,15 @@ def main() -> None:
                         }
                     )
                     print(trials[-1], flush=True)
-    report(trials, options.seed, time.time() - started, options.out)
+        of_files = kill_files.trials(Path(temporary) / "files", max(1, options.each // 2), rng)
+    report(trials, of_files, options.seed, time.time() - started, options.out)
 
 
-def report(trials: list[dict[str, Any]], seed: int, seconds: float, out: Path) -> None:
+def report(
+    trials: list[dict[str, Any]], of_files: list[dict[str, Any]], seed: int, seconds: float, out: Path
+) -> None:
     head = {"seed": seed, "seconds": round(seconds), **versions()}
-    write(out / "kill_resume.json", [json.dumps(head | {"trials": trials}, indent=1)])
+    write(out / "kill_resume.json", [json.dumps(head | {"trials": trials, "files": of_files}, indent=1)])
     lines = [
         "# Killed and resumed",
         "",
@@ -160,7 +175,7 @@ def report(trials: list[dict[str, Any]], seed: int, seconds: float, out: Path) -
     ]
     table = []
     for processes in (1, 2):
-        for kind in (*KINDS, OUTSIDE):
+        for kind in (*KINDS, OUTSIDE, *SENT):
             rows = [t for t in trials if t["kind"] == kind and t["processes"] == processes]
             if rows:
                 table.append(
@@ -169,7 +184,20 @@ def report(trials: list[dict[str, Any]], seed: int, seconds: float, out: Path) -
                     | {"identical": sum(t["identical"] for t in rows)}
                     | {"epochs on disk then": ", ".join(str(t["epochs_saved"]) for t in rows)}
                 )
-    write(out / "kill_resume.md", [*lines, markdown(table)])
+    others = [
+        {"killed": kind, "trials": len(rows), "killed in time": sum(t["killed"] for t in rows)}
+        | {"good": sum(t["good"] for t in rows)}
+        for kind in dict.fromkeys(t["kind"] for t in of_files)
+        if (rows := [t for t in of_files if t["kind"] == kind])
+    ]
+    more = [
+        "",
+        "Beside training, by SIGKILL, SIGTERM and SIGINT in turn. Good: what was found then was the old file or the "
+        "whole new one, the same command then gave what an uninterrupted one gives, and nothing temporary was left; of "
+        "two processes in one run folder the second was told of the first, which ended as if alone.",
+        "",
+    ]
+    write(out / "kill_resume.md", [*lines, markdown(table), *more, markdown(others)])
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,19 +29,31 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
 from benchmarks.support import command_line, markdown, one_thread, quiet_trainer, versions, write
-from lightning_classprune import ClassAwarePruningCallback, Guard
+from lightning_classprune import ClassAwarePruningCallback, Cut, Guard
 from lightning_classprune.export.latency import interleaved
+from lightning_classprune.pruning.criteria import CriterionName
 from lightning_classprune.pruning.enforcement import Enforcement
 from lightning_classprune.pruning.masks import apply_masks, full_masks
+from lightning_classprune.pruning.moments import GradientMoments
 from lightning_classprune.pruning.parameters import select_parameters
 from lightning_classprune.pruning.selection import shrink_masks
+from lightning_classprune.trainer.gradients import upcoming_gradients
 
 SPARSITY = 0.9
 
 
-def step_of(network: nn.Module, batch: int, held: bool = False) -> Callable[[], None]:
-    """One optimizer step of a ResNet-18 at 32x32."""
+def step_of(network: nn.Module, batch: int, held: bool = False, heard: bool = False) -> Callable[[], None]:
+    """One optimizer step of a ResNet-18 at 32x32.
+
+    Args:
+        network: The ResNet-18.
+        batch: Samples of a step.
+        held: 90% of its weights are pruned.
+        heard: A criterion listens to the gradients of its weights.
+    """
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+    moments, trainer = GradientMoments(), SimpleNamespace(precision_plugin=None)
+    names = {id(p): name for name, p in select_parameters(network).items()} if heard else {}
     if held:
         parameters = select_parameters(network)
         masks = full_masks(parameters)
@@ -58,6 +71,8 @@ def step_of(network: nn.Module, batch: int, held: bool = False) -> Callable[[], 
     def step() -> None:
         optimizer.zero_grad()
         nn.functional.cross_entropy(network(images), labels).backward()
+        if heard:
+            moments.observe(upcoming_gradients(trainer, optimizer, names))
         optimizer.step()
 
     return step
@@ -71,13 +86,14 @@ def reparametrized(network: nn.Module) -> nn.Module:
 
 
 def training_step(batch: int, repeats: int) -> dict[str, float]:
-    """Seconds of a step: dense, reparametrized, ours."""
+    """Seconds of a step: dense, reparametrized, ours, and dense where a criterion listens (a round's last steps)."""
     steps = {
         "dense": step_of(resnet18(num_classes=10), batch),
         "ModelPruning": step_of(reparametrized(resnet18(num_classes=10)), batch),
         "ours": step_of(resnet18(num_classes=10), batch, held=True),
+        "dense, listening": step_of(resnet18(num_classes=10), batch, heard=True),
     }
-    times = interleaved(steps, rounds=repeats, seconds=math.inf)
+    times = interleaved(steps, rounds=repeats, seconds=math.inf, clock=time.process_time)
     return {name: milliseconds / 1000 for name, milliseconds in times.items()}
 
 
@@ -89,7 +105,11 @@ What limits each:
   come back wherever something other than the gradient hooks touches a gradient.
 * Prune: five passes over the scores instead of a sort. The result, new masks of one byte a weight, is 25 points of the
   memory; the working memory beyond it is a constant of some 10 MB plus the scores of the largest tensor.
-* Round: judging is one forward pass over the guard data; the rest is copying weights four times and the selection."""
+* Round: judging is one forward pass over the guard data; the rest is copying weights four times and the selection.
+* Listening: a pass over the gradients to see that they are finite, and two over the running means; only in the last 80
+  to 200 steps of a round. `lamp` sorts each layer once a cut; the class criteria add 16 forward and backward passes."""
+# By whose cuts the cost is told: without gradients, with the training's own, and with passes of their own.
+COMPARED: tuple[CriterionName, ...] = ("magnitude", "lamp", "lamp_gradient", "class_lamp_gradient")
 METHODS = ("ours", "topk", "sort", "global_unstructured")
 
 
@@ -212,8 +232,8 @@ class _Clock(ClassAwarePruningCallback):
             self.spent["epoch"].append(time.perf_counter() - self._epoch)
 
 
-def round_cost(images: int, guard: int) -> dict[str, float]:
-    """Median seconds of an epoch (ResNet-18, 32x32), of judging and of pruning + rewinding."""
+def round_cost(images: int, guard: int, criterion: CriterionName = "magnitude") -> dict[str, float]:
+    """Median seconds of an epoch (ResNet-18, 32x32), of judging and of pruning (by a criterion) + rewinding."""
     data = TensorDataset(torch.randn(images, 3, 32, 32), torch.arange(images) % 2)
     held_out = TensorDataset(torch.randn(guard, 3, 32, 32), torch.arange(guard) % 2)
     callback = _Clock(
@@ -221,6 +241,7 @@ def round_cost(images: int, guard: int) -> dict[str, float]:
         protect={1: 1.0},
         target_sparsity=0.6,
         guard=Guard(confidence=None, max_fp_rise=None),
+        cut=Cut(criterion=criterion),
         guard_dataloader=DataLoader(held_out, batch_size=64),
     )
     quiet_trainer(callback, max_epochs=1).fit(_ResNet(), DataLoader(data, batch_size=64))
@@ -246,6 +267,7 @@ def main() -> None:
         "step": {str(b): training_step(b, arguments.repeats) for b in (8, 64)},
         "prune": {f"{n:.0e}": pruning_step(int(n), 3) for n in arguments.weights},
         "round": round_cost(images=2048, guard=512),
+        "cut": {name: round_cost(images=2048, guard=512, criterion=name)["begin"] for name in COMPARED},
     }
     lines = [
         f"Made by `python -m benchmarks.overhead`: torch {torch.__version__}, CPU, one thread; medians, interleaved.",
@@ -274,7 +296,15 @@ def main() -> None:
         f"{r['judge']:.2f} s, pruning and rewinding {r['begin']:.2f} s, together {own / r['epoch']:.1%} of one epoch "
         f"({r['epoch']:.1f} s).",
     ]
-    lines += ["", LIMITS]
+    cuts = [
+        {
+            "pruning and rewinding by": name,
+            "seconds": seconds,
+            "share of an epoch": f"{seconds / r['epoch']:.1%}",
+        }
+        for name, seconds in result["cut"].items()
+    ]
+    lines += ["", markdown(cuts), "", LIMITS]
     write(arguments.out / "overhead.json", [json.dumps(result, indent=1)])
     write(arguments.out / "overhead.md", lines)
     print("\n".join(lines))

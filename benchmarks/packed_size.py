@@ -55,7 +55,7 @@ def magnitude_masks(model: nn.Module, sparsity: float) -> Masks:
 
 
 def measure(model: nn.Module, masks: Masks, repeats: int = 5) -> dict[str, Any]:
-    """Bytes of the dense, the packed and the packed fp16 file, and seconds (median) to save and to load."""
+    """Bytes of the dense, the packed and the packed fp16 file, and CPU seconds to save and to load."""
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     target = copy.deepcopy(model)
     with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         PairwiseRankingLoss,
     )
     from lightning_classprune.pruning.options import Cut
-    from lightning_classprune.rounds.options import Adaptive, Fixed
+    from lightning_classprune.rounds.options import Adaptive, Fixed, Gradual
     from lightning_classprune.tickets.loading import load_ticket
     from lightning_classprune.tickets.options import Files
     from lightning_classprune.tickets.ticket_file import save_ticket
@@ -51,6 +51,7 @@ __all__ = [
     "FNTolerance",
     "Files",
     "Fixed",
+    "Gradual",
     "Guard",
     "LiveView",
     "PairwiseRankingLoss",
@@ -77,6 +78,7 @@ _HOMES = {
     "FNTolerance": "guard.tolerance",
     "Files": "tickets.options",
     "Fixed": "rounds.options",
+    "Gradual": "rounds.options",
     "Guard": "guard.options",
     "LiveView": "live",
     "PairwiseRankingLoss": "losses",

@@ -62,14 +62,16 @@ class ClassAwarePruningCallback(_Callback):
             `FNTolerance`.
         class_names: One name a class, for `protect`, ledger and logs; indices by default.
         target_sparsity: Pruned share of the prunable weights to aim at, in (0, 1).
-        search: How the next density is chosen, and its round trained: `"fixed"`, `"adaptive"`, or `Fixed(...)`,
-            `Adaptive(...)`.
+        search: How the next density is chosen, and its round trained: `"fixed"`, `"adaptive"`, `"gradual"`, or
+            `Fixed(...)`, `Adaptive(...)`, `Gradual(...)`.
         guard: How a candidate is judged.
-        cut: What is pruned, and by which criterion.
+        cut: What is pruned, and by which criterion; None for `Cut()`, or `Cut(criterion="lamp_gradient")` where the
+            search is gradual and there is no `task`.
         files: What is kept beside the trainer's checkpoints.
         threshold: Decision threshold on raw one-logit or multi-label scores; a score at it is positive.
-        predict: `(pl_module, batch) -> (scores, target)`; `(pl_module(batch[0]), batch[1])` by default. Or `(scores,
-            target, case)`, with the id of the independent unit (patient, part, drive) of each sample.
+        predict: `(pl_module, batch) -> (scores, target)`, or `(scores, target, case)` with the id of each sample's
+            independent unit (patient, part, drive); by default batches of common forms are read (`trainer.batches`),
+            and a module may return an object with `.logits`.
         task: What is found or missed: classes or labels by default; objects with one of `lightning_classprune.tasks`.
         guard_dataloader: Loader, or function that returns one; default the datamodule's `guard_dataloader()`, else
             the validation data, with a warning.
@@ -88,7 +90,7 @@ class ClassAwarePruningCallback(_Callback):
         target_sparsity: float = 0.99,
         search: SearchName | AnySearch = "fixed",
         guard: Guard = Guard(),
-        cut: Cut = Cut(),
+        cut: Cut | None = None,
         files: Files = Files(),
         threshold: float = 0.0,
         predict: Predict | None = None,
@@ -280,6 +282,16 @@ class ClassAwarePruningCallback(_Callback):
         """A rewind point may be inside an epoch."""
         self._present.start_of_batch()
 
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """A criterion may listen to the gradients that are about to be used."""
+        self._present.before_optimizer_step(optimizer)
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The mask of the round may shrink."""
+        self._present.end_of_batch()
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Other callbacks are to find the delivered network; the gate puts it in again after weight averaging."""
         if not self._present.closing.is_open:
@@ -351,6 +363,8 @@ class ClassAwarePruningCallback(_Callback):
         """Log recall, FN and support of the protected classes."""
         if self._run is None or trainer.sanity_checking:
             return
+        if self._run.best is not None:
+            self._run.best.has_validated()
         metrics = self._validation_recall.metrics(trainer)
         self._recall = recalls(metrics)
         for name, value in metrics.items():
@@ -361,6 +375,8 @@ class ClassAwarePruningCallback(_Callback):
     def state_dict(self) -> dict[str, Any]:
         """Everything that resuming needs, in tensors and primitives (`weights_only=True` loads it)."""
         self._collect()
+        if self._startup is not None and self._run is not None and not self._run.begun:
+            return self._startup.state_dict()
         return self._run.state_dict() if self._run is not None else self._state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -372,8 +388,7 @@ class ClassAwarePruningCallback(_Callback):
         """Note how far the checkpoint had got."""
         if self._startup is not None:
             epochs = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-            foreign = self.state_key not in checkpoint.get("callbacks", {})
-            self._startup.note_checkpoint(epochs, foreign=foreign)
+            self._startup.note_checkpoint(epochs, checkpoint.get("callbacks", {}).get(self.state_key))
 
     def __getstate__(self) -> dict[str, Any]:
         self._collect()

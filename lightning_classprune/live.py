@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch.callbacks as lightning_callbacks
@@ -34,6 +35,7 @@ else:
         _ProgressBar = lightning_callbacks.ProgressBar
 
 _SECONDS_BETWEEN = 0.1
+_NAME = 16  # columns of a class' name where there is no room
 
 
 class LiveView(_ProgressBar):
@@ -181,13 +183,13 @@ class LiveView(_ProgressBar):
         trainer: Any = self.trainer
         pruning = next((c for c in trainer.callbacks if isinstance(c, ClassAwarePruningCallback)), None)
         if pruning is not None and (status := pruning.status()) is not None:
-            rows.append(line(status))
+            rows.append(line(status, None if self._live is None else self._live.console.width))
         known = math.isfinite(total)
         batches = Table.grid(padding=(0, 1))
         batches.add_row(
             Text(f"{what} {done}/{total if known else '-'}"),
             ProgressBar(total=max(total, 1) if known else None, completed=done, width=30),
-            Text(self._metrics(), style="italic"),
+            Text(self._metrics(), style="italic", no_wrap=True, overflow="ellipsis"),
         )
         return Group(*rows, batches)
 
@@ -210,23 +212,57 @@ def _stream_handlers() -> Iterator[logging.StreamHandler[Any]]:
 # -- the line --
 
 
-def line(status: Status) -> Text:
-    """Say it in one line without control characters; what is not known yet is `-`."""
+def line(status: Status, width: int | None = None) -> Text:
+    """Say it in one line without control characters; what is not known yet is `-`.
+
+    Args:
+        status: To be said.
+        width: Columns that there are; the line leaves out what is of least use until it fits. None: everything is said.
+    """
+    said = _line(status, details=3)
+    for details in (2, 1, 0):
+        if width is None or said.cell_len <= width:
+            return said
+        said = _line(status, details)
+    said.truncate(width or said.cell_len, overflow="ellipsis")
+    return said
+
+
+def _line(status: Status, details: int) -> Text:
+    """The line with everything (3), without false alarms (2), with recalls and counts (1), or with one class (0)."""
     attempt = f".{status.attempt}" if status.attempt > 1 else ""
+    classes = status.classes
+    if not details:
+        classes = tuple(replace(one, name=_short(one.name)) for one in sorted(classes, key=_slack)[:1])
+    others = len(status.classes) - len(classes)
     parts = [
         Text(f"round {status.round}{attempt}", style="bold"),
         Text(f"{status.unit} {_place(status)}"),
-        Text(f"sparsity {status.sparsity:.1%}"),
-        *(_class_text(one) for one in status.classes),
-        Text(_budget(status)),
+        Text(_sparsity(status)),
+        *(_class_text(one, details) for one in classes),
+        *([Text(f"{others} more")] if others else []),
+        *([Text(_budget(status, details))] if details else []),
         *(
             []
-            if status.epochs_left is None
+            if status.epochs_left is None or not details
             else [Text(_count(status.epochs_left, "epoch left", "epochs left"))]
         ),
         Text(f"{_clock(status.seconds_left)} left"),
     ]
     return Text(" | ").join(parts)
+
+
+def _slack(one: ClassStatus) -> float:
+    """How far the recall is above what is allowed; a class of which that is not known comes last."""
+    if one.recall is None or one.dense is None or one.tolerance is None:
+        return math.inf
+    return -math.inf if math.isnan(one.recall) else one.recall - (one.dense - one.tolerance)
+
+
+def _short(name: str) -> str:
+    text = Text(name)
+    text.truncate(_NAME, overflow="ellipsis")
+    return text.plain
 
 
 def _place(status: Status) -> str:
@@ -235,28 +271,36 @@ def _place(status: Status) -> str:
     return f"{min(status.done + 1, status.length)}/{status.length}"
 
 
-def _class_text(one: ClassStatus) -> Text:
+def _sparsity(status: Status) -> str:
+    if status.shrunk is None:
+        return f"sparsity {status.sparsity:.1%}"
+    return f"sparsity {status.shrunk:.1%} of {status.sparsity:.1%}"
+
+
+def _class_text(one: ClassStatus, details: int) -> Text:
     known = one.recall is not None and one.dense is not None and one.tolerance is not None
     # Colour only hints: the guard's evidence decides, not the validation's recall.
     low = known and not one.recall >= one.dense - one.tolerance  # type: ignore[operator]
     style = ("yellow" if low else "green") if known else ""
     text = Text(f"recall {one.name} ")
     text.append(_number(one.recall, ".3f"), style=style)
-    text.append(f" (dense {_number(one.dense, '.3f')}, tolerance {_number(one.tolerance, '.3g')})")
-    if one.dense_alarms is not None:
+    tolerance = f", tolerance {_number(one.tolerance, '.3g')}" if details > 1 else ""
+    text.append(f" (dense {_number(one.dense, '.3f')}{tolerance})")
+    if one.dense_alarms is not None and details > 2:
         limit = "not guarded" if one.max_fp_rise is None else f"may rise {one.max_fp_rise:.3g}"
         text.append(f", false alarms dense {one.dense_alarms:.3f} ({limit})")
     return text
 
 
-def _budget(status: Status) -> str:
+def _budget(status: Status, details: int) -> str:
     if not status.tests_left:
         return "no test left"
-    confidence = "point rule" if status.level is None else f"confidence {confidence_text(status.level)}"
+    level = "point rule" if status.level is None else f"confidence {confidence_text(status.level)}"
+    confidence = f"{level}, " if details > 1 else ""
     if status.kept is not None:
-        return f"{confidence}, {status.kept} kept for the guard"
+        return f"{confidence}{status.kept} kept{' for the guard' * (details > 1)}"
     retries = f", {_count(status.retries_left, 'retry', 'retries')}" if status.retries_left else ""
-    return f"{confidence}, {_count(status.tests_left, 'test', 'tests')}{retries}"
+    return f"{confidence}{_count(status.tests_left, 'test', 'tests')}{retries}"
 
 
 def _count(n: int, one: str, many: str) -> str:

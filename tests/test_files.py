@@ -24,7 +24,7 @@ def test_the_old_file_stays_until_the_block_has_ended(tmp_path: Path) -> None:
     with files.replacing(target) as part:
         part.write_text("new")
         assert target.read_text() == "old"
-        assert (part.parent, part.suffix) == (tmp_path, ".bin")
+        assert (part.parent, part.suffix) == (tmp_path, ".part")
     assert target.read_text() == "new"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -43,3 +43,61 @@ def test_a_block_that_raises_leaves_everything_as_it_was(tmp_path: Path, error: 
         write()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_is_filled_at_once_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "out"
+
+    def write() -> None:
+        with files.filling(target) as part:
+            (part / "a").write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write()
+    assert list((tmp_path / "new").iterdir()) == []
+    with files.filling(target) as part:
+        (part / "a").write_text("a")
+        assert not target.exists()
+    assert [(path.name, path.read_text()) for path in target.iterdir()] == [("a", "a")]
+    assert stat.S_IMODE(target.stat().st_mode) == 0o755
+    assert list((tmp_path / "new").iterdir()) == [target]
+
+
+def test_what_describes_the_others_goes_first_and_comes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("card", "model", "mine"):
+        (tmp_path / name).write_text("old")
+    there: list[set[str]] = []
+    replace = Path.replace
+
+    def watched(self: Path, target: Path) -> Path:
+        there.append({path.name for path in tmp_path.iterdir() if path.is_file()} | {f"> {target.name}"})
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    with files.filling(tmp_path, last=["card"]) as part:
+        for name in ("card", "model"):
+            (part / name).write_text("new")
+    assert there == [{"model", "mine", "> model"}, {"model", "mine", "> card"}]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "card": "new",
+        "model": "new",
+        "mine": "old",
+    }
+
+
+def test_json_that_would_take_far_more_memory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text('{"a": [1, 2]}')
+    assert files.read_json(tmp_path / "a") == {"a": [1, 2]}
+    for text in (
+        "[" + "[]," * files.MOST_VALUES + "1]",
+        " " * (files.LARGEST_JSON + 1),
+        "[" * 100_000,
+        "{",
+        "9" * 5000,
+    ):
+        (tmp_path / "a").write_text(text)
+        with pytest.raises(ValueError, match=r"JSON|bytes|Expecting|digits"):
+            files.read_json(tmp_path / "a")

@@ -14,6 +14,14 @@ DATA = {
         "data.one_vs_rest=mel",
         "protect={mel: 0.05}",
     ),
+    "cracks": (
+        "data=npz",
+        "data._target_=benchmarks.paper.data.ThinnedNpz",
+        "data.name=crack_pavement_concrete_64",
+        "+data.train_counts=[2750,550]",
+        "data.fractions={train: 0.70, val: 0.10, guard: 0.20, test: 0.0}",
+        "protect={'positive (crack)': 0.05}",
+    ),
 }
 EPOCHS = 8  # of the dense round
 SHORT = EPOCHS // 2

@@ -1,17 +1,19 @@
 """What the ready-made job delivers, judged on both sides: how often anything, how sparse, at what price on test data.
 
-    python -m benchmarks.search.both_sides run --data elpv --runs RUNS [--seeds 11 12 ...] [--arms ...]
+    python -m benchmarks.search.both_sides run --data elpv --runs RUNS [--seeds 41 42 ...] [--arms ...]
     python -m benchmarks.search.both_sides run --data derma --root FOLDER --runs RUNS
+    python -m benchmarks.search.both_sides run --data cracks --root FOLDER --runs RUNS
     python -m benchmarks.search.both_sides report --runs RUNS [--out benchmarks/results]
 
-Each arm is the ready-made job with other words on its command line (`ARMS`); data, network, loss and 8 dense epochs
-are the job's own. "by hand" takes the dense network that "now" trained with the same seed, prunes it once to the job's
-target by global magnitude, and retrains it with a fresh schedule for as many epochs as "now" took after its dense
-round; nothing is judged, no offset is chosen. A run leaves one JSON and is skipped where that exists. `report` writes
-search_both_sides.md.
+Each arm is the ready-made job with other words on its command line (`ARMS`); data, network, loss and dense epochs are
+the job's own. Three arms are controls that nobody judges and that get no offset: "by hand" prunes the dense network of
+the job with the same seed once, to the job's target by global magnitude, and retrains it with a fresh schedule;
+"ModelPruning" lets Lightning's callback prune it little by little along the cubic of Zhu & Gupta; "dense as long"
+prunes nothing. Each takes as many epochs as the job with its seed took in all. A run leaves one JSON and is skipped
+where that exists. `report` writes search_both_sides.md.
 
 All numbers are of the test split, which nothing else reads; every network is compared with the dense network of its
-own run. Seeds 1 to 8, 21 and 101 to 104 were looked at while the package was made; 11 to 20 were not.
+own run. Seeds 1 to 8, 11 to 21, 31 to 34 and 101 to 104 were looked at while the package was made; 41 to 50 were not.
 """
 
 from __future__ import annotations
@@ -29,30 +31,51 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch.callbacks import ModelPruning
 from omegaconf import DictConfig
 from scipy import special, stats
 from torch import nn
 from torch.nn.utils import prune
 
 from benchmarks import support
-from benchmarks.search.arms import DATA, EPOCHS
-from benchmarks.search.runs import command_line, cost, on_test, quieten, trainer
+from benchmarks.search.arms import DATA
+from benchmarks.search.runs import command_line, cost, cubic_share, on_test, quieten, trainer
 from benchmarks.support import markdown, one_thread, write
 from lightning_classprune import ClassAwarePruningCallback, DecisionOffset, files, load_ticket
 from lightning_classprune.job import app
 from lightning_classprune.job.data.base import SplitDataModule
 
 GUARD = "callbacks.classprune.guard"
-NOW, BY_HAND = "now", "by hand"
+NOW, BY_HAND, LIGHTNING, LONG = "now", "by hand", "ModelPruning", "dense as long"
+CONTROLS = (BY_HAND, LIGHTNING, LONG)
 ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
-    NOW: ("the ready-made job: offset from validation data, both sides guarded, judged once at the end", ()),
+    NOW: (
+        "the ready-made job: a gradual search, offset from validation data, both sides guarded, judged once at the end",
+        (),
+    ),
     BY_HAND: ("one-shot global magnitude to the job's target, as many epochs in all, nothing judged", ()),
+    LIGHTNING: (
+        "Lightning's ModelPruning along a cubic to the job's target, as many epochs in all, nothing judged",
+        (),
+    ),
+    LONG: ("the dense network for as many epochs in all", ()),
+    "magnitude": ("as now, by magnitude", ("callbacks.classprune.cut.criterion=magnitude",)),
+    "adaptive": ("the adaptive search, the job's default before", ("search=adaptive",)),
+    "lr rewinding": (
+        "half of the weights a round, learning-rate rewinding (Renda et al.)",
+        ("search=fixed", "search.fraction=0.5", "search.rewind=lr"),
+    ),
+    "lottery ticket": (
+        "a fifth of the weights a round, rewound to the start (Frankle & Carbin)",
+        ("search=fixed", "search.fraction=0.2"),
+    ),
     "before": (
         "the job of before: misses alone, no offset, judged each round, one retry",
         (
             f"{GUARD}.judging=round",
             f"{GUARD}.offset=none",
             f"{GUARD}.max_fp_rise=null",
+            "search=adaptive",
             "search.on_refusal=retry",
             "search.retries=1",
         ),
@@ -60,7 +83,7 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "no offset": ("as now, but judged at the dense network's threshold", (f"{GUARD}.offset=none",)),
     "each round": ("as now, but judged each round, to the first refusal", (f"{GUARD}.judging=round",)),
 }
-SEEDS = tuple(range(11, 21))
+SEEDS = tuple(range(41, 51))
 ALLOWED = 0.10  # rise of the false-alarm rate
 
 
@@ -69,7 +92,7 @@ def configured(
 ) -> tuple[DictConfig, SplitDataModule]:
     """The job's configuration with the data's facts, and the data; all is seeded."""
     overrides = [*DATA[data], f"run_dir={ladder}", f"seed={seed}", "callbacks=[classprune]", *words]
-    overrides += [f"data.root={root}"] if data == "derma" else []
+    overrides += [f"data.root={root}"] if data != "elpv" else []
     cfg = support.job_config(overrides)
     seed_everything(seed, workers=True, verbose=False)
     return cfg, app.describe(cfg)
@@ -83,14 +106,18 @@ def run_arm(arm: str, data: str, root: str | None, seed: int, runs: Path) -> dic
         module, dense = app.build_module(cfg), app.build_module(cfg)
         rows: Sequence[Mapping[str, Any]] = []
         offsets: dict[str, float] = {}
-        epochs = EPOCHS
-        if arm == BY_HAND:
+        epochs = dense_epochs = cfg.trainer.max_epochs
+        target = cfg.callbacks.classprune.target_sparsity
+        if arm in CONTROLS:
             of_job = json.loads(file_of(runs, data, NOW, seed).read_text())
             dense.load_state_dict(torch.load(dense_of(runs, data, seed)))
-            module.load_state_dict(dense.state_dict())
             epochs = of_job["all_epochs"]
-            after = max(epochs - EPOCHS, 1)
-            by_hand(module, made, cfg.callbacks.classprune.target_sparsity, after)
+            if arm == LONG:
+                trainer(epochs).fit(module, datamodule=made)
+            else:
+                module.load_state_dict(dense.state_dict())
+                prune_by = by_hand if arm == BY_HAND else little_by_little
+                prune_by(module, made, target, max(epochs - dense_epochs, 2))
         else:
             pruning: ClassAwarePruningCallback = instantiate(cfg.callbacks.classprune)
             trainer(cfg.trainer.max_epochs, pruning).fit(module, datamodule=made)
@@ -102,8 +129,8 @@ def run_arm(arm: str, data: str, root: str | None, seed: int, runs: Path) -> dic
         names = list(cfg.facts.class_names)
         result = {"arm": arm, "data": data, "seed": seed, "rows": rows, "all_seconds": round(seconds, 1)}
         result |= cost(rows, epochs, seconds)
-        if arm == BY_HAND:
-            result["density"] = 1 - cfg.callbacks.classprune.target_sparsity
+        if arm in CONTROLS:
+            result["density"] = 1.0 if arm == LONG else 1 - target
         result["test"] = on_test(WithOffset(module, offsets, names), made, protected)
         result["dense"] = on_test(dense, made, protected)
     return result
@@ -123,6 +150,19 @@ def by_hand(module: LightningModule, data: SplitDataModule, sparsity: float, epo
     trainer(epochs).fit(module, datamodule=data)
     for layer, name in weights:
         prune.remove(layer, name)
+
+
+def little_by_little(module: LightningModule, data: SplitDataModule, sparsity: float, epochs: int) -> None:
+    """Prune by Lightning's ModelPruning after each of the first three fifths of the epochs, in place."""
+    last = max(1, round(0.6 * epochs)) - 1
+    pruning = ModelPruning(
+        "l1_unstructured",
+        parameters_to_prune=[(m, "weight") for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)],
+        amount=lambda epoch: cubic_share(epoch, last, sparsity),
+        apply_pruning=lambda epoch: epoch <= last,
+        use_lottery_ticket_hypothesis=False,
+    )
+    trainer(epochs, pruning).fit(module, datamodule=data)
 
 
 def file_of(runs: Path, data: str, arm: str, seed: int) -> Path:
@@ -194,14 +234,19 @@ def trace(rows: Sequence[Mapping[str, Any]]) -> str:
     return " ".join(f"{100 * (1 - r['sparsity']):.2g}{signs[r['verdict']]}" for r in rows[1:])
 
 
-def line(arm: str, results: Sequence[Mapping[str, Any]], hand: Mapping[int, float]) -> dict[str, Any]:
+def line(
+    arm: str, results: Sequence[Mapping[str, Any]], hand: Mapping[int, float], long: Mapping[int, float]
+) -> dict[str, Any]:
     """One arm's row of the table; differences are of the seeds in which something pruned was delivered."""
-    delivered = [r for r in results if r["density"] < 1]
+    delivered = [r for r in results if r["density"] < 1 or arm == LONG]
     low, high = exact_interval(len(delivered), len(results))
     differences = [rises(r) for r in delivered]
     densities = [100 * r["density"] for r in delivered]
     beyond = sum(one["FP"] > ALLOWED for one in differences)
-    both = [r["test"]["auc"] - hand[r["seed"]] for r in delivered if r["seed"] in hand]
+    both, as_long = (
+        [r["test"]["auc"] - control[r["seed"]] for r in delivered if r["seed"] in control]
+        for control in (hand, long)
+    )
     return {
         "arm": arm,
         "delivered": f"{len(delivered)} of {len(results)} [{low:.2f}, {high:.2f}]",
@@ -211,6 +256,7 @@ def line(arm: str, results: Sequence[Mapping[str, Any]], hand: Mapping[int, floa
         **{name: told([one[name] for one in differences]) for name in ("FN", "FP", "AUC", "FN at 5% FPR")},
         f"FP beyond {ALLOWED:.2f}": f"{beyond} of {len(delivered)}",
         "AUC against by hand": "-" if arm == BY_HAND else told(both),
+        "AUC against dense as long": "-" if arm == LONG else told(as_long),
         "epochs": f"{statistics.fmean(r['all_epochs'] for r in results):.1f}",
         "seconds": f"{statistics.fmean(r['all_seconds'] for r in results):.0f}",
     }
@@ -220,8 +266,10 @@ def table(data: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
     """What there is of one data set."""
     now = {r["seed"]: r for r in results if r["arm"] == NOW}
     first = next(iter(results))
-    hand = {r["seed"]: r["test"]["auc"] for r in results if r["arm"] == BY_HAND}
-    rows = [line(arm, mine, hand) for arm in ARMS if (mine := [r for r in results if r["arm"] == arm])]
+    hand, long = (
+        {r["seed"]: r["test"]["auc"] for r in results if r["arm"] == arm} for arm in (BY_HAND, LONG)
+    )
+    rows = [line(arm, mine, hand, long) for arm in ARMS if (mine := [r for r in results if r["arm"] == arm])]
     dense = [r["dense"] for r in now.values()]
     means = {key: statistics.fmean(one[key] for one in dense) for key in ("fn", "fp", "auc", "fn_at_fpr")}
     text = [
@@ -254,8 +302,9 @@ def report(runs: Path, out: Path) -> None:
         "`python -m benchmarks.search.both_sides --help` explains how this was made. Test split. FN and FP: rise of",
         "the rate over the dense network of the same run; all four differences: mean over the seeds in which something",
         "pruned was delivered, with Student's 95% interval over seeds. Delivered: with the exact 95% interval.",
-        "Density: median [lowest, highest] where delivered. AUC against by hand: paired, over the same seeds,",
-        "whatever the density. Epochs and processor seconds: of the whole job; by hand without the dense training.",
+        "Density: median [lowest, highest] where delivered. AUC against a control: paired, over the same seeds,",
+        "whatever the density. Epochs and processor seconds: of the whole job; by hand and ModelPruning without the",
+        "seconds of the dense training.",
         "",
         "Attempts below: density in % and verdict (+ accepted, - refused, ? unproven, x abandoned, k kept, not",
         "judged).",

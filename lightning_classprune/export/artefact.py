@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_classprune.export.checks import Reader
 from lightning_classprune.export.compact import Compacted
+from lightning_classprune.export.onnx_export import Graph
 from lightning_classprune.pruning.masks import Masks
 
 Values = Literal["fp32", "fp16"]
@@ -27,7 +28,9 @@ class Spec:
         told: What a file tells its reader: class names, thresholds, verdict, ledger and what the user added; JSON
             values.
         claim: One sentence: what was proven.
-        compacted: The network without what the masks made useless, made at the first call.
+        compacted: Multiple that widths are rounded up to -> the network without what the masks made useless, made at
+            the first call.
+        graph: The whole network with its normalisation and decision, made at the first call.
     """
 
     masks: Masks
@@ -35,7 +38,8 @@ class Spec:
     values: Values
     told: Mapping[str, Any]
     claim: str
-    compacted: Callable[[], Compacted]
+    compacted: Callable[[int], Compacted]
+    graph: Callable[[], Graph]
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,13 @@ def compared(reader: Reader, truth: Reader, example: Tensor) -> dict[str, float 
 
 
 def latency(readers: Mapping[str, Reader], example: Tensor) -> dict[str, dict[str, float]]:
-    """Return milliseconds by batch size and reader, taken in turns; the example is repeated to fill a batch."""
+    """Return milliseconds of CPU time by batch size and reader; the example is repeated to fill a batch."""
     batches = {size: example[torch.arange(size) % len(example)] for size in BATCHES}
     return {
-        str(size): interleaved({name: partial(read, batch) for name, read in readers.items()})
+        # Short calls need many turns: for a tenth of a second even a core of one's own may be slow.
+        str(size): interleaved(
+            {name: partial(read, batch) for name, read in readers.items()}, rounds=1000, seconds=3
+        )
         for size, batch in batches.items()
     }
 

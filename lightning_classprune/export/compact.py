@@ -51,13 +51,17 @@ class Compacted:
     report: dict[str, Any]
 
 
-def compact(model: nn.Module, example: Example, masks: Masks | None = None) -> Compacted:
+def compact(
+    model: nn.Module, example: Example, masks: Masks | None = None, *, multiple: int = 1
+) -> Compacted:
     """Take out of a network all channels without which it computes the same; the network is not changed.
 
     Args:
         model: The network; it is looked at in eval mode.
         example: Input for one forward: a tensor, or the positional or keyword arguments.
         masks: Masks to apply first, by parameter name; by default the zeros of the network count.
+        multiple: 1 or more; widths are rounded up to multiples of it, with channels that nothing reads: many runtimes
+            are faster with multiples of 4, 8 or 16.
 
     Raises:
         ModuleNotFoundError: Torch-Pruning is not installed.
@@ -73,7 +77,7 @@ def compact(model: nn.Module, example: Example, masks: Masks | None = None) -> C
     liveness = _Liveness(smaller, found.groups, constant_inputs(exact, example))
     alive, collapsed = liveness.alive()
     folded = liveness.fold(alive)
-    widths = slice_channels(smaller, found.groups, alive)
+    widths = slice_channels(smaller, found.groups, {n: _rounded(a, multiple) for n, a in alive.items()})
     with untouched_randomness(), torch.no_grad():
         random = mapped(example, torch.randn_like)
         for given in (example, random):
@@ -176,6 +180,14 @@ class _Liveness:
                 if (live := rows.get(weight.removesuffix(".weight"))) is not None:
                     live &= (owner < 0) | alive[group.name][owner.clamp(min=0)]
         return rows
+
+
+def _rounded(alive: Tensor, multiple: int) -> Tensor:
+    """Channels to keep, with as many idle ones as a multiple needs."""
+    more = -int(alive.sum()) % multiple
+    rounded = alive.clone()
+    rounded[(~alive).nonzero().view(-1)[:more]] = True
+    return rounded
 
 
 def _folds(layer: Any) -> bool:

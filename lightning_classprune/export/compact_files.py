@@ -1,28 +1,25 @@
-"""Files of compact networks: safetensors, without pickle; the network's own class is filled in smaller."""
+"""Files of compact networks: packed like tickets, without pickle; the network's own class is filled in smaller."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from lightning_classprune.export.compact import Compacted
-from lightning_classprune.files import replacing
 from lightning_classprune.pruning.slicing import fit_layer
+from lightning_classprune.tickets.ticket_file import read_ticket, save_ticket
 
 _FORMAT = "lightning-classprune compact 1"
 
 
 def save_compact(path: str | os.PathLike[str], compacted: Compacted, card: Mapping[str, Any]) -> None:
-    """Write weights and buffers of the smaller network, its report and a card, whole or not at all.
+    """Write weights and buffers of the smaller network, its report and a card, packed, whole or not at all.
 
     Args:
         path: The file, usually `*.safetensors`.
@@ -32,14 +29,9 @@ def save_compact(path: str | os.PathLike[str], compacted: Compacted, card: Mappi
     Raises:
         ValueError: The card is not made of JSON values.
     """
-    try:
-        told = json.dumps({"card": dict(card), "report": compacted.report}, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"card: {error}; only JSON values can be stored") from error
-    # Cloned, because tensors that share memory are refused.
-    state = {name: t.detach().cpu().contiguous().clone() for name, t in compacted.model.state_dict().items()}
-    with replacing(path) as part:
-        save_file(state, part, metadata={"format": _FORMAT, "classprune": told})
+    state = compacted.model.state_dict()
+    masks = {name: t.detach() != 0 for name, t in state.items() if t.is_floating_point() and t.ndim > 1}
+    save_ticket(path, state, masks, card={"format": _FORMAT, "card": dict(card), "report": compacted.report})
 
 
 def load_compact(path: str | os.PathLike[str], model: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
@@ -53,19 +45,15 @@ def load_compact(path: str | os.PathLike[str], model: nn.Module) -> tuple[nn.Mod
         The same network in eval mode, and `{"card": ..., "report": ...}`.
 
     Raises:
+        FileNotFoundError: There is no such file.
         ValueError: The file is not whole or of another kind, or the network does not fit: the message names the first
             difference. The network is not changed then.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            told = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{os.fspath(path)} is not a whole safetensors file: {error}") from error
+    ticket = read_ticket(path)
+    state, told = ticket.state, ticket.card
     if told.get("format") != _FORMAT:
         raise ValueError(
-            f"{os.fspath(path)} is no compact network (its format is {told.get('format')!r}, not {_FORMAT!r}); "
-            "write it with save_compact"
+            f"{os.fspath(path)} is no compact network; write it with save_compact, and load a ticket with load_ticket"
         )
     _check_fits(state, model)
     for layer, module in model.named_modules():
@@ -78,8 +66,7 @@ def load_compact(path: str | os.PathLike[str], model: nn.Module) -> tuple[nn.Mod
                 setattr(module, name.rpartition(".")[2], fresh)
         fit_layer(module)
     model.load_state_dict(state)
-    told_parts: dict[str, Any] = json.loads(told["classprune"])
-    return model.eval(), told_parts
+    return model.eval(), {"card": told["card"], "report": told["report"]}
 
 
 def _check_fits(state: Mapping[str, Tensor], model: nn.Module) -> None:

@@ -9,7 +9,8 @@ from lightning_classprune.export.artefact import Artefact, Spec
 from lightning_classprune.export.checks import TOLERANCES, in_memory
 from lightning_classprune.export.compact_files import load_compact, save_compact
 from lightning_classprune.export.deployed import Deployed
-from lightning_classprune.export.onnx_format import write_graph
+from lightning_classprune.export.onnx_export import make_graph
+from lightning_classprune.export.onnx_format import graph_file
 
 
 class CompactFormat:
@@ -20,14 +21,15 @@ class CompactFormat:
 
     def write(self, rule: Deployed, folder: Path, spec: Spec) -> list[Artefact]:
         """Write both files."""
-        smaller = spec.compacted()
+        smaller = spec.compacted(1)
         before, after = smaller.report["parameters"]
         if before == after:
             return []
         path = folder / "compact.safetensors"
         save_compact(path, smaller, spec.told)
         twin, _ = load_compact(path, copy.deepcopy(rule.network))
+        graph = make_graph(rule.around(smaller.model), spec.example)
         return [
             Artefact(path, in_memory(rule.around(twin)), TOLERANCES["fp32"]),
-            write_graph(rule.around(smaller.model), folder / "compact.onnx", spec, None),
+            graph_file(graph, folder / "compact.onnx", spec, None),
         ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,14 +14,16 @@ from torch import Tensor, nn
 
 from lightning_classprune import files
 from lightning_classprune.export import card
+from lightning_classprune.export.advice import advice
 from lightning_classprune.export.artefact import Artefact, Spec, Values
 from lightning_classprune.export.checks import Reader, compared, in_memory, latency, tested
 from lightning_classprune.export.compact import compact
 from lightning_classprune.export.deployed import Deployed, Normalization
-from lightning_classprune.export.environment import environment
-from lightning_classprune.export.formats import FORMATS, Format
-from lightning_classprune.export.onnx_export import export_onnx
-from lightning_classprune.export.onnx_session import OnnxFile
+from lightning_classprune.export.environment import environment, installed_version
+from lightning_classprune.export.formats import FORMATS, Format, Purpose
+from lightning_classprune.export.latency import conditions
+from lightning_classprune.export.onnx_export import make_graph
+from lightning_classprune.export.onnx_format import graph_file
 from lightning_classprune.guard.decision_offset import DecisionOffset
 from lightning_classprune.ledger.rows import Row, delivered_row
 from lightning_classprune.ledger.text import achievement
@@ -42,16 +43,21 @@ def export(
     thresholds: Mapping[int, float] | None = None,
     offsets: Mapping[str, float] | None = None,
     values: Values = "fp32",
+    purpose: Purpose = "all",
+    plain: bool = True,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a pruned network as files to deploy, and return its card.
 
-    | file | what |
-    |---|---|
-    | `ticket.safetensors` | masks, weights and card, packed; `load_ticket` puts it into the model |
-    | `model.onnx` | rebuilds its weights when it is loaded; runs in stock runtimes |
-    | `compact.onnx`, `compact.safetensors` | the network without what the masks made useless, where that is anything |
-    | `card.md`, `card.json` | what was removed, what it costs, what it misses, and what is promised |
+    | purpose | file | what |
+    |---|---|---|
+    | all, size | `ticket.safetensors` | masks, weights and card, packed; `load_ticket` puts it into the model |
+    | all, size | `model.onnx` | rebuilds its weights when it is loaded; runs in stock runtimes |
+    | all | `plain.onnx` | the same with dense weights, for quantisers and for clients that cannot rebuild them |
+    | all, size | `compact.onnx`, `compact.safetensors` | the network without what the masks made useless, if anything |
+    | latency | `fast.onnx` | the compact network in the widths that the runtime is fastest with here |
+    | mcu | `model.c`, `model.h` | freestanding C99 for a microcontroller |
+    | each | `card.md`, `card.json` | which file to take, what it costs and misses, and what is promised |
 
     Every file is read again and compared with the module on `example` first. All are written or none is.
 
@@ -69,12 +75,18 @@ def export(
         offsets: Bias to add to a class' score that the network does not contain, by name, such as the callback's
             `offsets`: the ONNX files contain it, the others' cards say it.
         values: Type of the stored weights; `"fp16"` halves the files and may change decisions, which the card counts.
+        purpose: `"all"`; `"latency"`: only the fastest; `"size"`: only the smallest file for each way of loading;
+            `"mcu"`: only C, of a sequential network, checked by this machine's C compiler.
+        plain: False leaves out `plain.onnx`.
         about: Further facts for the card: data, seed, command; anything that JSON can hold.
 
     Raises:
         ModuleNotFoundError: The packages of the extras `onnx` and `compact` are missing.
-        ValueError: An argument does not fit the model, or a file does not give what the module gives.
+        ValueError: An argument does not fit the model, a format cannot express it, or a file does not give what the
+            module gives.
     """
+    if purpose not in FORMATS:
+        raise ValueError(f"purpose={purpose!r} must be one of {', '.join(map(repr, FORMATS))}")
     folder, thresholds = Path(folder), dict(thresholds or {})
     left = {name: float(bias) for name, bias in (offsets or {}).items() if bias}
     rule = Deployed(model, normalization, thresholds, DecisionOffset(left, class_names) if left else None)
@@ -85,25 +97,17 @@ def export(
         values=values,
         told=told,
         claim=claim,
-        compacted=cache(lambda: compact(model, rule.normalize(example[:2]), masks)),
+        compacted=cache(lambda n: compact(model, rule.normalize(example[:2]), masks, multiple=n)),
+        graph=cache(lambda: make_graph(rule, example)),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as name:
-        part = Path(name)
-        entries, graphs = _write(rule, part, spec)
-        dense = part / "dense.onnx"
-        export_onnx(
-            model,
-            dense,
-            example,
-            normalization=normalization,
-            thresholds=thresholds,
-            offset=rule.offset,
-            packed=False,
-        )
-        smaller = spec.compacted()
+    formats = [form for form in FORMATS[purpose] if plain or form.name != "plain"]
+    with files.filling(folder, last=("card.json", "card.md")) as part:
+        entries, served = _write(formats, rule, part, spec)
+        dense = graph_file(spec.graph(), part / "dense.onnx", spec, masks, packed=False)
+        smaller = spec.compacted(1)
         facts: dict[str, Any] = {
             "format": 1,
+            "purpose": purpose,
             **_sizes(model, masks),
             "claim": claim,
             **told,
@@ -111,15 +115,15 @@ def export(
             "environment": environment(),
             "artefacts": entries,
             "compact": {**smaller.report, "kept": smaller.kept},
-            "dense_bytes": {"onnx": dense.stat().st_size, "state_dict": _bytes(model)},
-            "latency": latency({"dense": OnnxFile(dense), **graphs}, example),
-            "test": {} if test is None else tested({"module": in_memory(rule), **graphs}, test, class_names),
+            "dense_bytes": {"onnx": dense.path.stat().st_size, "state_dict": _bytes(model)},
+            "measured": conditions() | {"runtime": f"{dense.runtime} {installed_version('onnxruntime')}"},
+            "latency": latency({"dense": dense.reader, **_without(served, "plain.onnx")}, example),
+            "test": {} if test is None else tested({"module": in_memory(rule), **served}, test, class_names),
         }
-        dense.unlink()
+        facts["advice"] = advice(facts)
+        dense.path.unlink()
         files.write_text(part / "card.json", json.dumps(facts, indent=2, allow_nan=False) + "\n")
         files.write_text(part / "card.md", card.markdown(facts))
-        for path in sorted(part.iterdir()):
-            path.replace(folder / path.name)
     return facts | {"folder": str(folder)}
 
 
@@ -152,7 +156,13 @@ def _sizes(model: nn.Module, masks: Masks) -> dict[str, Any]:
     }
 
 
-def _write(rule: Deployed, folder: Path, spec: Spec) -> tuple[dict[str, dict[str, Any]], dict[str, Reader]]:
+def _without(readers: Mapping[str, Reader], name: str) -> dict[str, Reader]:
+    return {other: reader for other, reader in readers.items() if other != name}
+
+
+def _write(
+    formats: Sequence[Format], rule: Deployed, folder: Path, spec: Spec
+) -> tuple[dict[str, dict[str, Any]], dict[str, Reader]]:
     """Write every format, and compare each file with the module.
 
     Returns:
@@ -160,7 +170,7 @@ def _write(rule: Deployed, folder: Path, spec: Spec) -> tuple[dict[str, dict[str
     """
     truth = in_memory(rule)(spec.example)
     entries, served = {}, {}
-    for form in FORMATS:
+    for form in formats:
         for artefact in _artefacts(form, rule, folder, spec):
             name = artefact.path.name
             entries[name] = _entry(artefact, truth, spec.example)

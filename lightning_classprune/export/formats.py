@@ -1,15 +1,18 @@
-"""Formats: the registry of what an export writes. A new one is a file of its own and a line here."""
+"""Formats: the registry of what an export writes. A new one is a file of its own and a word here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from lightning_classprune.export.artefact import Artefact, Spec
+from lightning_classprune.export.c_format import CFormat
 from lightning_classprune.export.compact_format import CompactFormat
 from lightning_classprune.export.deployed import Deployed
-from lightning_classprune.export.onnx_format import OnnxFormat
+from lightning_classprune.export.fast_format import FastFormat
+from lightning_classprune.export.onnx_format import OnnxFormat, PlainFormat
+from lightning_classprune.export.small_format import SmallFormat
 from lightning_classprune.export.ticket_format import TicketFormat
 
 
@@ -41,8 +44,12 @@ class Format(Protocol):
         """
 
 
-FORMATS: list[Format] = [
-    TicketFormat(),
-    OnnxFormat(),
-    CompactFormat(),
-]
+#: What an export is for.
+Purpose = Literal["all", "latency", "size", "mcu"]
+
+FORMATS: dict[Purpose, list[Format]] = {
+    "all": [TicketFormat(), OnnxFormat(), PlainFormat(), CompactFormat()],
+    "latency": [FastFormat()],
+    "size": [TicketFormat(), SmallFormat()],
+    "mcu": [CFormat()],
+}

@@ -90,32 +90,87 @@ def export_onnx(
         ValueError: An example, mask, threshold, normalisation or metadata key that does not fit; an operator that
             ONNX cannot express; a file whose outputs differ from the module's.
     """
-    onnx = _require_onnx()
     if values not in TOLERANCES:
         raise ValueError(f"values={values!r} must be 'fp32' or 'fp16'")
     # Dynamo's wrapper shares the weights of the module that it wraps.
     network = getattr(model, "_orig_mod", model)
-    texts = _texts(network, masks, values, normalization, thresholds, metadata)
     deployed = Deployed(network, normalization, thresholds, offset)
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+    told = texts(deployed, masks, values, metadata)
+    with _masked(network, masks or {}):
+        graph = make_graph(deployed, example)
+    return write_graph(graph, path, values=values, metadata=told, packed=packed)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What decides, as a graph with dense weights, and what the module makes of the example.
+
+    Attributes:
+        proto: The `onnx.ModelProto`; nobody changes it.
+        deployed: The module.
+        example: Real inputs.
+        scores: The module's, of the example.
+    """
+
+    proto: Any
+    deployed: Deployed
+    example: Tensor
+    scores: Tensor
+
+
+def make_graph(deployed: Deployed, example: Tensor) -> Graph:
+    """Return a module in eval mode as a graph; its flags are as they were afterwards.
+
+    Raises:
+        ModuleNotFoundError: The packages of the extra `onnx` are missing.
+        ValueError: It is not in fp32 on the CPU, the example does not fit, or ONNX cannot express it.
+    """
+    _require_onnx()
+    for name, tensor in (*deployed.network.named_parameters(), *deployed.network.named_buffers()):
         if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype != torch.float32):
             # A GPU's own rounding (TF32) would be taken for an error of the file.
             raise ValueError(
                 f"model: {name!r} is on {tensor.device}, {tensor.dtype}; give a model in fp32 on the CPU: "
                 "model.cpu().float()"
             )
-    with in_eval_mode(deployed), _masked(network, masks or {}), torch.no_grad():
-        expected = _expected(deployed, example)
-        proto = translate(deployed, example)
+    with in_eval_mode(deployed), torch.no_grad():
+        scores = _expected(deployed, example)
+        return Graph(translate(deployed, example), deployed, example, scores)
+
+
+def write_graph(
+    graph: Graph,
+    path: str | os.PathLike[str],
+    *,
+    values: Literal["fp32", "fp16"] = "fp32",
+    metadata: Mapping[str, str],
+    packed: bool = True,
+) -> OnnxReport:
+    """Write a graph as a file, and keep it only if ONNX Runtime decides with it as the module does.
+
+    Args:
+        graph: What `make_graph` returned.
+        path: The file.
+        values: Type in which packed weights are stored.
+        metadata: Texts for the file, by key.
+        packed: False writes dense weights in fp32.
+
+    Raises:
+        ValueError: The file's outputs differ from the module's; what stood at `path` is left as it was.
+    """
+    import onnx
+
+    proto = onnx.ModelProto()
+    proto.CopyFrom(graph.proto)
     dense_bytes = int(proto.ByteSize())
     if packed:
         pack_weights(proto, half=values == "fp16")
-    onnx.helper.set_model_props(proto, texts)
-    tolerance = TOLERANCES[values] * max(1.0, float(expected.abs().max()))
+    onnx.helper.set_model_props(proto, dict(metadata))
+    tolerance = TOLERANCES[values] * max(1.0, float(graph.scores.abs().max()))
     with replacing(path) as part:
         part.write_bytes(proto.SerializeToString())
         onnx.checker.check_model(part, full_check=True)
-        difference, changed = _compare(part, deployed, example, expected)
+        difference, changed = _compare(part, graph)
         if not difference <= tolerance:
             raise ValueError(
                 f"the ONNX file's scores differ from the module's by {difference:.3g}, more than {tolerance:.3g}; "
@@ -123,33 +178,33 @@ def export_onnx(
             )
         if changed and values == "fp32":
             raise ValueError(
-                f"{changed} of {len(example)} example samples are decided otherwise, though scores differ by at most "
-                f"{difference:.3g}: they lie on the border; move the threshold by more than that, between two samples"
+                f"{changed} of {len(graph.example)} example samples are decided otherwise, though scores differ by at "
+                f"most {difference:.3g}: they lie on the border; move the threshold by more than that, between two "
+                "samples"
             )
         size = part.stat().st_size
     opset = next(int(entry.version) for entry in proto.opset_import if not entry.domain)
-    return OnnxReport(size, dense_bytes, difference, tolerance, opset, len(example), changed)
+    return OnnxReport(size, dense_bytes, difference, tolerance, opset, len(graph.example), changed)
 
 
-def _require_onnx() -> Any:
+def _require_onnx() -> None:
     try:
-        import onnx
+        import onnx  # noqa: F401
         import onnxruntime  # noqa: F401  (torch's exporter needs the next, the comparison this one)
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         hint = f"ONNX export needs the package {error.name}: pip install 'lightning-classprune[onnx]'"
         raise ModuleNotFoundError(hint, name=error.name) from error
-    return onnx
 
 
-def _texts(
-    network: nn.Module,
-    masks: Masks | None,
-    values: str,
-    normalization: Normalization | None,
-    thresholds: Mapping[int, float] | None,
-    metadata: Mapping[str, str] | None,
+def texts(
+    deployed: Deployed, masks: Masks | None, values: str, metadata: Mapping[str, str] | None
 ) -> dict[str, str]:
+    """Return what a file says of itself, by key.
+
+    Raises:
+        ValueError: A key of `metadata` that is one of ours, or a value that is no text.
+    """
     ours = {
         "format": FORMAT,
         "lightning_classprune": str(installed_version("lightning-classprune")),
@@ -157,11 +212,11 @@ def _texts(
     }
     if masks is not None:
         ours["sparsity"] = str(sparsity(masks))
-    if normalization is not None:
-        mean, std = (torch.as_tensor(value).tolist() for value in normalization)
+    if deployed.normalization is not None:
+        mean, std = (value.tolist() for value in deployed.normalization)
         ours["normalization"] = json.dumps({"mean": mean, "std": std})
-    if thresholds is not None:
-        ours["thresholds"] = json.dumps(thresholds)
+    if deployed.decides:
+        ours["thresholds"] = json.dumps(deployed.thresholds)
     for key, text in (metadata or {}).items():
         if key in ours or not isinstance(text, str):
             raise ValueError(
@@ -217,13 +272,13 @@ def _expected(deployed: Deployed, example: Tensor) -> Tensor:
     return torch.cat(scores)
 
 
-def _compare(file: Path, deployed: Deployed, example: Tensor, expected: Tensor) -> tuple[float, int]:
+def _compare(file: Path, graph: Graph) -> tuple[float, int]:
     """Largest difference of a score, and how many samples are decided otherwise."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    scores, decisions = [], []
-    for chunk in _chunks(example):
+    scores, decisions, decide = [], [], graph.deployed.decide
+    for chunk in _chunks(graph.example):
         try:
             outputs = session.run(None, {"input": chunk.detach().numpy()})
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
@@ -232,11 +287,9 @@ def _compare(file: Path, deployed: Deployed, example: Tensor, expected: Tensor) 
                 f"{error}"
             ) from error
         scores.append(outputs[0])
-        decisions.append(outputs[1] if deployed.decides else _decided(deployed, torch.from_numpy(outputs[0])))
-    difference = float(np.abs(np.concatenate(scores) - expected.numpy()).max())
-    changed = int((np.concatenate(decisions) != _decided(deployed, expected)).sum())
+        decisions.append(
+            outputs[1] if graph.deployed.decides else decide(torch.from_numpy(outputs[0])).numpy()
+        )
+    difference = float(np.abs(np.concatenate(scores) - graph.scores.numpy()).max())
+    changed = int((np.concatenate(decisions) != decide(graph.scores).numpy()).sum())
     return difference, changed
-
-
-def _decided(deployed: Deployed, scores: Tensor) -> Any:
-    return deployed.decide(scores).numpy()

@@ -1,4 +1,4 @@
-"""Self-decoding ONNX as a file to deploy."""
+"""Self-decoding ONNX as a file to deploy, and the ordinary file beside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning_classprune.export.artefact import Artefact, Spec
 from lightning_classprune.export.checks import TOLERANCES
 from lightning_classprune.export.deployed import Deployed
-from lightning_classprune.export.onnx_export import export_onnx
+from lightning_classprune.export.onnx_export import Graph, texts, write_graph
 from lightning_classprune.export.onnx_session import RUNTIME, OnnxFile
 from lightning_classprune.pruning.masks import Masks
 
@@ -21,31 +21,36 @@ class OnnxFormat:
 
     def write(self, rule: Deployed, folder: Path, spec: Spec) -> list[Artefact]:
         """Write the file."""
-        return [write_graph(rule, folder / "model.onnx", spec, spec.masks)]
+        return [graph_file(spec.graph(), folder / "model.onnx", spec, spec.masks)]
 
 
-def write_graph(rule: Deployed, path: Path, spec: Spec, masks: Masks | None) -> Artefact:
+class PlainFormat:
+    """`plain.onnx`: dense fp32 weights, for quantisers and for clients that cannot unpack."""
+
+    name = "plain"
+    extra = "onnx"
+
+    def write(self, rule: Deployed, folder: Path, spec: Spec) -> list[Artefact]:
+        """Write the file."""
+        return [graph_file(spec.graph(), folder / "plain.onnx", spec, spec.masks, packed=False)]
+
+
+def graph_file(graph: Graph, path: Path, spec: Spec, masks: Masks | None, *, packed: bool = True) -> Artefact:
     """Write what decides as one ONNX file.
 
     Args:
-        rule: What decides.
+        graph: What decides.
         path: The file.
         spec: Of the export.
         masks: Of this network; None if it has none.
+        packed: False writes dense fp32 weights, whatever `spec.values` says.
     """
-    report = export_onnx(
-        rule.network,
-        path,
-        spec.example,
-        masks=masks,
-        values=spec.values,
-        normalization=rule.normalization,
-        thresholds=rule.thresholds,
-        offset=rule.offset,
-        metadata={
-            "class_names": json.dumps(spec.told["class_names"]),
-            "claim": spec.claim,
-            "verdict": json.dumps(spec.told["verdict"]),
-        },
-    )
-    return Artefact(path, OnnxFile(path), TOLERANCES[spec.values], RUNTIME, {"opset": report.opset})
+    values = spec.values if packed else "fp32"
+    told = {
+        "class_names": json.dumps(spec.told["class_names"]),
+        "claim": spec.claim,
+        "verdict": json.dumps(spec.told["verdict"]),
+    }
+    metadata = texts(graph.deployed, masks, values, told)
+    report = write_graph(graph, path, values=values, metadata=metadata, packed=packed)
+    return Artefact(path, OnnxFile(path), TOLERANCES[values], RUNTIME, {"opset": report.opset})

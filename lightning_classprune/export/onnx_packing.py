@@ -1,7 +1,8 @@
 """Sparse weights inside an ONNX graph, rebuilt by standard operators that runtimes fold into constants at load.
 
 A packed weight is `Reshape(ScatterElements(ConstantOfShape(0), CumSum(Cast(gaps)), values), shape)`, with gaps of one
-byte, or two where that is smaller. Places are int64, so there is no limit on the size of a weight.
+byte, or two where that is smaller. Every attribute is
+written, also where the standard has a default: clients were seen to leave memory as it is where `value` was missing.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def pack_weights(model: Any, *, half: bool) -> None:
     batch normalisation: zeros stay zeros in all of these.
 
     Args:
-        model: An `onnx.ModelProto` of opset 13 or later with its weights inside.
+        model: An `onnx.ModelProto` of opset 16 or later with its weights inside.
         half: Store the values of matrices and filters as fp16, except of those with a value beyond its range.
     """
     from onnx import TensorProto, numpy_helper
@@ -84,15 +85,18 @@ def pack_weights(model: Any, *, half: bool) -> None:
 def _forms(name: str, weight: NDArray[Any], half: bool, shared: dict[str, Any]) -> list[_Form]:
     from onnx import TensorProto, helper, numpy_helper
 
-    def constant(numbers: Any) -> str:
-        array = np.asarray(numbers, np.int64)
-        key = "classprune/" + "x".join(map(str, numbers))
-        shared.setdefault(key, numpy_helper.from_array(array, key))
+    def constant(key: str, numbers: Any) -> str:
+        key = f"classprune/{key}"
+        shared.setdefault(key, numpy_helper.from_array(np.asarray(numbers, np.int64), key))
         return key
 
-    shape = constant(weight.shape)
+    def zeros(size: str, name: str) -> Any:
+        return helper.make_node("ConstantOfShape", [size], [name], value=zero)
+
+    zero = numpy_helper.from_array(np.zeros(1, np.float32))
+    shape = constant("x".join(map(str, weight.shape)), weight.shape)
     if not weight.any():
-        return [_Form([], [helper.make_node("ConstantOfShape", [shape], [name])])]
+        return [_Form([], [zeros(shape, name)])]
     forms = []
     if half:
         tensor = numpy_helper.from_array(weight.astype(np.float16), f"{name}/values")
@@ -104,11 +108,15 @@ def _forms(name: str, weight: NDArray[Any], half: bool, shared: dict[str, Any]) 
             numpy_helper.from_array(gaps, f"{name}/gaps"),
             numpy_helper.from_array(values.astype(np.float16) if half else values, f"{name}/values"),
         ]
+        # tract takes int64 for symbols, which it does not sum.
+        places = TensorProto.INT32 if weight.size <= np.iinfo(np.int32).max else TensorProto.INT64
         # Compress could drop the bridging zeros (6% of the bytes), but ONNX Runtime does not fold it: 1.7 times slower.
         nodes = [
-            helper.make_node("Cast", [f"{name}/gaps"], [f"{name}/steps"], to=TensorProto.INT64),
-            helper.make_node("CumSum", [f"{name}/steps", constant([0])], [f"{name}/places"]),
-            helper.make_node("ConstantOfShape", [constant([weight.size])], [f"{name}/zeros"]),
+            helper.make_node("Cast", [f"{name}/gaps"], [f"{name}/steps"], to=places),
+            helper.make_node(
+                "CumSum", [f"{name}/steps", constant("axis", 0)], [f"{name}/places"], exclusive=0, reverse=0
+            ),
+            zeros(constant(f"{weight.size}", [weight.size]), f"{name}/zeros"),
         ]
         updates = f"{name}/values"
         if half:
@@ -116,9 +124,13 @@ def _forms(name: str, weight: NDArray[Any], half: bool, shared: dict[str, Any]) 
             updates = f"{name}/floats"
         nodes += [
             helper.make_node(
-                "ScatterElements", [f"{name}/zeros", f"{name}/places", updates], [f"{name}/flat"], axis=0
+                "ScatterElements",
+                [f"{name}/zeros", f"{name}/places", updates],
+                [f"{name}/flat"],
+                axis=0,
+                reduction="none",
             ),
-            helper.make_node("Reshape", [f"{name}/flat", shape], [name]),
+            helper.make_node("Reshape", [f"{name}/flat", shape], [name], allowzero=0),
         ]
         forms.append(_Form(tensors, nodes))
     return forms

@@ -237,7 +237,9 @@ class ClassesOrLabels:
         if not (isinstance(scores, Tensor) and isinstance(target, Tensor)):
             raise ValueError(
                 "predict must return two tensors (scores, target), got "
-                f"{type(scores).__name__} and {type(target).__name__}{_task_for(scores, target)}"
+                f"{type(scores).__name__} and {type(target).__name__}; take them out of what the module and the loader "
+                "give, for example with predict=lambda module, batch: (module(batch[0])[0], batch[1])"
+                f"{_task_for(scores, target)}"
             )
         if not scores.is_floating_point() and scores.dtype != torch.bool:
             raise ValueError(

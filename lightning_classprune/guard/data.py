@@ -209,6 +209,19 @@ def find_guard_data(trainer: Any, argument: Any, processes: Processes) -> GuardD
         raise MisconfigurationException(str(error)) from error
 
 
+def check_not_selected_by(trainer: Any, guard: GuardData, monitor: str) -> None:
+    """Refuse guard data that are validation data, by which the best epoch is chosen.
+
+    Raises:
+        MisconfigurationException: They are.
+    """
+    if guard.source == "validation" or is_validation_data(trainer, guard.loaders):
+        raise MisconfigurationException(
+            f"Guard.epoch='best' chooses epochs by {monitor} on validation data, and the guard reads the same: what "
+            "chooses must not judge; give the guard a split of its own (guard_dataloader=...), or use epoch='last'"
+        )
+
+
 def check_guard_data(outcomes: Outcomes | None) -> None:
     """Refuse guard data of which not even one batch has samples.
 
@@ -219,4 +232,6 @@ def check_guard_data(outcomes: Outcomes | None) -> None:
         MisconfigurationException: There are none.
     """
     if outcomes is not None and not len(outcomes):
-        raise MisconfigurationException("guard_dataloader: the guard data is empty, nothing can be judged")
+        raise MisconfigurationException(
+            "guard_dataloader: the guard data is empty, nothing can be judged; look at its split and its filters"
+        )

@@ -17,14 +17,15 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from lightning_classprune.guard import units
 from lightning_classprune.guard.data import GuardData, shard_guard_data
 from lightning_classprune.guard.evaluation import evaluate
 from lightning_classprune.guard.task import Columns
+from lightning_classprune.trainer.batches import parts
 from lightning_classprune.trainer.forward import Predict
-from lightning_classprune.trainer.loaders import has_own_sampler, rebuilt, visited_indices
+from lightning_classprune.trainer.loaders import has_own_sampler, is_stream, rebuilt, visited_indices
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.randomness import untouched_randomness
 
@@ -58,13 +59,9 @@ def places(loader: Any, *, asking: bool = True) -> list[Place] | None:
         loader: The user's.
         asking: Ask a sampler of the user's own; otherwise None for such a loader too.
     """
-    if _is_stream(loader) or (has_own_sampler(loader) and not asking):
+    if is_stream(loader) or (has_own_sampler(loader) and not asking):
         return None
     return [place(loader.dataset, index) for index in visited_indices(loader)[0]]
-
-
-def _is_stream(loader: Any) -> bool:
-    return not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset)
 
 
 def digests(batch: Any) -> list[bytes]:
@@ -124,6 +121,8 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
     elif isinstance(batch, Mapping):
         for value in batch.values():
             yield from _tensors(value)
+    elif named := parts(batch):
+        yield from _tensors(named)
     elif (
         isinstance(batch, Sequence)
         and not isinstance(batch, str | bytes)
@@ -150,7 +149,7 @@ def read(loaders: Iterable[Any], processes: Processes, most: int | None) -> list
 
 
 def _some(loader: Any, processes: Processes, most: int | None) -> Iterator[Any]:
-    if most is None or _is_stream(loader):
+    if most is None or is_stream(loader):
         yield from loader
         return
     indices = list(range(len(loader.dataset))) if has_own_sampler(loader) else visited_indices(loader)[0]
@@ -176,6 +175,11 @@ def check_guard(data: GuardData, processes: Processes) -> set[bytes]:
             "data set), and every case counts once; pass each loader or subset once"
         )
     contents = read([share.loader for share in data.shares], processes, None)
+    if not contents:
+        rank_zero_warn(
+            "guard_dataloader: no tensors are found in its batches, so that copies of samples in it and in training "
+            "data are not found either; give batches as tuples, mappings or dataclasses of tensors"
+        )
     # Padding of uneven shares repeats samples that another process counts.
     equal = len(contents) - len(set(contents))
     if processes.world_size == 1 and equal:
@@ -213,8 +217,7 @@ def check_apart(
     foreign = [
         loader
         for loader, found in zip(others, theirs, strict=True)
-        if not _is_stream(loader)
-        and not (_bases(loader) if found is None else {b for b, _ in found}) <= bases
+        if not is_stream(loader) and not (_bases(loader) if found is None else {b for b, _ in found}) <= bases
     ]
     seen = read(foreign, processes, MOST_READ)
     equal = sum(one in contents for one in seen)
@@ -254,7 +257,7 @@ def check_units_apart(
     Raises:
         MisconfigurationException: A unit is in both, or the ids are of another type.
     """
-    known = [loader for loader in others if not _is_stream(loader)]
+    known = [loader for loader in others if not is_stream(loader)]
     try:
         data = shard_guard_data(
             [_at_distances(loader) for loader in known], "argument", processes.rank, processes.world_size

@@ -29,6 +29,8 @@ class Guard:
         cluster: How the cases of a unit - the objects of an image, the samples of one case id - become its evidence:
             `"one"`: one of them is drawn, with a fixed seed; `"any"`: a unit is missed if any is; `"betting"`: the mean
             of each unit is tested by betting. Without objects or ids every case is a unit, and nothing changes.
+        epoch: Whose network of a round is judged, kept and delivered: that of the `"last"` epoch, or of the `"best"`
+            one by the monitor of the trainer's ModelCheckpoint (else EarlyStopping), which must not read guard data.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
@@ -39,6 +41,7 @@ class Guard:
     max_fp_rise: float | Mapping[int | str, float | None] | None = 0.10
     offset: Literal["none", "validation"] = "none"
     judging: Literal["round", "end"] = "round"
+    epoch: Literal["last", "best"] = "last"
     cluster: Cluster = "one"
 
     def __post_init__(self) -> None:
@@ -53,6 +56,7 @@ class Guard:
         object.__setattr__(self, "max_fp_rise", _read_rise(self.max_fp_rise))
         arguments.one_of("Guard.offset", self.offset, ("none", "validation"))
         arguments.one_of("Guard.judging", self.judging, ("round", "end"))
+        arguments.one_of("Guard.epoch", self.epoch, ("last", "best"))
         arguments.one_of("Guard.cluster", self.cluster, CLUSTERS)
         if self.offset == "validation" and _unguarded(self.max_fp_rise):
             raise ValueError(

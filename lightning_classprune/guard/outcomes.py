@@ -122,7 +122,8 @@ class Decisions:
         if not self.same_cases(dense):
             raise ValueError(
                 "the guard data changed between the dense network and this round: "
-                f"{len(dense)} samples then, {len(self)} now, or other targets"
+                f"{len(dense)} samples then, {len(self)} now, or other targets; every reading must give the same cases "
+                "in the same order"
             )
 
     def state_dict(self) -> dict[str, Any]:

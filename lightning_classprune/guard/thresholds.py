@@ -151,7 +151,8 @@ def _by_rate(n: int, max_fn_rate: float, alpha: float) -> tuple[int, float, str]
     if rank == 0:
         raise ValueError(
             f"max_fn_rate={max_fn_rate:g} cannot be certified with {n} positives: "
-            f"{fewest_positives(max_fn_rate, alpha)} are needed at confidence {1 - alpha:.4g}"
+            f"{fewest_positives(max_fn_rate, alpha)} are needed at confidence {1 - alpha:.4g}; allow a larger rate, or "
+            "give more positives"
         )
     bound = statistics.rate_upper(rank - 1, n, alpha)
     return rank, bound, f"an FN rate of at most {bound:.4g}"
@@ -175,7 +176,8 @@ def _beside_dense(
     if p_value(candidates[0]) > alpha:
         raise ValueError(
             f"tolerance={tolerance:g} cannot be certified with {n} positives: "
-            f"{enough_positives(tolerance, alpha)} are enough at confidence {1 - alpha:.4g}"
+            f"{enough_positives(tolerance, alpha)} are enough at confidence {1 - alpha:.4g}; allow a larger rise, or "
+            "give more positives"
         )
     low, high = 0, len(candidates)
     while high - low > 1:

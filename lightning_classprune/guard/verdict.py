@@ -230,10 +230,11 @@ def _rise(e: Evidence, delta: float, level: float, rate: str) -> _Rise:
         return _Rise(0.0, upper, False, f"a tolerance of {delta:g} allows any rise of the {rate}")
     if e.rises is not None:
         p_value = betting_p_value(e.rises, delta)
-        harmful = betting_p_value([-rise for rise in e.rises], -delta) <= level
+        harmful = p_value > level and betting_p_value([-rise for rise in e.rises], -delta) <= level
     else:
         p_value = statistics.exact_p_value(e.newly_missed, e.newly_found, n, delta)
-        harmful = statistics.exact_p_value(e.newly_found, e.newly_missed, n, -delta) <= level
+        opposite = (e.newly_found, e.newly_missed, n, -delta)
+        harmful = p_value > level and statistics.exact_p_value(*opposite) <= level
     claim = f"a rise of the {rate} below {delta:.3g}" if delta > 0 else f"a fall of the {rate}"
     if p_value <= level:
         told = f"{claim} is proven {at}"

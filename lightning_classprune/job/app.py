@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ProgressBar
-from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
-from omegaconf import DictConfig, open_dict
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 import lightning_classprune
 from lightning_classprune.callback import ClassAwarePruningCallback
+from lightning_classprune.guard.protected import by_class
 from lightning_classprune.job import jobs
+from lightning_classprune.job.beginning import data_line, length_line
 from lightning_classprune.job.classifier import Classifier
 from lightning_classprune.job.data.base import SplitDataModule
 from lightning_classprune.job.ending import Ending, harmless
@@ -56,6 +59,11 @@ def run(cfg: DictConfig, *, resume: bool = False, closing: bool = False) -> Obje
     """
     quieten()
     folder = RunFolder(Path(cfg.run_dir))
+    with folder.held():
+        return _run_and_report(cfg, folder, resume, closing)
+
+
+def _run_and_report(cfg: DictConfig, folder: RunFolder, resume: bool, closing: bool) -> Objective:
     before = folder.status()
     try:
         objective, interrupted = _run(cfg, folder, resume, closing)
@@ -68,6 +76,8 @@ def run(cfg: DictConfig, *, resume: bool = False, closing: bool = False) -> Obje
             publish(folder)
         raise
     folder.write_status("interrupted" if interrupted else "finished", objective=objective)
+    if not interrupted:
+        folder.write_hashes()
     publish(folder)
     return objective
 
@@ -94,6 +104,10 @@ def _run(cfg: DictConfig, folder: RunFolder, resume: bool, closing: bool) -> tup
     final_test = FinalTest(data.class_names, cfg.facts.protected, threshold)
     trainer: Trainer = instantiate(cfg.trainer, callbacks=[*callbacks, final_test])
     checkpoint = (folder.last_checkpoint if resume else None) or cfg.ckpt_path
+    rank_zero_info(data_line(data, cfg.facts.protected))
+    rank_zero_info(
+        length_line(None if pruning is None else pruning.settings, trainer, len(data.train_dataloader()))
+    )
     fit: Callable[..., None] = trainer.fit
     if closing:
         if pruning is None:
@@ -120,9 +134,32 @@ def describe(cfg: DictConfig) -> SplitDataModule:
     data: SplitDataModule = instantiate(cfg.data)
     data.prepare_data()
     data.setup("fit")
+    if OmegaConf.is_missing(cfg, "protect"):
+        raise ValueError(ask_for_protect(data.class_names, data.class_counts))
     with open_dict(cfg):
         cfg.facts = facts(data, cfg.protect)
     return data
+
+
+def ask_for_protect(names: Sequence[str], counts: Sequence[int]) -> str:
+    """What to write where nothing is protected.
+
+    Args:
+        names: Of all classes.
+        counts: Of their training samples; the example is the rarest.
+    """
+    name, index = names[counts.index(min(counts))], counts.index(min(counts))
+    example = (
+        f"protect.{name}=0.05" if re.fullmatch(r"\w+", name, re.ASCII) else f"'protect={{{index}: 0.05}}'"
+    )
+    listed = ", ".join(
+        f"{i}: {one!r} ({count} for training)"
+        for i, (one, count) in enumerate(zip(names, counts, strict=True))
+    )
+    return (
+        "protect is missing: say which class must not be missed, by name or index, and how far its miss rate may rise, "
+        f"such as {example}; the classes are {listed}"
+    )
 
 
 def facts(data: SplitDataModule, protect: Mapping[str | int, Any]) -> dict[str, Any]:
@@ -132,12 +169,7 @@ def facts(data: SplitDataModule, protect: Mapping[str | int, Any]) -> dict[str, 
         ValueError: `protect` names a class that the data do not have.
     """
     names = data.class_names
-    protected = [names.index(key) if key in names else key for key in protect]
-    for key in protected:
-        if not isinstance(key, int) or not 0 <= key < len(names):
-            raise ValueError(
-                f"protect: {key!r} is not a class of these data; classes: {dict(enumerate(names))}"
-            )
+    protected = list(by_class("protect", protect, names))
     return {
         "class_names": names,
         "num_classes": data.num_classes,

@@ -5,48 +5,74 @@ So help, `--version`, `--cfg` and what is wrong with a command line are said at 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from lightning_classprune import __version__
-from lightning_classprune.job.configuration import conf_dir
+from lightning_classprune.job.configuration import conf_dir, see_working_directory
 
 
 def main() -> None:
     """Run the job or the sweep that the command line describes, or go on with the one of `resume=RUN_DIR`."""
+    see_working_directory()
     arguments = sys.argv[1:]
     if "--version" in arguments:  # Hydra would tell its own
         print(f"lightning-classprune {__version__}")
     elif any(argument.startswith("resume=") for argument in arguments):
         _resume(arguments)
     else:
+        sys.argv[1:] = [open_protect(argument) for argument in arguments]
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+
+
+def open_protect(argument: str) -> str:
+    """Let `protect.NAME=...` name any class: only the data know which there are, and Hydra knows none beforehand."""
+    return f"++{argument}" if argument.startswith("protect.") and "=" in argument else argument
 
 
 def job(cfg: DictConfig) -> float | tuple[float, ...]:
     """Do one job of a Hydra command: `app.job`. Launchers send this function to other processes by its name."""
+    _say_where(cfg)
     from lightning_classprune.job import app
 
     return app.job(cfg)
 
 
+def _say_where(cfg: DictConfig) -> None:
+    """The first line, which comes before seconds of loading; other processes of a job have nothing to say."""
+    if all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID")):
+        print(f"Run folder: {cfg.run_dir}", flush=True)
+
+
 def _resume(arguments: Sequence[str]) -> None:
     given = next(argument for argument in arguments if argument.startswith("resume="))
-    others = [argument for argument in arguments if argument != given]
+    trust = "--trust" in arguments
+    others = [argument for argument in arguments if argument not in (given, "--trust")]
     if others:
         sys.exit(
-            "classprune: resume= goes on with the job's own configuration and takes nothing beside it; "
+            "classprune: resume= goes on with the job's own configuration and takes nothing beside it but --trust; "
             f"remove {' '.join(others)}"
         )
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from lightning_classprune.job import app, jobs
+    from lightning_classprune.job.lock import FolderInUse
     from lightning_classprune.job.run_folder import RunFolder
 
     try:
         folder = RunFolder.open(Path(given.removeprefix("resume=")).absolute())
+        if folder.status()["state"] != "finished":
+            folder.trusted_config(trust=trust)
     except ValueError as error:
         sys.exit(f"classprune: {error}")
-    jobs.resume(folder, app.run)
+    try:
+        jobs.resume(folder, app.run, trust=trust)
+    except (FolderInUse, MisconfigurationException, OmegaConfBaseException, InstantiationException) as error:
+        sys.exit(f"classprune: {folder.path}: {' '.join(str(error).split())}")

@@ -1,14 +1,24 @@
-"""What composing the job's configuration needs: its folder, and the resolver that names the jobs of a sweep."""
+"""What composing the job's configuration needs: its folder, and the resolvers that its files name."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
 PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def see_working_directory() -> None:
+    """Let a command find a user's own modules where it is given, as `python -m` does; a script's folder is first."""
+    here = os.getcwd()
+    if not getattr(sys.flags, "safe_path", False) and not {"", here} & set(sys.path):
+        sys.path.insert(0, here)
 
 
 def conf_dir() -> Path:
@@ -32,4 +42,15 @@ def job_folder(overrides: str) -> str:
     return f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:6]}"
 
 
+def criterion_for(search: Any) -> str:
+    """Return the criterion of a search for which none is given.
+
+    Args:
+        search: Its word, or a node with its class.
+    """
+    name = search if isinstance(search, str) else search.get("_target_", "")
+    return "lamp_gradient" if name.rpartition(".")[2].lower() == "gradual" else "magnitude"
+
+
 OmegaConf.register_new_resolver("classprune_folder", job_folder, replace=True)
+OmegaConf.register_new_resolver("classprune_criterion", criterion_for, replace=True)

@@ -26,6 +26,7 @@ from lightning_classprune.ledger.figure import figure
 from lightning_classprune.ledger.rows import Row
 from lightning_classprune.pruning.masks import layer_counts
 from lightning_classprune.tickets.loading import load_ticket
+from lightning_classprune.trainer.checkpoint_hashes import write_hash
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,14 @@ class Ending:
         rows = [] if self.pruning is None else self.pruning.ledger
         self._write(rows)
         self.trainer.save_checkpoint(self.folder.accepted, weights_only=False)
+        if self.trainer.is_global_zero and self.folder.accepted.is_file():
+            write_hash(self.folder.accepted)
         scores = self._tested(new_module, rows)
         if not self.trainer.is_global_zero:
             return
         if scores:
             write_scores(self.folder.scores_file, scores)
         self._write_counts(scores.get("test", {}))
-        self.folder.write_hashes()
         tell(rows, compared(scores, [self.data.class_names[i] for i in self.cfg.facts.protected]))
 
     def _write(self, rows: list[Row]) -> None:

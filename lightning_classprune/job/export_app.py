@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -24,30 +25,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--values", choices=("fp32", "fp16"), default="fp32", help="type of the stored weights"
     )
     parser.add_argument(
+        "--for",
+        dest="purpose",
+        choices=("all", "latency", "size", "mcu"),
+        default="all",
+        help="write only the fastest files, the smallest, or C99 for a microcontroller (default: all but C)",
+    )
+    parser.add_argument("--no-plain", action="store_true", help="leave out plain.onnx, the dense file")
+    parser.add_argument(
         "--max-fn-rate",
         metavar="CLASS=RATE",
         type=_class_and_rate,
         help="put a decision threshold into model.onnx that keeps this rate of misses, certified at 95%%",
     )
+    parser.add_argument(
+        "--trust", action="store_true", help="the folder may run any code, such as your own modules"
+    )
     parser.add_argument("--version", action="version", version=f"lightning-classprune {__version__}")
     given = parser.parse_args(arguments)
     # Loads torch: not for help, --version or a wrong command line.
+    from lightning_classprune.job.configuration import see_working_directory
     from lightning_classprune.job.export_run import export_run
+    from lightning_classprune.job.lock import FolderInUse
 
+    see_working_directory()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half written is removed
     try:
         facts = export_run(
             given.source,
             given.out,
             dense=given.dense,
             values=given.values,
+            purpose=given.purpose,
+            plain=not given.no_plain,
             max_fn_rate=None if given.max_fn_rate is None else dict([given.max_fn_rate]),
+            trust=given.trust,
         )
-    except (ValueError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, FolderInUse) as error:
         print(f"classprune-export: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("classprune-export: interrupted, nothing was written", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(facts["claim"])
     for name, entry in facts["artefacts"].items():
         print(f"{entry['bytes'] / 1000:10,.1f} kB  {name}")
+    print(facts["advice"])
     print(f"The card says what each of them is and does: {facts['folder']}/card.md")
     return 0
 

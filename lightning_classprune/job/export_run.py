@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from lightning_utilities.core.rank_zero import rank_zero_info
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -19,13 +20,17 @@ from lightning_classprune.export.artefact import Values
 from lightning_classprune.export.checks import in_memory
 from lightning_classprune.export.deployed import Deployed
 from lightning_classprune.export.export import export
+from lightning_classprune.export.formats import Purpose
 from lightning_classprune.guard.decision_offset import DecisionOffset
 from lightning_classprune.guard.thresholds import certify_threshold, one_vs_rest
 from lightning_classprune.job.app import build_module
 from lightning_classprune.job.data.base import Batch, SplitDataModule
+from lightning_classprune.job.lock import held
+from lightning_classprune.job.reproduction import check_reproduced
 from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.ledger.rows import Row, delivered_row
 from lightning_classprune.pruning.masks import Masks, unpack
+from lightning_classprune.trainer.checkpoint_hashes import check_hash
 
 EXAMPLES = 256
 PREFIX = "network."
@@ -50,7 +55,10 @@ def export_run(
     *,
     dense: bool = False,
     values: Values = "fp32",
+    purpose: Purpose = "all",
+    plain: bool = True,
     max_fn_rate: Mapping[str, float] | None = None,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Export the delivered network of a run of `classprune` and return its card.
 
@@ -59,22 +67,51 @@ def export_run(
         folder: Where the files go; `export` in the run folder by default.
         dense: Export the dense network if no pruning step was accepted.
         values: Type of the stored weights.
+        purpose: `"all"`, `"latency"`, `"size"` or `"mcu"`, as for `export`.
+        plain: False leaves out `plain.onnx`.
         max_fn_rate: One protected class -> the rate of misses that its decision threshold is to keep, certified at 95%
             confidence on the validation part; the threshold goes into the ONNX files.
+        trust: Whoever made the folder may run any code here, such as modules of your own.
 
     Raises:
         ValueError: The run is not finished, or nothing was accepted and `dense` is false; the checkpoint is not of
-            this run, or of a round without a verdict; a class that is unknown, or has too few positives.
+            this run, or of a round without a verdict; a class that is unknown, or has too few positives; a file was
+            changed; the configuration names what is no part of a job, and `trust` is false; what leaves would decide
+            the test part otherwise than the run did.
+        FolderInUse: Another process exports this run.
     """
     run, checkpoint = _locate(Path(source), dense)
-    config = run.config()
-    found = read_delivered(checkpoint, build_module(config), dense)
-    data: SplitDataModule = instantiate(config.data)
+    config = run.trusted_config(trust=trust)
+    run.verify(["config.yaml", checkpoint.name])
+    if folder is not None:
+        return _export(run, checkpoint, config, Path(folder), dense, values, purpose, plain, max_fn_rate)
+    with held(run.path / ".export.lock"):
+        return _export(
+            run, checkpoint, config, run.path / "export", dense, values, purpose, plain, max_fn_rate
+        )
+
+
+def _export(
+    run: RunFolder,
+    checkpoint: Path,
+    config: DictConfig,
+    folder: Path,
+    dense: bool,
+    values: Values,
+    purpose: Purpose,
+    plain: bool,
+    max_fn_rate: Mapping[str, float] | None,
+) -> dict[str, Any]:
+    with _made_from(run.config_file):
+        module = build_module(config)
+        data: SplitDataModule = instantiate(config.data)
+    found = read_delivered(checkpoint, module, dense)
     data.prepare_data()
     data.setup("test")
+    check_reproduced(found.network, found.offsets, data, run, is_delivered=checkpoint == run.accepted)
     return export(
         found.network,
-        run.path / "export" if folder is None else folder,
+        folder,
         torch.cat([x for x, _ in _raw(data, data.test_dataloader())])[:EXAMPLES],
         masks=found.masks,
         class_names=data.class_names,
@@ -84,9 +121,11 @@ def export_run(
         thresholds=_thresholds(found, data, max_fn_rate),
         offsets=found.offsets,
         values=values,
+        purpose=purpose,
+        plain=plain,
         about={
-            "data": OmegaConf.to_container(config.data),
-            "model": OmegaConf.to_container(config.model),
+            "data": OmegaConf.to_container(config.data, resolve=True),
+            "model": OmegaConf.to_container(config.model, resolve=True),
             "seed": config.seed,
             "checkpoint": checkpoint.name,
         },
@@ -125,20 +164,24 @@ def read_delivered(checkpoint: Path, module: nn.Module, dense: bool) -> Delivere
     Raises:
         ValueError: It does not fit, holds no accepted step (unless `dense`), or is from the middle of a round.
     """
+    check_hash(checkpoint)
     try:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         module.load_state_dict(saved["state_dict"])
-    except (RuntimeError, KeyError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{checkpoint} cannot be loaded into the run's network: {str(error).splitlines()[0]}"
-        ) from error
+        pruning: Mapping[str, Any] = next(
+            (
+                state
+                for key, state in saved["callbacks"].items()
+                if key.startswith("ClassAwarePruningCallback")
+            ),
+            {},
+        )
+        rows = list(pruning.get("ledger", []))
+        last = delivered_row(rows)
+    except Exception as error:  # a damaged file makes its readers raise what they like
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{checkpoint} cannot be loaded into the run's network: {told}") from error
     network: Any = module.network
-    pruning: Mapping[str, Any] = next(
-        (state for key, state in saved["callbacks"].items() if key.startswith("ClassAwarePruningCallback")),
-        {},
-    )
-    rows = list(pruning.get("ledger", []))
-    last = delivered_row(rows)
     if last is None or last["verdict"] == "baseline":
         if not dense:
             raise ValueError(
@@ -153,6 +196,17 @@ def read_delivered(checkpoint: Path, module: nn.Module, dense: bool) -> Delivere
             "the finished run, or one of checkpoints/accepted-round=NN.ckpt"
         )
     return Delivered(network, masks, rows, dict(pruning.get("offsets", {})))
+
+
+@contextmanager
+def _made_from(config_file: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        told = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{config_file}: model or data cannot be made of it ({type(error).__name__}: {told})"
+        ) from error
 
 
 def _raw(data: SplitDataModule, loader: DataLoader[Batch]) -> Iterator[Batch]:

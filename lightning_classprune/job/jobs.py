@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from hydra.utils import instantiate
@@ -19,6 +20,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import ParallelStrategy
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_classprune.job.configuration import conf_dir
+from lightning_classprune.job.lock import FolderInUse
 from lightning_classprune.job.objective import Objective
 from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.job.sweep.summary import write_summary
@@ -34,16 +37,30 @@ class Work(Protocol):
         """Do it, or with `resume` go on in its folder."""
 
 
-def resume(folder: RunFolder, work: Work) -> Objective:
+#: With this code a job's own process ends whose folder another one works in.
+IN_USE = 75
+
+
+def resume(folder: RunFolder, work: Work, *, trust: bool = False) -> Objective:
     """Go on with the job of `folder` from its last checkpoint, or from its start if it has none.
 
     A finished job is left as it is. The folder may have been moved.
+
+    Args:
+        folder: The job's.
+        work: `app.run` or `app.close`.
+        trust: Whoever made the folder may run any code here.
+
+    Raises:
+        ValueError: Its files cannot be read, or its configuration names what is no part of a job.
+        FolderInUse: Another process works in it.
     """
     if (done := _finished(folder)) is not None:
         print(f"{folder.path}: this job is finished, there is nothing to do. Objective: {done}")
         return done
+    config = _moved(folder.trusted_config(trust=trust), folder.path)
     _log_as_before(folder)
-    return work(_moved(folder.config(), folder.path), resume=True)
+    return work(config, resume=True)
 
 
 def in_sweep(cfg: DictConfig, work: Work, describe: Callable[[DictConfig], object]) -> Objective:
@@ -74,8 +91,11 @@ def in_sweep(cfg: DictConfig, work: Work, describe: Callable[[DictConfig], objec
             return work(cfg, resume=known)
         if not known:
             describe(cfg)
-            folder.begin(cfg)
+            with folder.held():
+                folder.begin(cfg)
         return _apart(folder, threads=max(1, torch.get_num_threads() // processes))
+    except FolderInUse:  # how the job stands the other process says
+        raise
     except Exception as error:
         # Hydra goes on with the next job; of all errors it shows one, at the end.
         log.exception("The job in %s failed", folder.path)
@@ -91,14 +111,19 @@ def _finished(folder: RunFolder) -> Objective | None:
     if status["state"] != "finished":
         return None
     value = status["objective"]
+    if value is None:
+        raise ValueError(f"{folder.path / 'status.json'} says finished, and not with which objective")
     return tuple(value) if isinstance(value, list) else float(value)
 
 
 def _log_as_before(folder: RunFolder) -> None:
-    """Write to the job's log file and screen as Hydra had set them up when the job began, if Hydra started it."""
-    file = folder.path / ".hydra" / "hydra.yaml"
-    if file.is_file():
-        hydra = OmegaConf.load(file).hydra
+    """Write to the job's log file and screen as Hydra sets them up for a job, if Hydra started it.
+
+    By our own configuration: what the folder says of logging could name any code.
+    """
+    if (folder.path / ".hydra" / "hydra.yaml").is_file():
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            hydra = compose("config", return_hydra_config=True).hydra
         hydra.runtime.output_dir = str(folder.path)
         configure_log(hydra.job_logging)
         logging.captureWarnings(True)
@@ -119,11 +144,15 @@ def _apart(folder: RunFolder, threads: int) -> Objective:
     process group and its variables would stay for the next job, and Lightning kills the process that started a failed
     one. The pipe tells them when this process is gone: an orphan must not write into a folder that somebody resumes.
     """
-    command = [sys.executable, "-m", "lightning_classprune.job.own_process", str(folder.path)]
+    # Whoever starts a sweep trusts the jobs that it is made of.
+    command = [sys.executable, "-m", "lightning_classprune.job.own_process", str(folder.path), "--trust"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    folder.write_status("running")
+    with folder.held():
+        folder.write_status("running")
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as process:
         code = process.wait()
+    if code == IN_USE:
+        raise FolderInUse(f"{folder.path} is in use by another process")
     if (done := _finished(folder)) is not None:
         return done
     raise RuntimeError(folder.status()["error"] or f"its process ended with code {code}")

@@ -18,22 +18,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "judges the candidates that were kept. A judgement is final.",
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run folder of one classprune job")
+    parser.add_argument(
+        "--trust", action="store_true", help="the folder may run any code, such as your own modules"
+    )
     parser.add_argument("--version", action="version", version=f"lightning-classprune {__version__}")
-    folder = parser.parse_args(arguments).run_dir
+    given = parser.parse_args(arguments)
+    folder = given.run_dir
     # Loads torch: not for help, --version or a wrong command line.
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from lightning_classprune.job import app, jobs
+    from lightning_classprune.job.configuration import see_working_directory
+    from lightning_classprune.job.lock import FolderInUse
     from lightning_classprune.job.run_folder import RunFolder
 
+    see_working_directory()
     try:
         run = RunFolder.open(folder.absolute())
         if run.status()["state"] == "finished":
             raise ValueError(
                 f"{folder}: this run was judged, and a judgement is final; there is nothing to do"
             )
-        jobs.resume(run, app.close)
-    except (ValueError, OSError, MisconfigurationException) as error:
+        jobs.resume(run, app.close, trust=given.trust)
+    except (ValueError, OSError, MisconfigurationException, FolderInUse) as error:
         print(f"classprune-judge: {error}", file=sys.stderr)
         return 1
     return 0

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from lightning_classprune.callback import ClassAwarePruningCallback
+from lightning_classprune.job.ending import harmless
 from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.ledger.rows import Row
 from lightning_classprune.ledger.text import write_jsonl
@@ -29,8 +30,9 @@ class LedgerFile(Callback):
         self._write(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Keep what was judged before it."""
-        self._write(trainer)
+        """Keep what was judged before it; what it is about is told, whether this can be written or not."""
+        with harmless(self._folder.ledger_file.name):
+            self._write(trainer)
 
     def _write(self, trainer: Any) -> None:
         rows = list(self._pruning.ledger)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
 from lightning_classprune.job.torchvision_models import at_least_one, torchvision_model
@@ -50,7 +50,18 @@ def conv_net(
     channels = [at_least_one("in_channels", in_channels), width, 3 * width, 6 * width, 8 * width]
     stages = [_conv_stage(fan_in, fan_out) for fan_in, fan_out in pairwise(channels)]
     head = nn.Linear(channels[-1], at_least_one("num_classes", num_classes))
-    return nn.Sequential(*stages, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Dropout(dropout), head)
+    return nn.Sequential(*stages, GlobalMax(), nn.Flatten(), nn.Dropout(dropout), head)
+
+
+class GlobalMax(nn.Module):
+    """The largest value of each channel, `(N, C, H, W)` to `(N, C, 1, 1)`.
+
+    One operation without indices, which `nn.AdaptiveMaxPool2d` has and converters for small devices do not know.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the maxima."""
+        return x.amax((2, 3), keepdim=True)
 
 
 def _conv_stage(fan_in: int, fan_out: int) -> nn.Sequential:

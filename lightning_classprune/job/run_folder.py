@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -20,13 +20,35 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_classprune import files
 from lightning_classprune.export.environment import environment
 from lightning_classprune.guard.outcomes import Decisions
+from lightning_classprune.job.checked import Status, check
+from lightning_classprune.job.config_file import read_config
 from lightning_classprune.job.data.base import Sample
 from lightning_classprune.job.final_test import Answers
+from lightning_classprune.job.lock import held
 from lightning_classprune.job.report.pictures import Pixels, read_pictures, write_pictures
 from lightning_classprune.job.samples_file import read_samples
 from lightning_classprune.job.scores_file import read_scores
+from lightning_classprune.job.trust import check_targets
 from lightning_classprune.ledger.rows import Row
 from lightning_classprune.ledger.text import read_jsonl
+
+# A status always has this many bytes, so that one can be written where a disk is full.
+_STATUS = 2048
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+#: What report, summary and export read, besides the checkpoint and the tickets.
+CLAIMED = (
+    "config.yaml",
+    "environment.json",
+    "guard.npz",
+    "guard_pictures.npz",
+    "layers.json",
+    "ledger.jsonl",
+    "samples.csv",
+    "scores.npz",
+    "status.json",
+    "test.json",
+)
 
 
 @dataclass(frozen=True)
@@ -47,9 +69,10 @@ class RunFolder:
     | `test.json` | counts of the test split, and of the `dense` network's classes |
     | `accepted.ckpt` | the delivered network; its `state_dict` loads in the plain model |
     | `tickets/` | every accepted ticket, packed, with `ladder.json` |
-    | `hashes.json` | SHA-256 of what a claim rests on |
+    | `hashes.json` | SHA-256 of what a claim rests on, and of what report and summary are built from |
     | `report.html` | all of it on one page, which `classprune-report` builds anew |
-    | `checkpoints/last.ckpt` | what a killed job goes on from |
+    | `checkpoints/last.ckpt` | what a killed job goes on from, with its SHA-256 beside it |
+    | `.lock` | held by the process that works here |
     """
 
     path: Path
@@ -118,9 +141,25 @@ class RunFolder:
     # -- reading --
 
     def config(self) -> DictConfig:
-        """The job's whole configuration."""
-        config = OmegaConf.load(self.config_file)
-        assert isinstance(config, DictConfig)
+        """The job's whole configuration, to be looked at.
+
+        Raises:
+            ValueError: It cannot be read.
+        """
+        return read_config(self.config_file)
+
+    def trusted_config(self, *, trust: bool) -> DictConfig:
+        """The same, to be done: of objects whose code may run here.
+
+        Args:
+            trust: Whoever made the folder is trusted with anything.
+
+        Raises:
+            ValueError: It cannot be read, or names an object that is no part of a job.
+        """
+        config = self.config()
+        if not trust:
+            check_targets(config, self.config_file)
         return config
 
     def ledger(self) -> list[Row]:
@@ -129,11 +168,23 @@ class RunFolder:
         Raises:
             ValueError: A line is broken; names it.
         """
-        return read_jsonl(self.ledger_file) if self.ledger_file.is_file() else []
+        if not self.ledger_file.is_file():
+            return []
+        with _naming(self.ledger_file):
+            rows = read_jsonl(self.ledger_file)
+        for number, row in enumerate(rows, start=1):
+            check(row, Row, f"{self.ledger_file}, line {number}")
+        return rows
 
     def status(self) -> dict[str, Any]:
-        """`state`, `error` and `objective`; a job that was killed still says running."""
-        return self._json("status.json") or {"state": "running", "error": None, "objective": None}
+        """`state`, `error` and `objective`; a job that was killed still says running.
+
+        Raises:
+            ValueError: It cannot be read.
+        """
+        status = self._json("status.json") or {"state": "running"}
+        check(status, Status, str(self.path / "status.json"))
+        return {"error": None, "objective": None} | status
 
     def environment(self) -> dict[str, Any] | None:
         """What `environment.environment()` said when the job began."""
@@ -160,7 +211,10 @@ class RunFolder:
     def layers(self) -> list[dict[str, Any]]:
         """Name, shape, kept and total weights of each prunable parameter; empty before the job's end."""
         content = self._json("layers.json")
-        return [] if content is None else list(content["layers"])
+        if content is None:
+            return []
+        check(content.get("layers"), list[dict[str, Any]], f"{self.path / 'layers.json'}: layers")
+        return list(content["layers"])
 
     def pictures(self) -> dict[int, Pixels]:
         """Thumbnails by guard index; none for a table."""
@@ -186,21 +240,47 @@ class RunFolder:
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 by file; empty before the job's end."""
-        return self._json("hashes.json") or {}
+        hashes = self._json("hashes.json") or {}
+        check(hashes, dict[str, str], str(self.path / "hashes.json"))
+        return hashes
+
+    def verify(self, names: Collection[str]) -> None:
+        """Compare files of a job that has ended with their hashes, as far as both are there.
+
+        Raises:
+            ValueError: One was changed; names it.
+        """
+        hashes = self.hashes()
+        for name in names:
+            path = self.path / name
+            if name in hashes and path.is_file() and files.sha256(path) != hashes[name]:
+                raise ValueError(
+                    f"{path} was changed or damaged since the job ended: its SHA-256 is not the one in hashes.json; "
+                    "put it back, or remove hashes.json if the change is meant"
+                )
 
     def _json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
         if not path.is_file():
             return None
         with _naming(path):
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content = files.read_json(path)
+            if not isinstance(content, dict):
+                raise ValueError(f"it holds a {type(content).__name__} where names and values are expected")
             return content
 
     # -- writing, which the first process does for all --
 
+    def held(self) -> AbstractContextManager[None]:
+        """Work here alone; `lock.FolderInUse` where another process does."""
+        return held(self.path / ".lock")
+
     @rank_zero_only
     def begin(self, config: DictConfig, *, resumed: bool = False) -> None:
         """Note what runs here, with what, and that it runs; a resumed job's first environment stays."""
+        for folder in (self.path, self.tickets, self.path / "checkpoints"):
+            files.sweep(folder)
+        (self.path / "hashes.json").unlink(missing_ok=True)  # of an earlier job
         files.write_text(self.config_file, OmegaConf.to_yaml(config, resolve=True))
         first, now = self.environment() if resumed else None, environment()
         again = [] if first is None else [*first.get("resumed", []), now]
@@ -209,8 +289,23 @@ class RunFolder:
 
     @rank_zero_only
     def write_status(self, state: str, *, error: str | None = None, objective: Any = None) -> None:
-        """Say how the job stands."""
-        self.write_json("status.json", {"state": state, "error": error, "objective": objective})
+        """Say how the job stands, on a full disk too."""
+        if error is not None and self._is_full():
+            error = f"{error[: _STATUS // 4]} (the disk of {self.path} is full)"
+        content = {"state": state, "error": error, "objective": objective}
+        text = json.dumps(content, indent=2) + "\n"
+        file = self.path / "status.json"
+        try:
+            files.write_text(file, text.ljust(_STATUS))
+        except OSError as failed:
+            if failed.errno not in _FULL or not file.is_file():
+                raise
+            with file.open("r+", encoding="utf-8") as there:  # in the room that it has
+                there.write(text.ljust(_STATUS))
+                there.truncate()
+
+    def _is_full(self) -> bool:
+        return self.path.is_dir() and shutil.disk_usage(self.path).free < 2 * _STATUS
 
     @rank_zero_only
     def write_guard(self, outcomes: Mapping[str, Decisions]) -> None:
@@ -237,21 +332,11 @@ class RunFolder:
 
     @rank_zero_only
     def write_hashes(self) -> None:
-        """Note the SHA-256 of every file that a claim rests on."""
-        claimed = [
-            self.accepted,
-            self.ledger_file,
-            self.path / "guard.npz",
-            self.scores_file,
-            self.samples_file,
-        ]
+        """Note the SHA-256 of every file that a claim rests on, and of those that are read again."""
+        claimed = [self.accepted, *(self.path / name for name in CLAIMED)]
         there = [path for path in [*claimed, *sorted(self.tickets.glob("*.safetensors"))] if path.is_file()]
         self.write_json(
-            "hashes.json",
-            {
-                path.relative_to(self.path).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-                for path in there
-            },
+            "hashes.json", {path.relative_to(self.path).as_posix(): files.sha256(path) for path in there}
         )
 
     @rank_zero_only
@@ -265,7 +350,10 @@ def _naming(path: Path) -> Iterator[Path]:
     """Let an error of reading `path` name it."""
     try:
         yield path
-    except (ValueError, KeyError, EOFError, BadZipFile) as error:
+    except Exception as error:  # readers of archives raise what they like
+        if str(path) in str(error):
+            raise ValueError(" ".join(str(error).split())) from error
+        told = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); was it cut short?"
+            f"{path} cannot be read ({type(error).__name__}: {told}); was it cut short?"
         ) from error

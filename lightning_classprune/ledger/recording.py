@@ -15,10 +15,12 @@ from lightning_classprune.ledger.rows import (
     Row,
     abandoned_row,
     baseline_row,
+    delivered_row,
     kept_row,
     round_metrics,
     verdict_row,
 )
+from lightning_classprune.trainer.metrics import publish
 
 
 class Recorder:
@@ -101,12 +103,19 @@ class Recorder:
         rank_zero_info(
             f"round {row['round']}: sparsity {row['sparsity']:.2%}, {row['verdict']}: {row['reason']}"
         )
+        metrics = round_metrics(row, judge.budget)
+        publish(self._trainer, metrics)
         if judge.evaluator.processes.rank == 0:
             # The step at which Lightning logs the end of this epoch: some loggers drop what goes back.
             step = max(self._trainer.fit_loop.epoch_loop._batches_that_stepped - 1, 0)
             for logger in self._trainer.loggers:
-                logger.log_metrics(round_metrics(row, judge.budget), step=step)
+                logger.log_metrics(metrics, step=step)
             log_figure(self._trainer.loggers, self.rows, step)
+
+    def tell_delivered(self, judge: Judge) -> None:
+        """Leave the numbers of the network that is handed over where those of the last round are."""
+        if (row := delivered_row(self.rows)) is not None:
+            publish(self._trainer, round_metrics(row, judge.budget))
 
     def state_dict(self) -> list[Row]:
         """Copies of the rows."""

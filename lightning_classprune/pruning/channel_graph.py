@@ -72,8 +72,14 @@ class ChannelGraph:
                 warnings.simplefilter("ignore")
                 self.graph.build_dependency(model, marked, forward_fn=self._forward, verbose=False)
         except Exception as error:
+            recurrent = [
+                canonical(n) for m, n in self.names.items() if isinstance(m, nn.RNNBase | nn.RNNCellBase)
+            ]
             raise ValueError(
-                f"the network could not be traced on the example input: {type(error).__name__}: {error}"
+                f"channels cannot be followed through recurrent layers ({', '.join(recurrent)}); their single weights "
+                "can be pruned: granularity='weight'"
+                if recurrent
+                else f"the network could not be traced on the example input: {type(error).__name__}: {error}"
             ) from error
 
     def _forward(self, model: nn.Module, example: Example) -> list[Tensor]:

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_classprune.pruning.channels import find_channels
 from lightning_classprune.pruning.example import find_example
+from lightning_classprune.pruning.lamp import lamp
 from lightning_classprune.pruning.masks import Masks
 from lightning_classprune.pruning.selection import Scope, Scores, shrink_masks
 from lightning_classprune.pruning.slicing import ChannelGroup
@@ -24,7 +25,8 @@ class ChannelUnits:
     A channel's score is the sum of its weights' squared scores (each with the sign of the score) over all that it
     writes, relative to the mean of its group: for magnitudes the group importance of Torch-Pruning
     (`GroupMagnitudeImportance` with p=2 and normalizer="mean"; Fang et al. 2023, arXiv 2301.12900) without the layers
-    that read the channel, which stay. Relative, because layers differ in scale and one threshold is to serve all.
+    that read the channel, which stay. Relative, because layers differ in scale and one threshold is to serve all. By
+    layer, it is instead relative to all channels of the group that are no smaller (`lamp`).
 
     Attributes:
         groups: Coupled channels.
@@ -35,8 +37,10 @@ class ChannelUnits:
 
     name = "channels"
 
-    def __init__(self, groups: list[ChannelGroup], parameters: Parameters, scope: Scope) -> None:
-        self.groups, self.scope = groups, scope
+    def __init__(
+        self, groups: list[ChannelGroup], parameters: Parameters, scope: Scope, by_layer: bool = False
+    ) -> None:
+        self.groups, self.scope, self.by_layer = groups, scope, by_layer
         written = {name for group in groups for name in group.outputs}
         self.parameters = {name: p for name, p in parameters.items() if name in written}
         self.total = sum(group.size for group in groups)
@@ -82,6 +86,8 @@ class ChannelUnits:
             # Added up on the CPU, where the order of a sum is always the same.
             for total, rows in ((signed, squares * values.sign()), (plain, squares)):
                 total.index_add_(0, owner % (group.size + 1), rows.sum(1).cpu())
+        if self.by_layer:
+            return lamp(plain[:-1])
         mean = float(plain[:-1][alive].mean())
         return signed[:-1] / (mean or 1.0)
 
@@ -122,4 +128,4 @@ def find_channel_units(here: Surroundings) -> tuple[ChannelUnits, list[str]]:
     stays += [f"{name} (not prunable, or coupled with a layer that is not)" for name in held]
     if not groups:
         raise ValueError(f"no channel can leave this network; {'; '.join(stays)}")
-    return ChannelUnits(groups, named_parameters(here.module), here.scope), stays
+    return ChannelUnits(groups, named_parameters(here.module), here.scope, here.by_layer), stays

@@ -15,12 +15,23 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
+from lightning_classprune.pruning.class_gradient import ClassGradient
+from lightning_classprune.pruning.moments import GradientMoments
 from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.trainer.identity import identity
 
 Function: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 # Not `str`: a command line must be able to tell a name from the import path of a function.
-CriterionName = Literal["magnitude", "magnitude_increase", "random"]
+CriterionName = Literal[
+    "magnitude",
+    "magnitude_increase",
+    "random",
+    "lamp",
+    "gradient",
+    "lamp_gradient",
+    "class_gradient",
+    "class_lamp_gradient",
+]
 
 
 @runtime_checkable
@@ -43,6 +54,33 @@ class PreparedCriterion(Protocol):
             weight: Its present values.
             rewind_point: Its values at the rewind point, or the weight itself where none is kept.
         """
+        ...
+
+
+@runtime_checkable
+class ListeningCriterion(PreparedCriterion, Protocol):
+    """A criterion that hears the gradients of the training, before every optimizer step.
+
+    Its state is that of one training: it is the first one again when a round begins. Where a round goes back to the
+    last accepted network, it is the state that this network's training left. It may have `memory`, a number of
+    optimizer steps: earlier ones before the end of a round are then not told, where that end is known.
+    """
+
+    def observe(self, gradients: Mapping[str, Tensor]) -> None:
+        """Hear what one optimizer is about to use, before clipping: reduced, accumulated, unscaled and finite.
+
+        Args:
+            gradients: By name of the parameter, masked where it is pruned; pieces in a sharded model. They change
+                afterwards. Parameters without a gradient are not among them.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and primitives; tensors by name of a parameter and in its shape may be pieces."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
         ...
 
 
@@ -70,27 +108,50 @@ def random(weight: Tensor, rewind_point: Tensor) -> Tensor:
     return (bits ^ ((bits >> 31) & 0x1FFFFFFFF)).double()
 
 
-CRITERIA: dict[str, Function] = {
-    "magnitude": magnitude,
-    "magnitude_increase": magnitude_increase,
-    "random": random,
+@dataclass(frozen=True)
+class Named:
+    """What stands behind a name.
+
+    Attributes:
+        make: Gives the criterion; one with a state is made anew for every run.
+        by_layer: Its scores count relative to those of their layer (`lamp`).
+    """
+
+    make: Callable[[], Function | PreparedCriterion]
+    by_layer: bool = False
+
+
+CRITERIA: dict[str, Named] = {
+    "magnitude": Named(lambda: magnitude),
+    "magnitude_increase": Named(lambda: magnitude_increase),
+    "random": Named(lambda: random),
+    "lamp": Named(lambda: magnitude, by_layer=True),
+    "gradient": Named(GradientMoments),
+    "lamp_gradient": Named(GradientMoments, by_layer=True),
+    "class_gradient": Named(ClassGradient),
+    "class_lamp_gradient": Named(ClassGradient, by_layer=True),
 }
 
 
-def read_criterion(criterion: str | Function | PreparedCriterion) -> Function | PreparedCriterion:
-    """The function behind a name, or the criterion itself.
+def check_criterion_argument(criterion: Any) -> None:
+    """Refuse what is no criterion.
 
     Raises:
-        ValueError: Unknown name.
+        ValueError: Unknown name, or an object that lacks a method.
     """
+    if callable(getattr(criterion, "observe", None)) and not isinstance(criterion, ListeningCriterion):
+        raise ValueError(
+            f"Cut.criterion={criterion!r} listens to gradients (it has observe), so it also needs prepare(scoring), "
+            "score(name, weight, rewind_point), state_dict() and load_state_dict(state): its state goes back with the "
+            "weights"
+        )
     if callable(criterion) or isinstance(criterion, PreparedCriterion):
-        return criterion
+        return
     if not isinstance(criterion, str) or criterion not in CRITERIA:
         raise ValueError(
             f"Cut.criterion={criterion!r} is unknown; allowed are {', '.join(map(repr, CRITERIA))}, a callable "
             "(weight, rewind_point) -> scores, or an object with prepare(scoring) and score(name, weight, rewind_point)"
         )
-    return CRITERIA[criterion]
 
 
 @dataclass(frozen=True)
@@ -99,23 +160,32 @@ class Criterion:
 
     Attributes:
         given: What the user gave, a name resolved.
+        by_layer: Scores count relative to those of their layer (`lamp`).
         initial: Its state at first; None if it has none.
         identity: What another run's must be for one to continue the other.
     """
 
     given: Function | PreparedCriterion
+    by_layer: bool
     initial: dict[str, Any] | None
     identity: Any
 
     @classmethod
     def of(cls, criterion: str | Function | PreparedCriterion) -> Criterion:
-        """Take a criterion in its initial state."""
-        given = read_criterion(criterion)
+        """Take a criterion in its initial state; of a name, one of its own.
+
+        Raises:
+            ValueError: See `check_criterion_argument`.
+        """
+        check_criterion_argument(criterion)
+        named = CRITERIA[criterion] if isinstance(criterion, str) else Named(lambda: criterion)
+        given = named.make()
         stateful = (
             not isinstance(given, type) and hasattr(given, "state_dict") and hasattr(given, "load_state_dict")
         )
         state = copy.deepcopy(given.state_dict()) if stateful else None  # type: ignore[union-attr]
-        return cls(given, state, identity(given))
+        told = identity(given)
+        return cls(given, named.by_layer, state, {"by_layer": told} if named.by_layer else told)
 
     @property
     def looks_first(self) -> bool:
@@ -125,7 +195,27 @@ class Criterion:
     @property
     def compares(self) -> bool:
         """Whether it looks at the rewind point."""
-        return self.given is not magnitude
+        return not (self.given is magnitude or isinstance(self.given, GradientMoments | ClassGradient))
+
+    @property
+    def listens(self) -> bool:
+        """Whether it hears the gradients of the training."""
+        return isinstance(self.given, ListeningCriterion)
+
+    @property
+    def memory(self) -> int | None:
+        """Optimizer steps before the end of a round that it needs to hear; None for all."""
+        return getattr(self.given, "memory", None)
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether it listens and has heard nothing, as far as can be told."""
+        return isinstance(self.given, GradientMoments) and not self.given.has_heard
+
+    def observe(self, gradients: Mapping[str, Tensor]) -> None:
+        """See `ListeningCriterion.observe`."""
+        if isinstance(self.given, ListeningCriterion):
+            self.given.observe(gradients)
 
     def prepare(self, scoring: Scoring) -> None:
         """Let it look, if it does."""

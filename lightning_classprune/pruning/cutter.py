@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch import nn
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lightning_classprune.pruning.criteria import Criterion
 from lightning_classprune.pruning.enforcement import Enforcement
@@ -17,6 +19,7 @@ from lightning_classprune.pruning.options import Cut
 from lightning_classprune.pruning.parameters import Prunable, select_parameters
 from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.pruning.units import Parameters, Surroundings, Units
+from lightning_classprune.trainer.gradients import upcoming_gradients
 from lightning_classprune.trainer.other_callbacks import of_type
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.randomness import untouched_randomness
@@ -40,6 +43,8 @@ class Cutter:
         self.sharding = sharding
         self.criterion = criterion
         self._enforcement = Enforcement()
+        self._names = {id(parameter): name for name, parameter in units.parameters.items()}
+        self._accepted: dict[str, Any] | None = None  # the state that the accepted network's training left
 
     @classmethod
     def find(
@@ -67,12 +72,65 @@ class Cutter:
         """
         parameters = find_parameters(module, cut.prunable, frozen=frozen)
         sharding = find_sharding(trainer, module, processes)
-        units = find_units(cut.granularity, Surroundings(trainer, module, parameters, cut.scope, sharding))
+        here = Surroundings(trainer, module, parameters, cut.scope, sharding, criterion.by_layer)
+        units = find_units(cut.granularity, here)
         return cls(module, units, criterion, sharding)
 
     def sparsity(self, masks: Masks) -> float:
         """Pruned share of the units, in [0, 1]."""
         return self.units.pruned(masks) / self.units.total
+
+    # -- a criterion that listens: its state belongs to one training --
+
+    def observe(self, trainer: Any, optimizer: Optimizer) -> None:
+        """Let the criterion hear the gradients that an optimizer is about to use."""
+        if gradients := upcoming_gradients(trainer, optimizer, self._names):
+            self.criterion.observe(gradients)
+
+    def commit(self) -> None:
+        """The network in training is the accepted one: keep what was heard of it, and hear no more of it."""
+        if self.criterion.listens:
+            self._accepted = self.criterion.state_dict()
+            self.criterion.restart()
+
+    def go_back(self) -> None:
+        """The accepted network is cut next: let the criterion know what it heard of that one."""
+        if self.criterion.listens:
+            self.criterion.load_state_dict(self._accepted)
+        self.warn_if_deaf()
+
+    def warn_if_deaf(self) -> None:
+        """Say that a criterion that is about to score was to listen, and has heard nothing."""
+        if self.criterion.is_deaf:
+            rank_zero_warn(
+                "the criterion has seen no gradient of the prunable weights in this round, so it scores them by their "
+                "size alone; take optimizer steps by Lightning's own optimizers (self.optimizers()), or use "
+                "criterion='magnitude'"
+            )
+
+    def listen_anew(self) -> None:
+        """A round begins to train."""
+        if self.criterion.listens:
+            self.criterion.restart()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the criterion, in wholes; all processes call this."""
+        save = self.sharding.saved
+        return {
+            "criterion": by_parameter(self.criterion.state_dict(), save),
+            "criterion_accepted": by_parameter(self._accepted, save),
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned; without a state, the first one."""
+        cut = self.sharding.pieces
+        self._accepted = by_parameter(saved["criterion_accepted"], cut)
+        if saved["criterion"] is None:
+            self.criterion.restart()
+        else:
+            self.criterion.load_state_dict(by_parameter(saved["criterion"], cut))
+
+    # -- a cut --
 
     def prepare(self, scoring: Scoring) -> None:
         """Let the criterion look; all processes call this.
@@ -138,9 +196,44 @@ class Cutter:
         reshard(self.module)
         self._enforcement.hold(self.sharding.pieces(masks), self.units.parameters, optimizers)
 
+    def tighten(self, masks: Masks, optimizers: list[Any]) -> None:
+        """Set the pruned weights to zero in the middle of a training, with all that is known of them, and hold them."""
+        self.hold(masks, optimizers)
+        self._enforcement.wipe(self.units.parameters, optimizers)
+
+    def rehearse(self, masks: Masks, optimizers: list[Any]) -> None:
+        """Hold all weights once and let go.
+
+        Raises:
+            MisconfigurationException: They cannot be held.
+        """
+        reshard(self.module)
+        try:
+            self._enforcement.rehearse(self.sharding.pieces(masks), self.units.parameters, optimizers)
+        except Exception as error:
+            raise MisconfigurationException(
+                f"pruned weights could not be held at zero: {type(error).__name__}: {error}; exclude what cannot be "
+                "masked with Cut(prunable=...), or use another optimizer"
+            ) from error
+
     def release(self) -> None:
-        """Let go of all weights."""
+        """Let go of all weights, and of what was heard of them."""
         self._enforcement.release()
+        self.listen_anew()
+        self._accepted = None
+
+
+def by_parameter(state: Any, change: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> Any:
+    """A criterion's state in which the tensors that dicts hold by the names of parameters are changed.
+
+    Args:
+        state: Of dicts, tensors and primitives.
+        change: Takes tensors by name; leaves those whose names it does not know.
+    """
+    if not isinstance(state, Mapping):
+        return state
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return {name: by_parameter(value, change) for name, value in state.items()} | change(tensors)
 
 
 def find_parameters(module: nn.Module, prunable: Prunable, *, frozen: bool) -> Parameters:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from lightning_classprune.pruning.slicing import Example, moved
+from lightning_classprune.trainer.batches import UnreadableBatchError, part, parts, reading
 from lightning_classprune.trainer.randomness import untouched_randomness
 
 _FIX = "set `example_input_array` on the module to one input of its forward"
@@ -42,9 +43,14 @@ def _training_input(trainer: Any) -> Tensor:
         # As a loader does it: a data set may give a whole batch at once.
         samples = dataset.__getitems__([0]) if hasattr(dataset, "__getitems__") else [dataset[0]]
     batch = loader.collate_fn(samples)
-    first = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    try:
+        first = part(batch, reading(batch).input)
+    except UnreadableBatchError:
+        # Whatever is the target, an input alone and the first of several parts are where an input is.
+        first = batch[0] if isinstance(batch, tuple | list) and batch and not parts(batch) else batch
     if not isinstance(first, torch.Tensor):
         raise ValueError(
-            f"the first element of a training batch is no tensor but {type(first).__name__}; {_FIX}"
+            f"the input in a training batch, which is a {type(batch).__name__}, is no tensor but "
+            f"{type(first).__name__}; {_FIX}"
         )
     return first

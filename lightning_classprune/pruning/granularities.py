@@ -10,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_classprune.pruning.channel_units import find_channel_units
+from lightning_classprune.pruning.parameters import gates_of
 from lightning_classprune.pruning.two_four import find_two_of_four
 from lightning_classprune.pruning.units import SingleWeights, Surroundings, Units
 
@@ -60,10 +61,13 @@ class Granularity:
             )
 
 
+def _single_weights(here: Surroundings) -> tuple[SingleWeights, list[str]]:
+    gates = gates_of(here.module, here.parameters)
+    return SingleWeights(here.parameters, here.scope, here.sharding, here.by_layer, gates), []
+
+
 GRANULARITIES: dict[str, Granularity] = {
-    "weight": Granularity(
-        lambda here: (SingleWeights(here.parameters, here.scope, here.sharding), []), sharded=True
-    ),
+    "weight": Granularity(_single_weights, sharded=True),
     "channel": Granularity(find_channel_units),
     "2:4": Granularity(find_two_of_four, one_step=Fraction(1, 2)),
 }

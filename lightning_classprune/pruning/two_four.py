@@ -87,5 +87,7 @@ def find_two_of_four(here: Surroundings) -> tuple[TwoOfFour, list[str]]:
     """
     fitting = two_four_weights(here.module, here.parameters)
     if not fitting:
-        raise ValueError("no prunable linear layer or convolution has a number of inputs that four divides")
+        raise ValueError(
+            "no prunable linear layer or convolution has a number of inputs that four divides; use granularity='weight'"
+        )
     return TwoOfFour(fitting), [name for name in here.parameters if name not in fitting]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lightning_classprune.pruning.lamp import lamp
 from lightning_classprune.pruning.masks import Masks, count_kept, count_weights
 from lightning_classprune.pruning.selection import Scope, Scores, shrink_masks
 from lightning_classprune.trainer.sharding import Sharding, local
@@ -25,6 +29,7 @@ class Surroundings:
         parameters: Those that may be pruned, by name.
         scope: One threshold for all, or one sparsity in every tensor or group.
         sharding: How the parameters are spread over the processes.
+        by_layer: Scores count relative to those of their layer (`lamp`).
     """
 
     trainer: Any
@@ -32,6 +37,7 @@ class Surroundings:
     parameters: Parameters
     scope: Scope
     sharding: Sharding
+    by_layer: bool = False
 
 
 class Units(Protocol):
@@ -68,12 +74,14 @@ class Units(Protocol):
 
 @dataclass
 class SingleWeights:
-    """Every weight alone; each tensor keeps at least one.
+    """Every weight alone; each tensor, and each gate of a tensor that has several, keeps at least one.
 
     Attributes:
         parameters: The prunable weights.
-        scope: One threshold for all, or one sparsity in every tensor.
+        scope: One threshold for all, or one sparsity in every tensor and every gate.
         sharding: How they are spread over the processes.
+        by_layer: Scores count relative to those of their tensor (`lamp`).
+        gates: Equal parts of a tensor along its first dimension, by name; 1 for those not named.
         total: Number of weights, over all processes.
         most: The largest number of them that may be pruned.
     """
@@ -81,11 +89,13 @@ class SingleWeights:
     parameters: Parameters
     scope: Scope
     sharding: Sharding
+    by_layer: bool = False
+    gates: Mapping[str, int] = field(default_factory=dict)
     name: str = "weights"
 
     def __post_init__(self) -> None:
         self.total = sum(p.numel() for p in self.parameters.values())
-        self.most = self.total - len(self.parameters)
+        self.most = self.total - sum(self.gates.get(name, 1) for name in self.parameters)
 
     def pruned(self, masks: Masks) -> int:
         """Number of pruned weights."""
@@ -98,11 +108,14 @@ class SingleWeights:
 
     def shrink(self, masks: Masks, scores: Scores, pruned: int) -> Masks:
         """See `shrink_masks`; in a sharded model every process calls this with the same masks."""
+        if self.by_layer:
+            # Kept until the masks are found, for each of them takes a sort: four bytes a weight.
+            scores = cache(partial(self._relative, masks, scores))
         shrunk: Masks = {}
         error: Exception | None = None
         try:
             if not self.sharding:
-                shrunk = shrink_masks(masks, scores, pruned, self.scope)
+                shrunk = self._shrunk(masks, scores, pruned)
             elif any(bool(torch.isnan(scores(name)).any()) for name in masks):
                 raise ValueError("criterion: a score is NaN; scores must be comparable")
         except Exception as caught:
@@ -112,4 +125,52 @@ class SingleWeights:
             return shrunk
         device = {name: p.device for name, p in self.parameters.items()}
         held = {name: mask.to(device[name]) for name, mask in self.sharding.pieces(masks).items()}
-        return self.sharding.wholes(shrink_masks(held, scores, pruned, self.scope, self.sharding.processes))
+        return self.sharding.wholes(self._shrunk(held, scores, pruned))
+
+    def _shrunk(self, masks: Masks, scores: Scores, pruned: int) -> Masks:
+        """The masks that this process holds, each gate a tensor of its own in the selection."""
+        gates = {
+            name: {f"{name}[{i}]" if i else name: rows for i, rows in enumerate(self._rows(name, mask))}
+            for name, mask in masks.items()
+        }
+        owner = {gate: name for name, own in gates.items() for gate in own}
+        last: dict[str, Tensor] = {}  # gates of one tensor come one after the other
+
+        def scores_of(gate: str) -> Tensor:
+            name = owner[gate]
+            if len(gates[name]) == 1:
+                return scores(name)
+            if name not in last:
+                last.clear()
+                last[name] = scores(name)
+            fits = last[name].shape == masks[name].shape
+            return last[name][gates[name][gate]] if fits else last[name]
+
+        parts = {gate: masks[name][gates[name][gate]] for gate, name in owner.items()}
+        processes = self.sharding.processes if self.sharding else None
+        shrunk = shrink_masks(parts, scores_of, pruned, self.scope, processes)
+        return {
+            name: torch.cat([shrunk[gate] for gate in own]) if len(own) > 1 else shrunk[name]
+            for name, own in gates.items()
+        }
+
+    def _rows(self, name: str, held: Tensor) -> list[Any]:
+        """The rows of each gate among those that this process holds."""
+        count = self.gates.get(name, 1)
+        if count == 1:
+            return [...]
+        rows = self.parameters[name].shape[0]
+        processes = self.sharding.processes
+        before = min(-(-rows // processes.world_size) * processes.rank, rows) if self.sharding else 0
+        ends = [min(max(i * rows // count - before, 0), len(held)) for i in range(count + 1)]
+        return [slice(start, end) for start, end in pairwise(ends)]
+
+    def _relative(self, masks: Masks, scores: Scores, name: str) -> Tensor:
+        own = scores(name)
+        (whole,) = self.sharding.wholes({name: own}).values()
+        # What is pruned has no part in its layer, and need not be sorted.
+        kept = masks[name].to(whole.device)
+        relative = torch.zeros_like(whole, dtype=torch.float32)
+        relative[kept] = lamp(whole[kept].double().square())
+        (piece,) = self.sharding.pieces({name: relative}).values()
+        return piece.to(own.device)

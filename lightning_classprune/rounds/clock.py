@@ -60,6 +60,19 @@ class RoundClock:
         return done / batches if progress.ready > progress.processed and batches else 0.0
 
     @property
+    def progress(self) -> float:
+        """Share of the round that is done, 0..1; 0 where its length is not known."""
+        return self.horizon.progress(self.epochs + self.share, self._trainer.global_step)
+
+    @property
+    def steps_a_round(self) -> int | None:
+        """Optimizer steps of the present round, as far as that can be known."""
+        per_epoch, epochs, steps = steps_per_epoch(self._trainer), self.horizon.epochs, self.horizon.steps
+        by_epochs = per_epoch * epochs if per_epoch is not None and epochs != -1 else None
+        known = [count for count in (by_epochs, steps if steps != -1 else None) if count is not None]
+        return min(known, default=None)
+
+    @property
     def seconds(self) -> float:
         """Since the round began, without the time between an interrupted job and the one that goes on."""
         return self._seconds_before + time.monotonic() - self._started

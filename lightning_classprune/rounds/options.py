@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 from typing import ClassVar, Literal, TypeAlias
 
@@ -44,7 +46,7 @@ class _Rounds(AnySearch):
         if self.round_epochs is not None and not point.trains_whole_schedules:
             raise ValueError(
                 f"{own}.round_epochs={self.round_epochs!r} does not go with rewind={self.rewind!r}: only with "
-                "rewind='init' or rewind='lr' does a round train by a whole schedule"
+                "rewind='init' or rewind='lr' does a round train by a whole schedule; drop one of the two"
             )
 
     @property
@@ -77,9 +79,14 @@ class Fixed(_Rounds):
         object.__setattr__(self, "fraction", arguments.share("Fixed.fraction", self.fraction))
         super().__post_init__()
 
-    def epochs_a_round(self, of_round_zero: int) -> int | None:
-        """Epochs of a round after round 0; None for the length of round 0."""
-        return self.round_epochs
+    def length(self, epochs: int, steps: int) -> tuple[int, int] | None:
+        """Epochs and steps of a round after round 0, -1 for no limit; None for what its rewind point has.
+
+        Args:
+            epochs: Of round 0.
+            steps: Of round 0.
+        """
+        return None if self.round_epochs is None else (self.round_epochs, steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,21 +116,75 @@ class Adaptive(_Rounds):
     retries: int = 1
     max_rounds: int | None = 5
 
-    def epochs_a_round(self, of_round_zero: int) -> int | None:
-        """Epochs of a round after round 0; None for the length of round 0.
-
-        Args:
-            of_round_zero: Its length in epochs, -1 where it has none.
-        """
-        if self.round_epochs is None and self.point.trains_whole_schedules and of_round_zero > 0:
-            return ceil(of_round_zero / 2)
-        return self.round_epochs
+    def length(self, epochs: int, steps: int) -> tuple[int, int] | None:
+        """See `Fixed.length`."""
+        if self.round_epochs is None and self.point.trains_whole_schedules and epochs > 0:
+            return ceil(epochs / 2), steps
+        return None if self.round_epochs is None else (self.round_epochs, steps)
 
 
-Search: TypeAlias = Fixed | Adaptive
+@dataclass(frozen=True, kw_only=True)
+class Gradual(_Rounds):
+    """The mask shrinks inside the round, along a cubic (Zhu & Gupta 2017, arXiv 1710.01878); one candidate a round.
+
+    A round starts from the last accepted mask. Over `share` of it the mask shrinks to the candidate's density, cut by
+    cut; the rest trains under it. Only that network is judged.
+
+    Attributes:
+        densities: Kept shares of the units that the candidates have, strictly decreasing, in (0, 1). Those beyond
+            `target_sparsity` give way to it; densities of your own end where they end, these go on to the target.
+        share: Share of a round over which its mask shrinks, in (0, 1).
+        rewind: As `Fixed.rewind`.
+        round_epochs: As `Fixed.round_epochs`; None for twice round 0, or, with a rewind point that has a length of its
+            own, for that.
+        on_refusal: As `Fixed.on_refusal`; the next candidate is half-way back, in ratios of density.
+        retries: As `Fixed.retries`.
+        max_rounds: As `Fixed.max_rounds`.
+        max_total_epochs: As `Fixed.max_total_epochs`.
+
+    Raises:
+        ValueError: An argument is out of range; the message names it.
+    """
+
+    fraction: ClassVar[float] = 0.5  # of a plan, which does not ask for it
+
+    densities: Sequence[float] = (0.1, 0.03, 0.01)
+    share: float = 0.6
+    rewind: str = "lr"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "share", arguments.share("Gradual.share", self.share))
+        listed = isinstance(self.densities, Sequence) and not isinstance(self.densities, str)
+        if not listed or not self.densities:
+            raise ValueError(
+                f"Gradual.densities={self.densities!r} must be one density or more, such as (0.1, 0.03)"
+            )
+        checked = tuple(arguments.share("Gradual.densities", density) for density in self.densities)
+        if any(later >= earlier for earlier, later in pairwise(checked)):
+            raise ValueError(
+                f"Gradual.densities={self.densities!r} must be strictly decreasing: every round prunes more"
+            )
+        object.__setattr__(self, "densities", checked)
+        super().__post_init__()
+
+    @property
+    def last(self) -> float | None:
+        """The density at which the run ends whatever its target; None where the target ends it."""
+        return None if self.densities == type(self).densities else self.densities[-1]
+
+    def length(self, epochs: int, steps: int) -> tuple[int, int] | None:
+        """See `Fixed.length`."""
+        if self.round_epochs is not None:
+            return self.round_epochs, steps
+        if not self.point.trains_whole_schedules:
+            return None
+        return (2 * epochs if epochs > 0 else -1), (2 * steps if steps > 0 else -1)
+
+
+Search: TypeAlias = Fixed | Adaptive | Gradual
 #: Not `str`: a command line must be able to tell a name from the import path of a class.
-SearchName = Literal["fixed", "adaptive"]
-SEARCHES: dict[str, type[Search]] = {"fixed": Fixed, "adaptive": Adaptive}
+SearchName = Literal["fixed", "adaptive", "gradual"]
+SEARCHES: dict[str, type[Search]] = {"fixed": Fixed, "adaptive": Adaptive, "gradual": Gradual}
 
 
 def read_search(search: str | AnySearch, *, survives_refusals: bool = True) -> Search:
@@ -136,7 +197,7 @@ def read_search(search: str | AnySearch, *, survives_refusals: bool = True) -> S
     Raises:
         ValueError: Neither.
     """
-    if isinstance(search, Fixed | Adaptive):
+    if isinstance(search, Search):
         return search
     if not isinstance(search, str) or search not in SEARCHES:
         names = ", ".join(map(repr, SEARCHES))

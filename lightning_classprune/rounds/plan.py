@@ -17,7 +17,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_classprune.pruning.masks import Masks
 from lightning_classprune.pruning.units import Units
-from lightning_classprune.rounds.schedules import AdaptiveSteps
+from lightning_classprune.rounds.options import Gradual
+from lightning_classprune.rounds.schedules import AdaptiveSteps, ListedSteps
 from lightning_classprune.rounds.settings import Settings
 
 _COUNTED = 10_000
@@ -36,6 +37,7 @@ class Plan:
         max_rounds: Attempts after round 0; None for no limit.
         retries: Refusals that the run survives, each with half the step.
         adaptive: Chooses steps by validation evidence instead of `fraction`.
+        listed: Names the steps instead of `fraction`.
     """
 
     total: int
@@ -44,10 +46,16 @@ class Plan:
     max_rounds: int | None = None
     retries: int = 0
     adaptive: AdaptiveSteps | None = None
+    listed: ListedSteps | None = None
 
     def __post_init__(self) -> None:
         if not (0 < self.target <= self.total and 0 < self.fraction < 1):
             raise ValueError(f"not a plan: {self}")
+
+    @property
+    def chosen(self) -> AdaptiveSteps | ListedSteps | None:
+        """What chooses the steps; None for `fraction`."""
+        return self.adaptive if self.adaptive is not None else self.listed
 
 
 @dataclass(frozen=True)
@@ -109,12 +117,39 @@ def after_verdict(plan: Plan, state: RoundState, accepted: bool, reach: int | No
 def after_abandonment(plan: Plan, state: RoundState) -> RoundState:
     """As `after_verdict`, for a candidate that was given up on validation evidence, without a test."""
     state = replace(state, abandoned=state.abandoned + 1)
-    if state.abandoned > (plan.adaptive.abandons if plan.adaptive is not None else ABANDONS):
+    if state.abandoned > (plan.chosen.abandons if plan.chosen is not None else ABANDONS):
         return replace(state, finished=f"{state.abandoned} candidates were abandoned")
     return _smaller(plan, state)
 
 
+def ended_by_limits(state: RoundState) -> bool:
+    """Whether the run ended because it had come as far as it was allowed to."""
+    limits = ("the target sparsity is reached", "max_rounds=", "max_total_epochs=")
+    return state.finished is not None and state.finished.startswith(limits)
+
+
+def reopened(plan: Plan, state: RoundState, *, tried: bool, reach: int | None) -> RoundState:
+    """The state in which a run that limits had ended goes on under new ones, or is finished again.
+
+    Args:
+        plan: With the new limits.
+        state: As the run ended.
+        tried: The candidate was trained; otherwise it is the one whose round was not started.
+        reach: As for `after_verdict`.
+    """
+    state = replace(state, finished=None)
+    if not tried:
+        return state
+    return (
+        after_verdict(plan, state, True, reach)
+        if state.candidate == state.accepted
+        else _smaller(plan, state)
+    )
+
+
 def _further(plan: Plan, state: RoundState, reach: int, first: bool) -> int:
+    if plan.listed is not None:
+        return plan.listed.after_acceptance(state.accepted)
     if plan.adaptive is None:
         return _step(plan, state.accepted, plan.fraction / 2**state.refusals)
     return plan.adaptive.after_acceptance(plan.total, plan.target, state.accepted, reach, first=first)
@@ -122,12 +157,12 @@ def _further(plan: Plan, state: RoundState, reach: int, first: bool) -> int:
 
 def _smaller(plan: Plan, state: RoundState) -> RoundState:
     candidate: int | None
-    if plan.adaptive is None:
+    if plan.chosen is None:
         candidate = state.accepted + (state.candidate - state.accepted + 1) // 2
         if candidate >= state.candidate:
             return replace(state, finished="a round was not accepted and its step is a single weight")
     else:
-        candidate = plan.adaptive.after_failure(plan.total, plan.target, state.accepted, state.candidate)
+        candidate = plan.chosen.after_failure(plan.total, plan.target, state.accepted, state.candidate)
         if candidate is None:
             return replace(state, finished="the next step is too small to be worth a round")
     return _next(plan, state, replace(state, attempt=state.attempt + 1, candidate=candidate))
@@ -155,9 +190,11 @@ def largest_number_of_tests(plan: Plan) -> int:
     most = plan.target + plan.retries
     if plan.adaptive is not None:
         most = plan.adaptive.most_accepted(plan.total, plan.target) + plan.retries
+    if plan.listed is not None:
+        most = plan.listed.most_accepted(plan.retries) + plan.retries
     if plan.max_rounds is not None:
         most = min(most, plan.max_rounds)
-    if plan.adaptive is not None:
+    if plan.chosen is not None:
         return most
     least: list[dict[int, int]] = [{0: 0}]  # fewest weights pruned, by tests, then by refusals
     for tests in range(min(most + 1, _COUNTED)):
@@ -190,10 +227,18 @@ def make_plan(settings: Settings, masks: Masks, units: Units) -> Plan:
             f"({zeros / total:.4f}); raise the target"
         )
     if target > units.most:
-        places = "tensors, and every tensor" if what == "weights" else "groups of channels, and every group"
+        places = (
+            "tensors and gates, and every one" if what == "weights" else "groups of channels, and every group"
+        )
         raise MisconfigurationException(
             f"{name} leaves {total - target} of {total} {what} for {total - units.most} {places} "
             f"must keep at least one; at most {units.most / total:.6f} is possible here"
         )
+    return planned(settings, total, target)
+
+
+def planned(settings: Settings, total: int, target: int) -> Plan:
+    """The plan of so many units, of which so many are to be pruned in the end."""
     search = settings.search
-    return Plan(total, target, search.fraction, search.max_rounds, search.retries, settings.steps)
+    listed = ListedSteps.to(search.densities, total, target) if isinstance(search, Gradual) else None
+    return Plan(total, target, search.fraction, search.max_rounds, search.retries, settings.steps, listed)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightning_classprune.rounds.settings import Settings
 from lightning_classprune.trainer.horizon import Limits, epochs_done
 from lightning_classprune.trainer.identity import is_opaque
+from lightning_classprune.trainer.metrics import publish
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding
 from lightning_classprune.trainer.snapshots import (
@@ -25,7 +26,7 @@ from lightning_classprune.trainer.snapshots import (
     restore_trainable,
 )
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 
 
 def run_settings(settings: Settings, limits: Limits) -> dict[str, Any]:
@@ -38,15 +39,16 @@ def shapes(parameters: Mapping[str, Tensor]) -> dict[str, list[int]]:
     return {name: list(p.shape) for name, p in parameters.items()}
 
 
-def check_same_run(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    """Compare settings with those of a checkpoint.
+def check_same_run(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
+    """Compare settings with those of a checkpoint; whether limits to its rounds were raised, and nothing else differs.
 
     Raises:
         MisconfigurationException: Names what differs.
     """
     if saved.get("version") != STATE_VERSION:
         raise MisconfigurationException(
-            f"the checkpoint's pruning state has version {saved.get('version')}; this package reads {STATE_VERSION}"
+            f"the checkpoint's pruning state has version {saved.get('version')}; this package reads {STATE_VERSION}: "
+            "go on with the version of the package that wrote it, or take its weights alone into a new run"
         )
     theirs = saved["settings"]
     opaque = [k for k in mine if is_opaque(mine[k])]
@@ -56,10 +58,49 @@ def check_same_run(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
             "it state_dict() and load_state_dict(state), or use a function that can be imported"
         )
     differing = [k for k in mine if mine[k] != theirs.get(k)]
+    if differing and all(k in theirs and _is_raised(k, theirs[k], mine[k]) for k in differing):
+        return True
     if differing:
         raise MisconfigurationException(
             "the checkpoint was written by a run with other settings: "
             + "; ".join(f"{k} was {_short(theirs.get(k))} and is now {_short(mine[k])}" for k in differing)
+            + ". Give what that run had; only max_rounds, max_total_epochs and target_sparsity may grow"
+        )
+    return False
+
+
+def _is_raised(name: str, before: Any, now: Any) -> bool:
+    """Whether a setting only lets a run go further than before."""
+    if name.rpartition(".")[2] in ("max_rounds", "max_total_epochs"):
+        return now is None or (before is not None and now > before)
+    return name == "target_sparsity" and bool(now > before)
+
+
+def check_extension(saved: Mapping[str, Any], *, any_refused: bool) -> None:
+    """Refuse raised limits where the guard's answers could have asked for them.
+
+    A sequence of tests that stops at its first refusal may be made longer while it was not stopped; a level that was
+    divided among a number of tests, or candidates that were judged together, fix that number for ever.
+
+    Args:
+        saved: The state of the run.
+        any_refused: A test of it was not accepted, whatever checkpoint is resumed.
+
+    Raises:
+        MisconfigurationException: The run may not be extended.
+    """
+    settings = saved["settings"]
+    if settings["Guard.judging"] == "end":
+        why = "its candidates were judged, and a judgement is final" if saved["was_judged"] else None
+    elif settings.get(f"{settings['search']}.retries"):
+        why = "with retries the level of each test counts on the number of tests that was fixed before the first"
+    else:
+        refused = any_refused or saved["rounds"]["refusals"]
+        why = "the guard has refused a candidate, and more of them would be free tries" if refused else None
+    if why is not None:
+        raise MisconfigurationException(
+            f"larger max_rounds, max_total_epochs or target_sparsity: this run cannot be extended, for {why}; resume "
+            "it with the settings that it had, or begin a new run, with other guard data"
         )
 
 
@@ -80,6 +121,7 @@ def check_same_parameters(saved: Mapping[str, Any], mine: Mapping[str, list[int]
         raise MisconfigurationException(
             "the checkpoint was written for a model with other prunable parameters: "
             + ", ".join(f"{n} {theirs.get(n)} -> {mine.get(n)}" for n in differing)
+            + "; give the model, and the Cut(prunable=...), of that run"
         )
 
 
@@ -102,9 +144,7 @@ def restore_left_out(saved: Mapping[str, Any], trainer: Any, module: nn.Module, 
     if saved["buffers"] is not None:
         same = len(saved["buffers"]) == processes.world_size
         restore_buffers(module, saved["buffers"][processes.rank if same else 0])
-    device = trainer.strategy.root_device
-    metrics = {name: value.to(device) for name, value in saved["metrics"].items()}
-    trainer._logger_connector._callback_metrics.update(metrics)
+    publish(trainer, saved["metrics"])
 
 
 def step_plateau_schedulers(trainer: Any) -> None:

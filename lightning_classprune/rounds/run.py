@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_classprune.guard.data import GuardData, find_guard_data
@@ -17,15 +18,27 @@ from lightning_classprune.ledger.rows import stands
 from lightning_classprune.pruning.cutter import Cutter, check_criterion
 from lightning_classprune.pruning.masks import Masks, pack, unpack
 from lightning_classprune.pruning.scoring import Scoring
+from lightning_classprune.rounds.best_epoch import BestEpoch
 from lightning_classprune.rounds.candidate import Candidate
 from lightning_classprune.rounds.clock import RoundClock, does_not_fit
 from lightning_classprune.rounds.closing import Closing
 from lightning_classprune.rounds.delivery import Delivery
+from lightning_classprune.rounds.gradual import GradualMask
 from lightning_classprune.rounds.handover import Handover
-from lightning_classprune.rounds.plan import Plan, RoundState, after_abandonment, after_verdict
+from lightning_classprune.rounds.options import Gradual
+from lightning_classprune.rounds.plan import (
+    Plan,
+    RoundState,
+    after_abandonment,
+    after_verdict,
+    ended_by_limits,
+    largest_number_of_tests,
+    reopened,
+)
 from lightning_classprune.rounds.randomness import RoundRandomness
 from lightning_classprune.rounds.resuming import (
     STATE_VERSION,
+    check_extension,
     check_same_parameters,
     left_out,
     run_settings,
@@ -38,16 +51,21 @@ from lightning_classprune.rounds.start import RoundStart
 from lightning_classprune.rounds.status import Status, status
 from lightning_classprune.tickets.keeper import LadderKeeper
 from lightning_classprune.tickets.kept import KeptTickets
+from lightning_classprune.tickets.spent import SpentTests
 from lightning_classprune.tickets.ticket import Ticket, pack_ticket, unpack_ticket
 from lightning_classprune.trainer.compatibility import warn_where_global_epochs_count
+from lightning_classprune.trainer.horizon import steps_left
+from lightning_classprune.trainer.metrics import publish
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding, local, reshard
 from lightning_classprune.trainer.snapshots import (
     Tensors,
+    TrainingState,
     capture_tensors,
     capture_training,
     restore_tensors,
+    restore_training,
 )
 
 #: Up to this share of exact zeros among the prunable weights, a network that came is dense.
@@ -75,12 +93,15 @@ class PruningRun:
     recorder: Recorder
     ladder: LadderKeeper
     kept: KeptTickets | None
+    spent: SpentTests
+    best: BestEpoch | None
     masks: Masks
 
     def __post_init__(self) -> None:
         pruned = self.cutter.units.pruned(self.masks)
         self.state = RoundState(accepted=pruned, candidate=pruned)
         self.pending = False  # a verdict was given, the next round is not set up yet
+        self.begun = False  # what it does is no longer only what a checkpoint says, or nothing
         self.data: GuardData  # found when training starts, as is the data to search with
         self.search: Search | None = None
         self.final_state: dict[str, Any] = {}
@@ -104,6 +125,8 @@ class PruningRun:
             devices={name: mask.device for name, mask in self.masks.items()},
         )
         self.candidate = Candidate(self.module, self.processes, (self.other_callbacks.averaging,))
+        share = self.settings.search.share if isinstance(self.settings.search, Gradual) else None
+        self.gradual = GradualMask(share, self.trainer, self.cutter, self.clock, self.other_callbacks)
         self._delivered = False
         self._interrupted = False  # the job is being stopped, and the guard judges at the end only
         self.earlier: Mapping[str, Any] | None = (
@@ -135,6 +158,13 @@ class PruningRun:
         """Judge if the round is over: by its length, by EarlyStopping, or because the job is being stopped."""
         if self.pending or self.state.finished is not None:
             return
+        if self.gradual.pruned is not None:
+            # Early stopping compares networks of different densities, of which none is the candidate.
+            if self.processes.any(self.other_callbacks.early_stopping.stopped()):
+                self.trainer.should_stop = False
+            self.other_callbacks.early_stopping.reset()
+        if self.best is not None and self._is_after_last_cut:
+            self.best.look(self.clock.round_epoch, self._epoch)
         # What EarlyStopping decided is saved, Lightning's flag is not.
         asked = self.trainer.should_stop or self.other_callbacks.early_stopping.stopped()
         stopping = self.processes.any(asked and self.trainer.fit_loop._can_stop_early)
@@ -144,6 +174,8 @@ class PruningRun:
             self._interrupted, stopping, job_over = True, False, False
         if stopping or self.clock.is_over():
             self.end_of_round(job_over)
+        elif self.gradual.diverged:
+            self.end_of_round(job_over=False)
         elif self.clock.epochs >= (self.settings.search.max_total_epochs or inf):
             self.end_of_round(job_over=True)  # of a round whose length was not known in epochs
         elif self._is_halfway():
@@ -154,10 +186,46 @@ class PruningRun:
             if reason is not None:
                 self._abandon(reason, job_over=False)
 
+    @property
+    def _is_after_last_cut(self) -> bool:
+        """Whether the network in training has the round's last mask: a denser one is no candidate."""
+        return self.gradual.pruned is None
+
+    def _epoch(self) -> tuple[Tensors, TrainingState | None]:
+        """The network as it would be judged now, and what trained it where rounds go on from that."""
+        goes_on = self.settings.search.point.kind == "none"
+        with self.candidate.as_judged():
+            tensors = capture_tensors(self.module)
+        return tensors, capture_training(self.trainer) if goes_on else None
+
+    def _go_to_best(self) -> None:
+        """The round is over: its best epoch is its candidate, for whoever saves and judges from here on."""
+        assert self.best is not None
+        epoch, last = self.best.best, self.clock.round_epoch
+        self.best.reset()
+        if epoch is None:
+            if last:
+                rank_zero_warn(
+                    f"Guard.epoch='best': {self.best.monitor.name} was logged at the end of no epoch of round "
+                    f"{self.state.round} that counts, so its last one is judged; validate at the end of epochs"
+                )
+            return
+        reshard(self.module)
+        restore_tensors(self.module, epoch.tensors)
+        self.other_callbacks.averaging.restart(self.module)
+        if epoch.training is not None:
+            restore_training(self.trainer, epoch.training)
+        publish(self.trainer, {self.best.monitor.name: epoch.score})
+        rank_zero_info(
+            f"round {self.state.round}: epoch {epoch.number} of {last} is its candidate, the best by "
+            f"{self.best.monitor.name} ({epoch.score:.4g})"
+        )
+
     def _is_halfway(self) -> bool:
-        if self.search is None or self.plan.adaptive is None:
+        if self.search is None or self.plan.chosen is None:
             return False
-        return self.search.is_halfway(self.clock.horizon, self.clock.epochs)
+        share = self.gradual.share if self.state.round else 0.0
+        return self.search.is_halfway(self.clock.horizon, self.clock.epochs, share)
 
     def _next_level(self) -> float | None:
         """The error level that the candidate in training may expect to be judged at."""
@@ -172,6 +240,11 @@ class PruningRun:
         Args:
             job_over: No round may follow.
         """
+        if (unfinished := self.gradual.unfinished) is not None:
+            self._abandon(unfinished, job_over)
+            return
+        if self.best is not None:
+            self._go_to_best()
         look = Look()
         if self.search is not None:
             with self.candidate.as_judged():
@@ -194,7 +267,10 @@ class PruningRun:
             why = self._take_first(columns, outcomes)
             self.tell_labels()
         else:
+            number, level = self.judge.budget.tests, self.judge.budget.level()
             verdict = self.judge.verdict(outcomes)
+            if level is not None:
+                self.spent.take(number, outcomes, verdict.outcome, level)
         accepted = verdict is None or verdict.accepted
         goes_on = accepted and outcomes is not None and self.state.finished is None
         reach = self._reach(tensors) if goes_on else None
@@ -288,6 +364,7 @@ class PruningRun:
             place = self._bias_for(look.offsets, outcomes)
         ticket = Ticket(masks, tensors, training, stopping, dict(look.offsets), place)
         self.delivery.accepted = ticket
+        self.cutter.commit()
         if self.kept is not None:
             self.kept.keep(ticket, len(self.recorder.rows) - 1, look.chance, self.sharding, self.module)
         if stands(self.recorder.rows[-1]):
@@ -321,11 +398,12 @@ class PruningRun:
             trainer=self.trainer,
             predict=self.settings.predict,
             sharding=self.sharding,
-            seed=self.state.attempts,
+            seed=self.state.attempts + (self.clock.round_step if self.gradual.is_on else 0),
         )
 
     def _abandon(self, reason: str, job_over: bool) -> None:
         self.recorder.abandoned(self._facts(), reason, self.judge)
+        self.gradual.stop()
         self.state = after_abandonment(self.plan, self.state)
         self._extend_or_end(job_over)
 
@@ -342,6 +420,32 @@ class PruningRun:
             "seed": self.randomness.seed,
             "validation_passes": 0 if self.search is None else self.search.passes,
         }
+
+    @property
+    def can_be_reopened(self) -> bool:
+        """Whether a limit that was raised is all that ended the run."""
+        return ended_by_limits(self.state)
+
+    def reopen(self) -> None:
+        """Go on with a run that limits had ended, before they were raised.
+
+        Raises:
+            MisconfigurationException: The checkpoint has no network to go on from.
+        """
+        accepted, row = self.delivery.accepted, self.recorder.rows[-1]
+        if accepted is None:
+            raise MisconfigurationException(
+                "this checkpoint was written after the fit and holds no state to go on from; extend the run from its "
+                "last accepted-round or kept-round checkpoint"
+            )
+        tried = (row["round"], row["attempt"]) == (self.state.round, self.state.attempt)
+        reach = (
+            self._reach(accepted.tensors) if tried and self.state.candidate == self.state.accepted else None
+        )
+        self.state = reopened(self.plan, self.state, tried=tried, reach=reach)
+        sealed = self.other_callbacks.checkpoints.sealed
+        self._extend_or_end(job_over=False)
+        self.other_callbacks.checkpoints.sealed = sealed  # no round has ended
 
     def _extend_or_end(self, job_over: bool) -> None:
         """Let the next round follow, or none; what ModelCheckpoint tracks is still of the one that has ended."""
@@ -384,7 +488,7 @@ class PruningRun:
         """Leave the last accepted ticket in the module, bit for bit as it was judged."""
         if self._delivered:
             return
-        self._delivered = True
+        self._delivered = self.begun = True
         self.delivery.begin_ladder(self.recorder.rows)  # a finished run that is resumed has not started
         if self.closing.is_open and self.state.finished is not None and not self._interrupted:
             self.close()  # it was interrupted after its last round
@@ -398,6 +502,7 @@ class PruningRun:
         if refused and not self.trainer.fast_dev_run:
             self.delivery.save_again(self.round_start.fresh)
         self.delivery.handover.tell(accepted)
+        self.recorder.tell_delivered(self.judge)
         # Taken here, where all processes are: for checkpoints written after the fit, when the module is the ticket.
         self.final_state = self._told_at_the_end()
 
@@ -411,7 +516,9 @@ class PruningRun:
 
     def _told_at_the_end(self) -> dict[str, Any]:
         """What a callback keeps of a run: all but the tensors, which the module or files have."""
-        return self.state_dict() | {"accepted": None, "rewind_point": None}
+        told = self._state() | {"accepted": None, "rewind_point": None, "fresh": None, "best": None}
+        heard = {"criterion": None, "criterion_accepted": None} if self.cutter.criterion.listens else {}
+        return told | heard
 
     def deliver_unjudged(self) -> None:
         """The fit is over and nothing was judged: the dense network is what may be handed over.
@@ -421,6 +528,7 @@ class PruningRun:
         if self.closing.is_open:
             self.closing.take_dense()
             self.restore_accepted()
+            self.recorder.tell_delivered(self.judge)
 
     def restore_accepted(self) -> None:
         """Put the last accepted ticket into the module; before a first verdict there is none, and nothing changes."""
@@ -455,15 +563,40 @@ class PruningRun:
         if self.state.round == 0:
             self.round_start.at_step()
 
+    def end_of_batch(self) -> None:
+        """The mask of the round may shrink."""
+        shrunk = self.gradual.cut(self.masks, self.round_start.origin, self._scoring)
+        if shrunk is not None:
+            self.masks = shrunk
+
+    def before_optimizer_step(self, optimizer: Any) -> None:
+        """The criterion hears the gradients that may count at a cut: those near the end of a round, if it is known."""
+        criterion = self.cutter.criterion
+        if criterion.listens and self._counts_at_a_cut(criterion.memory):
+            self.cutter.observe(self.trainer, optimizer)
+
+    def _counts_at_a_cut(self, memory: int | None) -> bool:
+        if self.gradual.is_on:
+            return self.gradual.pruned is not None
+        known = self.module.automatic_optimization and not self.other_callbacks.early_stopping
+        left = steps_left(self.trainer, self.clock.horizon) if known else None
+        return left is None or memory is None or left <= memory
+
     def _begin_round(self) -> None:
         accepted = self.delivery.accepted
         assert accepted is not None
         self.pending = False
         reshard(self.module)
         restore_tensors(self.module, accepted.tensors)
-        self.cutter.prepare(self._scoring())
-        self.masks = self.cutter.shrink(accepted.masks, self.state.candidate, self.round_start.origin)
+        if self.gradual.is_on:
+            self.masks = {name: mask.clone() for name, mask in accepted.masks.items()}
+            self.gradual.begin(self.state.accepted, self.state.candidate)
+        else:
+            self.cutter.go_back()
+            self.cutter.prepare(self._scoring())
+            self.masks = self.cutter.shrink(accepted.masks, self.state.candidate, self.round_start.origin)
         self.cutter.require_equal(self.masks)
+        self.cutter.listen_anew()
         self.round_start.go_back(accepted)
         self.processes.equalize_buffers(self.module)
         self.cutter.apply(self.masks)
@@ -471,6 +604,8 @@ class PruningRun:
         self.other_callbacks.start_round(self.module)
         self.cutter.hold(self.masks, self.trainer.optimizers)
         warn_where_global_epochs_count(self.trainer, self.clock.horizon)
+        if self.best is not None:
+            self.best.reset()
         self.clock.restart_seconds()
         self.randomness.start_round()
 
@@ -494,12 +629,17 @@ class PruningRun:
             rows=self.recorder.rows,
             seconds=0.0 if self.pending else self.clock.seconds,
             max_total_epochs=self.settings.search.max_total_epochs,
+            shrunk=self.gradual.pruned,
         )
 
     # -- saving --
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later process needs to go on: plain dicts of tensors and primitives."""
+        self.spent.a_checkpoint_is_written()
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
         with_training = self.settings.search.point.kind == "none"
         return {
             "version": STATE_VERSION,
@@ -513,12 +653,16 @@ class PruningRun:
             "masks": {name: pack(mask) for name, mask in self.masks.items()},
             "ledger": self.recorder.state_dict(),
             "kept": None if self.kept is None else self.kept.state_dict(),
+            "spent": self.spent.state_dict(),
             "was_judged": self.closing.was_judged,
             "offsets": self.delivery.offsets_beside(),
-            "criterion": self.cutter.criterion.state_dict(),
+            **self.cutter.state_dict(),
+            "gradual": self.gradual.state_dict(),
             "search": None if self.search is None else self.search.state_dict(),
+            "best": None if self.best is None else self.best.state_dict(self.sharding),
             "accepted": pack_ticket(self.delivery.accepted, self.sharding, with_training=with_training),
             "rewind_point": self.round_start.state_dict(),
+            "fresh": self.round_start.saved_fresh(),
             "ladder": self.ladder.folder,
             "checkpoints": self.other_callbacks.checkpoints.state_dict(),
             "early_stopped": self.other_callbacks.early_stopping.stopped(),
@@ -526,24 +670,39 @@ class PruningRun:
             **self.randomness.state_dict(),
         }
 
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` returned, as far as it is no state of the trainer's."""
+    def load_state_dict(self, saved: Mapping[str, Any], *, extended: bool = False) -> None:
+        """Take back what `state_dict` returned, as far as it is no state of the trainer's.
+
+        Args:
+            saved: What it returned.
+            extended: The limits to the rounds were raised since.
+        """
         check_same_parameters(saved, shapes(self.cutter.units.parameters))
         device = {name: mask.device for name, mask in self.masks.items()}
         self.masks = {name: unpack(m).to(device[name]) for name, m in saved["masks"].items()}
         self.state = RoundState.from_state_dict(saved["rounds"])
         self.judge.load_state_dict(saved)
-        self.cutter.criterion.load_state_dict(saved["criterion"])
+        self.cutter.load_state_dict(saved)
+        self.gradual.load_state_dict(saved["gradual"])
         self.closing.was_judged = saved["was_judged"]
         if self.kept is not None:
             self.kept.load_state_dict(saved["kept"])
             if not self.closing.was_judged:
                 self.kept.refuse_if_judged()
+        self.spent.load_state_dict(saved["spent"])
+        if extended:
+            check_extension(saved, any_refused=self.spent.any_refused)
+            # Without retries no level counts on their number.
+            budget = self.judge.budget
+            most = budget.tests + largest_number_of_tests(self.plan)
+            self.judge.budget = replace(budget, max_tests=max(budget.max_tests, most))
         self.clock.load_state_dict(saved)
         self.pending, self.other_callbacks.checkpoints.sealed = saved["pending"], saved["sealed"]
+        if self.best is not None and saved["best"] is not None:
+            self.best.load_state_dict(saved["best"], self.sharding)
         self.recorder.load_state_dict(saved["ledger"])
         self.delivery.accepted = unpack_ticket(saved["accepted"], device, self.sharding)
         self.delivery.earlier_ladder = saved.get("ladder")
-        self.round_start.load_state_dict(saved["rewind_point"])
+        self.round_start.load_state_dict(saved["rewind_point"], saved["fresh"])
         self.other_callbacks.checkpoints.load_state_dict(saved["checkpoints"])
         self.randomness.load_state_dict(saved)

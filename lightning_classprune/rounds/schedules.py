@@ -1,7 +1,8 @@
 """Schedules: from what is known so far to the number of units that the next candidate prunes; pure functions.
 
 The fixed schedule takes the same share of the remaining units each round. The adaptive one asks validation data how
-far the last accepted network can be pruned *without* retraining, and goes beyond that by what retraining recovers.
+far the last accepted network can be pruned *without* retraining, and goes beyond that by what retraining recovers. The
+gradual one goes through a list of densities.
 
 **Why the guard's error level holds.** A next candidate depends on training and validation data, on the random numbers
 of training, on how many positives the guard has (their labels, given which every test has its level), and on the
@@ -27,9 +28,10 @@ bounded by m alpha. The same question, how much room there is, is answered by va
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, isqrt
+from math import ceil, floor, isqrt
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,10 @@ class AdaptiveSteps:
         Returns:
             None if the step is too small to be worth a round.
         """
-        kept = total - accepted
-        wanted = isqrt(kept * (total - failed)) + 1
-        return min(total - wanted, target) if wanted <= self._most(kept) else None
+        return _half_way_back(total, target, accepted, failed, self.smallest)
 
     def _most(self, kept: int) -> int:
-        return kept - ceil(kept * self.smallest)
+        return _most(kept, self.smallest)
 
     def most_accepted(self, total: int, target: int) -> int:
         """The most rounds that can be accepted before the target is reached."""
@@ -108,3 +108,67 @@ class AdaptiveSteps:
 #: Steps where the guard looks once, at the end: a candidate that fails there is followed by none, so that several of
 #: all densities are to wait for it, each an easy step from the one before.
 TOWARDS_A_JUDGEMENT = AdaptiveSteps(first=Fraction(1, 3), deepest=Fraction(1, 6))
+
+
+@dataclass(frozen=True)
+class ListedSteps:
+    """Steps to densities that were listed before the run.
+
+    A candidate that fails is followed by one half-way back, in ratios of density; once that stands, the listed density
+    is tried again, from a network that is nearer to it.
+
+    Attributes:
+        pruned: Units that the candidates prune, ascending, the last one at the target.
+        abandons: Candidates that may be abandoned; with one more the run ends. One, for validation data that say no
+            twice say so of all that is sparser.
+        smallest: As `AdaptiveSteps.smallest`.
+    """
+
+    pruned: tuple[int, ...]
+    abandons: int = 1
+    smallest: Fraction = AdaptiveSteps.smallest
+
+    @classmethod
+    def to(cls, densities: Sequence[float], total: int, target: int) -> ListedSteps:
+        """The listed densities above that of the target, then the target.
+
+        Args:
+            densities: In (0, 1).
+            total: Prunable units.
+            target: Units to be pruned in the end.
+        """
+        listed = {total - floor(total * Fraction(str(density))) for density in densities}
+        return cls((*sorted(pruned for pruned in listed if pruned < target), target))
+
+    def after_acceptance(self, accepted: int) -> int:
+        """Units that the next candidate prunes.
+
+        Args:
+            accepted: Units pruned in the accepted network, fewer than at the target.
+        """
+        return next(pruned for pruned in self.pruned if pruned > accepted)
+
+    def after_failure(self, total: int, target: int, accepted: int, failed: int) -> int | None:
+        """See `AdaptiveSteps.after_failure`."""
+        return _half_way_back(total, target, accepted, failed, self.smallest)
+
+    def most_accepted(self, retries: int) -> int:
+        """The most rounds that can be accepted before the target is reached.
+
+        Every failure that the run survives puts at most one between two listed ones.
+
+        Args:
+            retries: Refusals that the run survives.
+        """
+        return len(self.pruned) + retries + self.abandons
+
+
+def _half_way_back(total: int, target: int, accepted: int, failed: int, smallest: Fraction) -> int | None:
+    kept = total - accepted
+    wanted = isqrt(kept * (total - failed)) + 1
+    return min(total - wanted, target) if wanted <= _most(kept, smallest) else None
+
+
+def _most(kept: int, smallest: Fraction) -> int:
+    """The most units that a step from `kept` may keep."""
+    return kept - ceil(kept * smallest)

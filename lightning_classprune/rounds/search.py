@@ -119,14 +119,16 @@ class Search:
     passes: int = 0
     looked: int = -1
 
-    def is_halfway(self, horizon: Horizon, epochs: int) -> bool:
+    def is_halfway(self, horizon: Horizon, epochs: int, after: float = 0.0) -> bool:
         """Whether half of a round is over, where its length is known in epochs; said once, also after a resume.
 
         Args:
             horizon: The round's.
             epochs: Epochs that the loop has processed.
+            after: Share of the round that does not count, in [0, 1): half of the rest is asked for.
         """
-        halfway = horizon.epochs > 1 and epochs - horizon.start_epoch == ceil(horizon.epochs / 2)
+        half = ceil(horizon.epochs * (1 + after) / 2)
+        halfway = 1 < horizon.epochs != half == epochs - horizon.start_epoch
         new, self.looked = halfway and self.looked != epochs, epochs if halfway else self.looked
         return new
 

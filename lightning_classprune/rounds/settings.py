@@ -11,19 +11,22 @@ from typing import Any
 from lightning_classprune.guard.classification import ClassesOrLabels
 from lightning_classprune.guard.objects import ObjectTask
 from lightning_classprune.guard.options import Guard
-from lightning_classprune.guard.protected import Protected, read_protected
+from lightning_classprune.guard.protected import Protected, check_names, read_protected
 from lightning_classprune.guard.task import Task
 from lightning_classprune.guard.tasks import AnyTask, Detection, InstanceSegmentation, Segmentation, Tokens
 from lightning_classprune.guard.tolerance import FNTolerance
-from lightning_classprune.pruning.criteria import Criterion
+from lightning_classprune.pruning.criteria import Criterion, CriterionName
 from lightning_classprune.pruning.granularities import GRANULARITIES
 from lightning_classprune.pruning.options import Cut
-from lightning_classprune.rounds.options import AnySearch, Fixed, Search, read_search
+from lightning_classprune.rounds.options import Adaptive, AnySearch, Fixed, Gradual, Search, read_search
 from lightning_classprune.rounds.schedules import TOWARDS_A_JUDGEMENT, AdaptiveSteps
 from lightning_classprune.tickets.options import Files
 from lightning_classprune.trainer.arguments import is_number, share, whole
 from lightning_classprune.trainer.forward import Predict, default_predict
 from lightning_classprune.trainer.identity import identity
+
+#: What a gradual search cuts by unless a cut is given: as sparse as it goes, magnitude alone does not hold.
+GRADUAL_CRITERION: CriterionName = "lamp_gradient"
 
 #: Where an argument of the flat list of old is now.
 MOVED = {
@@ -86,7 +89,7 @@ class Settings:
         target_sparsity: float,
         search: str | AnySearch,
         guard: Guard,
-        cut: Cut,
+        cut: Cut | None,
         files: Files,
         threshold: float,
         predict: Predict | None,
@@ -102,6 +105,10 @@ class Settings:
         names = _class_names(class_names, num_classes)
         target_sparsity = share("target_sparsity", target_sparsity)
         chosen = read_search(search, survives_refusals=getattr(guard, "judging", None) != "end")
+        if cut is None:
+            # Its loss is that of classes or labels.
+            by_gradients = isinstance(chosen, Gradual) and task is None
+            cut = Cut(criterion=GRADUAL_CRITERION) if by_gradients else Cut()
         for name, value, kind in (("guard", guard, Guard), ("cut", cut, Cut), ("files", files, Files)):
             if not isinstance(value, kind):
                 raise ValueError(f"{name}={value!r} must be {kind.__name__}(...)")
@@ -115,11 +122,23 @@ class Settings:
             )
         _check_guard_dataloader(guard_dataloader)
         fraction = chosen.fraction if isinstance(chosen, Fixed) else None
+        if isinstance(chosen, Gradual) and GRANULARITIES[cut.granularity].one_step is not None:
+            raise ValueError(
+                f"Cut.granularity={cut.granularity!r} is one step to half of the weights, so search='gradual' has "
+                "nothing to shrink little by little; use search=Fixed(fraction=0.5)"
+            )
         GRANULARITIES[cut.granularity].check(cut.granularity, target_sparsity, fraction, chosen.retries)
         if guard.baseline == "current" and not chosen.point.keeps_weights:
             raise ValueError(
                 "Guard.baseline='current' judges the weights as they come, so rewind="
                 f"{chosen.rewind!r} has no earlier point; use rewind='lr' or rewind='none'"
+            )
+        criterion = Criterion.of(cut.criterion)
+        if guard.baseline == "current" and criterion.listens and isinstance(chosen, Fixed | Adaptive):
+            raise ValueError(
+                f"Guard.baseline='current' trains nothing before the first cut, so Cut.criterion={cut.criterion!r} has "
+                "no gradients to score by; use criterion='class_lamp_gradient', which looks at them itself, or 'lamp', "
+                "or baseline='train'"
             )
         if guard.judging == "end" and chosen.retries:
             raise ValueError(
@@ -137,7 +156,7 @@ class Settings:
             search=chosen,
             guard=guard,
             cut=cut,
-            criterion=Criterion.of(cut.criterion),
+            criterion=criterion,
             files=files,
             threshold=float(threshold),
             predict=predict or default_predict,
@@ -190,8 +209,11 @@ class Settings:
         } | ({} if self.kind is None else {"rule": self.kind.in_words})
 
     def target(self, total: int) -> int:
-        """The smallest number of pruned units whose share of `total` is at least the target."""
-        return ceil(Fraction(str(self.target_sparsity)) * total)
+        """The smallest number of pruned units whose share of `total` is at least the target, or the last density's."""
+        sparsity = Fraction(str(self.target_sparsity))
+        if isinstance(self.search, Gradual) and self.search.last is not None:
+            sparsity = min(sparsity, 1 - Fraction(str(self.search.last)))
+        return ceil(sparsity * total)
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives that two runs must share for one to continue the other: all but where files and data are."""
@@ -240,8 +262,10 @@ def _class_names(class_names: Sequence[str] | None, num_classes: int) -> tuple[s
         return tuple(str(i) for i in range(num_classes))
     listed = isinstance(class_names, Sequence) and not isinstance(class_names, str)
     names = tuple(class_names) if listed and all(isinstance(name, str) for name in class_names) else ()
-    if len(set(names)) != num_classes or len(names) != num_classes:
-        raise ValueError(f"class_names={class_names!r} must be {num_classes} different names, one a class")
+    if len(names) != num_classes:
+        told = repr(class_names) if len(repr(class_names)) < 1000 else f"{len(names)} names"
+        raise ValueError(f"class_names={told} must be {num_classes} different names, one a class")
+    check_names("class_names", names)
     return names
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
@@ -21,7 +22,8 @@ from lightning_classprune.rounds.rewind import (
 from lightning_classprune.rounds.settings import Settings
 from lightning_classprune.tickets.ticket import Ticket
 from lightning_classprune.trainer.horizon import Limits, remaining_after
-from lightning_classprune.trainer.sharding import Sharding
+from lightning_classprune.trainer.randomness import untouched_randomness
+from lightning_classprune.trainer.sharding import Sharding, laid_out
 from lightning_classprune.trainer.snapshots import (
     Tensors,
     TrainingState,
@@ -59,7 +61,7 @@ class RoundStart:
     ) -> None:
         self._rewind = settings.search.point
         self._scored_by = settings.criterion.compares
-        self._length = settings.search.epochs_a_round(clock.user.max_epochs)
+        self._length = settings.search.length(clock.user.max_epochs, clock.user.max_steps)
         self._trainer = trainer
         self._module = module
         self._clock = clock
@@ -85,10 +87,54 @@ class RoundStart:
         """Epochs and steps of a round after round 0, -1 for no limit."""
         user = self._clock.user
         if self._length is not None:
-            return self._length, user.max_steps
+            return self._length
         if self._rewind.keeps_weights or self.point is None:
             return user.max_epochs, user.max_steps
         return self.point.length
+
+    def begin(self) -> None:
+        """The run begins: other callbacks may have found a learning rate since the trainer was set up."""
+        self.fresh = capture_training(self._trainer)
+
+    def rehearse(self) -> None:
+        """Go back once while there is nothing to lose; all is left as it was found.
+
+        Raises:
+            MisconfigurationException: Optimizers or schedulers cannot be put back, or made for the rounds' length.
+        """
+        state = capture_training(self._trainer)
+        try:
+            with untouched_randomness():
+                if self._length is None:
+                    restore_training(self._trainer, state)
+                else:
+                    self._rehearse_rebuilding(state, self._length)
+        except Exception as error:
+            raise MisconfigurationException(
+                "a pruned round could not begin: "
+                + (
+                    "its optimizers and schedulers go back by their own state_dict() and load_state_dict(state)"
+                    if self._length is None
+                    else f"configure_optimizers is asked anew for its length, {_told(self._length)}"
+                )
+                + f", which fails with {type(error).__name__}: {error}; "
+                + (
+                    "give them these two methods"
+                    if self._length is None
+                    else "let it serve any max_epochs and max_steps, or give another length (round_epochs=...)"
+                )
+            ) from error
+
+    def _rehearse_rebuilding(self, state: TrainingState, length: tuple[int, int]) -> None:
+        strategy, module = self._trainer.strategy, self._trainer.lightning_module
+        made, attributes = (strategy.optimizers, strategy.lr_scheduler_configs), dict(vars(module))
+        try:
+            self._rebuild(state, length)
+        finally:
+            strategy.optimizers, strategy.lr_scheduler_configs = made
+            # A module may hold on to what its `configure_optimizers` made last.
+            vars(module).clear()
+            vars(module).update(attributes)
 
     # -- keeping the point --
 
@@ -160,16 +206,22 @@ class RoundStart:
 
     def before_loading(self) -> None:
         """A checkpoint of a later round is loaded next: its schedules were made for that round's length."""
-        if self._length is not None:
-            self._rebuild(self.fresh, self._length)
+        if self._length is None:
+            return
+        # A sharded model's optimizers were loaded with its weights, before anyone knew of what round.
+        loaded = [copy_state(o.state_dict()) if o.state else None for o in self._trainer.optimizers]
+        self._rebuild(self.fresh, self._length)
+        for optimizer, state in zip(self._trainer.optimizers, loaded, strict=True):
+            if state is not None:
+                optimizer.load_state_dict(laid_out(state, self._module))
 
     def after_loading(self) -> None:
         """A checkpoint of a later round was loaded, from the middle of that round."""
         if self._rewind.kind == "none":
             hold_schedulers(self._trainer)
 
-    def _rebuild(self, state: TrainingState, epochs: int) -> None:
-        rebuild_training(self._trainer, state, self._clock.user, epochs)
+    def _rebuild(self, state: TrainingState, length: tuple[int, int]) -> None:
+        rebuild_training(self._trainer, state, self._clock.user, length)
 
     # -- saving --
 
@@ -179,27 +231,53 @@ class RoundStart:
             return None
         return self._reference or save_point(self.point, self._sharding)
 
-    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        """Take back what `state_dict` returned."""
+    def saved_fresh(self) -> dict[str, Any]:
+        """The training state of a fresh run as plain dicts."""
+        saved: dict[str, Any] = self._sharding.saved_state(self.fresh)
+        return saved
+
+    def load_state_dict(self, state: Mapping[str, Any] | None, fresh: Mapping[str, Any] | None) -> None:
+        """Take back what `state_dict` and `saved_fresh` returned; without the latter nothing is trained any more."""
         self.point = load_point(state, self._sharding)
         self._reference = dict(state) if state is not None and "file" in state else None
+        if fresh is None:
+            return
+        made, began = _rates(self.fresh), _rates(fresh)
+        if made != began and self._length is not None:
+            rank_zero_warn(
+                f"the run began with learning rates {began}, and this module's optimizers begin with {made}, by which "
+                "the rounds that follow will train; give the module the rate that the run began with"
+            )
+        self.fresh = self._sharding.loaded_state(fresh)
 
 
-def rebuild_training(trainer: Any, fresh: TrainingState, user: Limits, epochs: int) -> None:
-    """Make optimizers and schedulers anew, as a fresh Trainer(max_epochs=epochs) would.
+def _told(length: tuple[int, int]) -> str:
+    named = zip(length, ("epochs", "steps"), strict=True)
+    return " and ".join(f"{number} {what}" for number, what in named if number != -1)
 
-    The module's `configure_optimizers` sees the round's length in `max_epochs` and `estimated_stepping_batches`; the
-    limits of the loop are left as they were found. A schedule in fixed epochs or steps is not stretched by this.
+
+def _rates(state: Mapping[str, Any]) -> list[float]:
+    """The learning rate of every parameter group."""
+    return [float(group["lr"]) for o in state["optimizers"] for group in o["param_groups"] if "lr" in group]
+
+
+def rebuild_training(trainer: Any, fresh: TrainingState, user: Limits, length: tuple[int, int]) -> None:
+    """Make optimizers and schedulers anew, as a fresh Trainer(max_epochs=..., max_steps=...) of that length would.
+
+    The module's `configure_optimizers` sees the round's length in `max_epochs`, `max_steps` and
+    `estimated_stepping_batches`; the limits of the loop are left as they were found. A schedule in fixed epochs or
+    steps is not stretched by this.
 
     Args:
         trainer: The running trainer.
         fresh: Training state at the start of round 0: what is frozen, and the precision plugin's.
-        user: The user's limits; `max_steps` stays.
-        epochs: Length of the round.
+        user: The user's limits.
+        length: Of the round in epochs and steps, -1 for no limit.
     """
     restore_trainable(trainer.lightning_module, fresh["trainable"])
     present = Limits.of(trainer)
-    replace(user, max_epochs=epochs).apply(trainer)
+    epochs, steps = length
+    replace(user, max_epochs=epochs, max_steps=steps).apply(trainer)
     try:
         trainer.strategy.setup_optimizers(trainer)
     finally:

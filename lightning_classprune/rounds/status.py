@@ -44,7 +44,7 @@ class Status:
     Attributes:
         round: Round in training; 0 is dense.
         attempt: Attempt at it, from 1.
-        sparsity: Pruned share of the prunable weights in this round, 0..1.
+        sparsity: Pruned share of the prunable weights in this round, 0..1; at its end, where its mask shrinks.
         unit: What the round's length is counted in, `"epoch"` or `"step"`.
         done: Whole units that the round has behind it.
         length: Units of the round; None where only EarlyStopping ends it.
@@ -55,6 +55,7 @@ class Status:
         epochs_left: Of `max_total_epochs`; None without it.
         seconds_left: To the end if every round is accepted and takes as long as the rounds so far; None if unknown.
         kept: Candidates that wait for the guard; None where it judges each round.
+        shrunk: Pruned share so far, 0..1, while the round's mask shrinks; None otherwise.
     """
 
     round: int
@@ -70,6 +71,7 @@ class Status:
     epochs_left: int | None
     seconds_left: float | None
     kept: int | None = None
+    shrunk: float | None = None
 
 
 def status(
@@ -87,6 +89,7 @@ def status(
     rows: Sequence[Row],
     seconds: float,
     max_total_epochs: int | None,
+    shrunk: int | None = None,
 ) -> Status:
     """Put together what a person wants to know.
 
@@ -104,6 +107,7 @@ def status(
         rows: The ledger so far.
         seconds: That the present round has taken so far.
         max_total_epochs: Limit to the epochs of all rounds.
+        shrunk: Units that the mask of the round in training prunes, if it shrinks.
     """
     in_epochs = horizon.epochs != -1 or horizon.steps == -1
     length = horizon.epochs if in_epochs else horizon.steps
@@ -120,8 +124,9 @@ def status(
         tests_left=0 if exhausted else budget.max_tests - budget.tests,
         retries_left=max(budget.retries - budget.refusals, 0),
         epochs_left=None if max_total_epochs is None else max(max_total_epochs - epochs, 0),
-        seconds_left=_seconds_left(plan, state, rows, seconds, _progress(horizon, epochs + share, steps)),
+        seconds_left=_seconds_left(plan, state, rows, seconds, horizon.progress(epochs + share, steps)),
         kept=sum(row["verdict"] == "kept" for row in rows) if judges_once else None,
+        shrunk=None if shrunk is None else shrunk / plan.total,
     )
 
 
@@ -148,16 +153,6 @@ def _class_status(one: Protected, recall: float | None, rows: Sequence[Row]) -> 
         counts["fp"] / counts["negatives"] if counts["negatives"] else None,
         one.max_fp_rise,
     )
-
-
-def _progress(horizon: Horizon, epochs: float, steps: int) -> float:
-    """Share of the round that is done, 0..1: of its epochs or its steps, whichever ends it first."""
-    shares = [0.0]
-    if horizon.epochs > 0:
-        shares.append((epochs - horizon.start_epoch) / horizon.epochs)
-    if horizon.steps > 0:
-        shares.append((steps - horizon.start_step) / horizon.steps)
-    return min(max(shares), 1.0)
 
 
 def _seconds_left(

@@ -56,12 +56,17 @@ class LadderKeeper:
         rounds = [row["round"] for row in accepted]
 
         def clear() -> None:
-            if not ledger and (others := ladder.entries()):
+            ladder.check_usable()
+            if not accepted and _same(earlier, self.folder):
+                ladder.forget()  # resumed from before its first verdict: it writes the same files again
+            elif not ladder.is_of(accepted):
+                number, aside = len(ladder.entries()), ladder.set_aside()
                 rank_zero_warn(
-                    f"ladder: {self.folder} holds {len(others)} tickets of another run, which give way to this one's; "
-                    "give every run a folder of its own to keep them"
+                    f"ladder: {self.folder} holds {number} tickets of another run, which are kept in {aside}; give "
+                    "every run a folder of its own"
                 )
-            ladder.go_on(rounds, earlier)
+            from_there = earlier if earlier is not None and Ladder(earlier).is_of(accepted) else None
+            ladder.go_on(rounds, from_there)
 
         self._processes.on_first(clear)
         entries = ladder.entries() if self._processes.rank == 0 else []
@@ -82,6 +87,10 @@ class LadderKeeper:
         ladder, card = Ladder(self.folder), _card(self._of_run, ledger, ticket)
         state, masks = as_saved(module, sharding.saved(ticket.tensors), ticket.masks)
         self._processes.on_first(lambda: ladder.add(ledger[-1], state, masks, card))
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and os.path.realpath(one) == os.path.realpath(other)
 
 
 def as_saved(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ class KeptTickets:
             module: The network.
         """
         state, masks = as_saved(module, sharding.saved(ticket.tensors), ticket.masks)
-        file = f"kept-round={place:02d}-{self.run}.safetensors"
+        file = self._name(place)
         self._processes.on_first(lambda: save_ticket(self.folder / file, state, masks))
         sha256 = digest(state, masks) if self._processes.rank == 0 else ""
         one = Kept(file, self._processes.first(sha256), place, dict(ticket.offsets), dict(chance))
@@ -115,6 +116,9 @@ class KeptTickets:
             )
         return ticket.state, ticket.masks
 
+    def _name(self, place: int) -> str:
+        return f"kept-round={place:02d}-{self.run}.safetensors"
+
     # -- the judgement is final --
 
     @property
@@ -133,11 +137,7 @@ class KeptTickets:
         if self._processes.rank == 0:
             # A copy of the run folder does not make a second run.
             marks = {folder / self._mark.name for folder in (self.folder, self._saved_folder)}
-            found = [
-                (os.fspath(mark), json.loads(mark.read_text(encoding="utf-8")))
-                for mark in sorted(marks)
-                if mark.exists()
-            ]
+            found = [(os.fspath(mark), _read_mark(mark)) for mark in sorted(marks) if mark.exists()]
         found = self._processes.first(found)
         final = [mark for mark, said in found if said["done"] or not self._are_of(said["networks"])]
         if not final:
@@ -159,7 +159,7 @@ class KeptTickets:
         """
         networks = [one.sha256 for one in self.candidates]
         self.refuse_if_judged()
-        if self._mark.exists() and json.loads(self._mark.read_text(encoding="utf-8"))["networks"] != networks:
+        if self._mark.exists() and _read_mark(self._mark)["networks"] != networks:
             raise MisconfigurationException(
                 f"the guard was opened for other candidates of this run ({self._mark}): a judgement is final"
             )
@@ -194,11 +194,33 @@ class KeptTickets:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` returned; the files are looked for in this run's folder first."""
+        """Take back what `state_dict` returned; the files are looked for in this run's folder first.
+
+        Raises:
+            MisconfigurationException: It names files that are none of a run's.
+        """
         self.run = state["run"]
         self.dense = Kept(**state["dense"]) if state["dense"] else None
         self.candidates = [Kept(**one) for one in state["candidates"]]
+        for one in (*self.candidates, *([self.dense] if self.dense else [])):
+            if not re.fullmatch(r"\w+", self.run) or one.file != self._name(one.place):
+                raise MisconfigurationException(
+                    f"the checkpoint names {one.file!r} as a candidate that was kept, which is no name of one"
+                )
         self._saved_folder = Path(state["folder"])
         there = self.dense is not None and (self.folder / self.dense.file).is_file()
         if not there and self._saved_folder.is_dir():
             self.folder = self._saved_folder
+
+
+def _read_mark(path: Path) -> dict[str, Any]:
+    try:
+        said = files.read_json(path)
+        if not isinstance(said["networks"], list) or not isinstance(said["done"], bool):
+            raise ValueError("it does not say of which networks")
+    except (ValueError, TypeError, KeyError) as error:
+        raise MisconfigurationException(
+            f"{path} says that this run was judged, and cannot be read ({error}); put it back"
+        ) from error
+    mark: dict[str, Any] = said
+    return mark

@@ -8,10 +8,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lightning_classprune.tickets.ladder import Ladder
-from lightning_classprune.tickets.ticket_file import TicketFile, read_ticket
+from lightning_classprune.tickets.ticket_file import TicketFile, inside, read_ticket
 from lightning_classprune.trainer.names import canonical
-
-_NAMED = 5
 
 
 def load_ticket(
@@ -27,7 +25,8 @@ def load_ticket(
         path: A ticket file, or a folder with a `ladder.json`, from which one is picked: with `max_bytes` the best
             recall (lowest of the protected classes, on the guard data) that fits, with `min_recall` alone the
             smallest file that has it, with both the best recall that keeps both, with neither the last accepted.
-        model: Of the architecture that was saved, on any device.
+        model: Of the architecture that was saved, on any device; of a LightningModule also the one network in it that
+            has these names, such as `module.network`. The ticket that is returned names all as in the file.
         max_bytes: Size of the file, 1 or more.
         min_recall: In [0, 1].
 
@@ -36,6 +35,8 @@ def load_ticket(
         ValueError: The file is damaged, no ticket of the ladder keeps the limits, or the model does not fit; nothing
             is loaded then.
     """
+    if not os.fspath(path):
+        raise ValueError("path='' names no ticket file and no ladder")
     path = Path(path)
     if path.is_dir():
         path = Ladder(path).pick(max_bytes, min_recall)
@@ -43,26 +44,9 @@ def load_ticket(
         raise ValueError(
             f"max_bytes and min_recall pick from a folder with a ladder.json; {path} is not a folder"
         )
-    ticket = read_ticket(path)
     mine = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
-    theirs = {canonical(name): tensor for name, tensor in ticket.state.items()}
-    _check_fit(path, theirs, {canonical(name): tensor for name, tensor in mine.items()})
+    ticket = read_ticket(path, mine)
+    names = {canonical(name) for name in mine}
+    theirs = inside({canonical(name): tensor for name, tensor in ticket.state.items()}, names)
     model.load_state_dict({name: theirs[canonical(name)] for name in mine}, strict=False)
     return ticket
-
-
-def _check_fit(path: Path, theirs: dict[str, Tensor], mine: dict[str, Tensor]) -> None:
-    found = [f"{name} is missing in the file" for name in mine if name not in theirs]
-    found += [f"{name} is missing in the model" for name in theirs if name not in mine]
-    found += [
-        f"{name} is {_kind(theirs[name])} in the file and {_kind(mine[name])} in the model"
-        for name in mine
-        if name in theirs and _kind(theirs[name]) != _kind(mine[name])
-    ]
-    if found:
-        more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        raise ValueError(f"{path} does not fit the model: {'; '.join(found[:_NAMED])}{more}")
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

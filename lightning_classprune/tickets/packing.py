@@ -14,8 +14,10 @@ mantissas do not. One blob a kind, not one a layer, as headers would outweigh a 
 from __future__ import annotations
 
 import json
+import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_classprune.files import parse_json
 from lightning_classprune.pruning.masks import Masks
 
 Blobs = dict[str, bytes]
@@ -30,7 +33,12 @@ Blobs = dict[str, bytes]
 #: How values may be stored; fp32 changes nothing.
 VALUES: dict[str, torch.dtype | None] = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
+#: Of a table, in bytes; ten thousand tensors have less than one million.
+LARGEST_TABLE = 2_000_000
+MOST_DIMENSIONS = 25  # what torch can flatten on every device
+
 _ESCAPE = 255
+_PIECE = 1 << 20
 
 
 def pack_network(state: Mapping[str, Tensor], masks: Masks, values: str = "fp32") -> Blobs:
@@ -70,45 +78,115 @@ def pack_network(state: Mapping[str, Tensor], masks: Masks, values: str = "fp32"
     return blobs
 
 
-def unpack_network(blobs: Mapping[str, bytes]) -> tuple[dict[str, Tensor], Masks]:
+@dataclass(frozen=True)
+class TensorInfo:
+    """What the table says of one tensor.
+
+    Attributes:
+        name: In the network.
+        dtype: Of the tensor.
+        shape: Of the tensor.
+        stored: Dtype of its values in the file.
+        masked: Whether it has a mask.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    stored: torch.dtype
+    masked: bool
+
+    @property
+    def size(self) -> int:
+        """Number of its values, pruned ones too."""
+        return math.prod(self.shape)
+
+
+def read_table(blobs: Mapping[str, bytes]) -> list[TensorInfo]:
+    """What a packed network is made of; nothing of it is allocated.
+
+    Raises:
+        ValueError: It is no table.
+    """
+    rows = parse_json(inflate(blobs["tensors"], LARGEST_TABLE))
+    if not isinstance(rows, list):
+        raise ValueError("it has no table of tensors")
+    table = [_info(row) for row in rows]
+    if len({one.name for one in table}) < len(table):
+        raise ValueError("its table names a tensor twice")
+    return table
+
+
+def unpack_network(
+    blobs: Mapping[str, bytes], table: Sequence[TensorInfo] | None = None
+) -> tuple[dict[str, Tensor], Masks]:
     """The network and the masks that `pack_network` packed, on the CPU.
+
+    Allocates what the table says and no more, whatever the other blobs expand to.
+
+    Args:
+        blobs: Of the network.
+        table: What `read_table` says of them, where the caller has looked at it already.
 
     Raises:
         ValueError: The blobs contradict each other.
     """
-    table = json.loads(zlib.decompress(blobs["tensors"]))
-    sizes = [int(np.prod(shape, dtype=np.int64)) for _, _, shape, _, _ in table]
-    kept = np.zeros(sum(size for size, row in zip(sizes, table, strict=True) if row[4]), dtype=bool)
-    positions = _positions(np.frombuffer(zlib.decompress(blobs["index"]), dtype=np.uint8))
-    if len(positions) and positions[-1] >= len(kept):
-        raise ValueError(f"its index has a kept weight {positions[-1]} of {len(kept)}")
-    kept[positions] = True
+    table = read_table(blobs) if table is None else table
+    kept = _unpack_index(blobs["index"], sum(one.size for one in table if one.masked))
+    masks: Masks = {}
+    counts: dict[torch.dtype, int] = {}
+    start = 0
+    for one in table:
+        count = one.size
+        if one.masked:
+            mask = torch.from_numpy(kept[start : start + one.size])
+            masks[one.name] = mask.reshape(one.shape)
+            count, start = int(mask.sum()), start + one.size
+        counts[one.stored] = counts.get(one.stored, 0) + count
+    expected = {f"values.{_name(dtype)}" for dtype in counts}
+    if strange := sorted(blobs.keys() - expected - {"tensors", "index"}):
+        raise ValueError(f"it holds values that no tensor has: {', '.join(strange)[:200]}")
     values = {
-        key.removeprefix("values."): _values(zlib.decompress(blob), key.removeprefix("values."))
-        for key, blob in blobs.items()
-        if key.startswith("values.")
+        dtype: _values(blobs[f"values.{_name(dtype)}"], dtype, count) for dtype, count in counts.items()
     }
     state: dict[str, Tensor] = {}
-    masks: Masks = {}
-    start, used = 0, dict.fromkeys(values, 0)
-    for (name, dtype, shape, stored, masked), size in zip(table, sizes, strict=True):
-        mask = None
-        if masked:
-            mask = torch.from_numpy(kept[start : start + size])
-            masks[name] = mask.reshape(shape)
-            start += size
-        count = size if mask is None else int(mask.sum())
-        chosen = values[stored][used[stored] : used[stored] + count]
-        if len(chosen) != count:
-            raise ValueError(f"it holds {len(chosen)} values of {name} and should hold {count}")
-        used[stored] += count
-        tensor = chosen.to(_dtype(dtype), copy=True)
-        if mask is not None:
-            tensor = torch.zeros(size, dtype=tensor.dtype).masked_scatter_(mask, tensor)
-        state[name] = tensor.reshape(shape)
-    if left := {stored: len(v) - used[stored] for stored, v in values.items() if len(v) != used[stored]}:
-        raise ValueError(f"it holds more values than its tensors have: {left}")
+    used = dict.fromkeys(counts, 0)
+    for one in table:
+        flat = masks[one.name].reshape(-1) if one.masked else None
+        count = one.size if flat is None else int(flat.sum())
+        chosen = values[one.stored][used[one.stored] : used[one.stored] + count]
+        used[one.stored] += count
+        tensor = chosen.to(one.dtype, copy=True)
+        if flat is not None:
+            tensor = torch.zeros(one.size, dtype=tensor.dtype).masked_scatter_(flat, tensor)
+        state[one.name] = tensor.reshape(one.shape)
     return state, masks
+
+
+def inflate(blob: bytes, most: int) -> bytes:
+    """What a zlib stream holds, if that is no more than `most` bytes; no more is ever expanded.
+
+    Raises:
+        ValueError: It is more, or less than a whole stream.
+    """
+    stream = zlib.decompressobj()
+    data = stream.decompress(blob, most + 1)
+    if len(data) > most:
+        raise ValueError(f"a part of it expands to more than the {most:,} bytes that it should have")
+    if not stream.eof or stream.unused_data:
+        raise ValueError("a part of it is cut short")
+    return data
+
+
+def _info(row: Any) -> TensorInfo:
+    if not isinstance(row, list) or len(row) != 5:
+        raise ValueError("its table has a row that is none")
+    name, dtype, shape, stored, masked = row
+    if not isinstance(name, str) or not isinstance(masked, bool) or not isinstance(shape, list):
+        raise ValueError("its table has a row that is none")
+    if len(shape) > MOST_DIMENSIONS or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
+        raise ValueError(f"its table gives {name[:80]!r} a shape that no tensor has")
+    return TensorInfo(name, _dtype(dtype), tuple(shape), _dtype(stored), masked)
 
 
 def _check(state: Mapping[str, Tensor], masks: Masks, values: str) -> None:
@@ -158,16 +236,31 @@ def _gaps(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
     return stream
 
 
-def _positions(stream: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The positions that `_gaps` turned into bytes."""
-    ends = np.flatnonzero(stream != _ESCAPE)
-    return np.cumsum(stream, dtype=np.int64)[ends] + np.arange(len(ends))
+def _unpack_index(blob: bytes, size: int) -> NDArray[np.bool_]:
+    """Which of `size` weights are kept, from the bytes of `_gaps`; in pieces: positions are eight times as long."""
+    kept = np.zeros(size, dtype=bool)
+    stream = np.frombuffer(inflate(blob, size), dtype=np.uint8)
+    place = 0  # of the next weight
+    for start in range(0, len(stream), _PIECE):
+        piece = stream[start : start + _PIECE]
+        steps = piece + (piece != _ESCAPE).astype(np.int64)
+        ends = place + np.cumsum(steps)
+        place = int(ends[-1])
+        if place > size:
+            raise ValueError(f"its index has a kept weight {place - 1} of {size}")
+        kept[ends[piece != _ESCAPE] - 1] = True
+    return kept
 
 
-def _values(raw: bytes, dtype: str) -> Tensor:
+def _values(blob: bytes, dtype: torch.dtype, count: int) -> Tensor:
     """All values of one dtype, from their byte planes."""
-    planes = np.frombuffer(raw, dtype=np.uint8).reshape(_dtype(dtype).itemsize, -1)
-    return torch.from_numpy(planes.T.copy().reshape(-1)).view(_dtype(dtype))
+    raw = inflate(blob, count * dtype.itemsize)
+    if len(raw) != count * dtype.itemsize:
+        raise ValueError(
+            f"it holds {len(raw):,} bytes of {_name(dtype)} and should hold {count * dtype.itemsize:,}"
+        )
+    planes = np.frombuffer(raw, dtype=np.uint8).reshape(dtype.itemsize, -1)
+    return torch.from_numpy(planes.T.copy().reshape(-1)).view(dtype)
 
 
 def _squeeze(data: NDArray[np.uint8]) -> bytes:
@@ -193,8 +286,8 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _dtype(name: str) -> torch.dtype:
-    dtype = getattr(torch, name, None)
+def _dtype(name: Any) -> torch.dtype:
+    dtype = getattr(torch, name, None) if isinstance(name, str) else None
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"it holds values of an unknown dtype {name!r}")
     return dtype

@@ -11,23 +11,37 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 
-from lightning_classprune.files import replacing
+from lightning_classprune import files
 from lightning_classprune.pruning.masks import Masks
-from lightning_classprune.tickets.packing import Blobs, pack_network, unpack_network
+from lightning_classprune.tickets.packing import (
+    Blobs,
+    TensorInfo,
+    inflate,
+    pack_network,
+    read_table,
+    unpack_network,
+)
+from lightning_classprune.trainer.names import canonical
+
+T = TypeVar("T")
 
 FORMAT = "classprune-ticket"
 VERSION = "1"
+#: Bytes that a network may have of which nothing is known but its file, and how often those of its file beyond.
+LARGEST_UNKNOWN, MOST_EXPANDED = 64 * 2**20, 1000
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -68,10 +82,12 @@ def save_ticket(
             more dimensions, which can change decisions: judge the network that `read_ticket` returns.
 
     Raises:
-        ValueError: `state`, `masks` or `values` do not go together (see `pack_network`), or `card` is not JSON.
+        ValueError: `state`, `masks` or `values` do not go together (see `pack_network`), or `card` is not JSON, or far
+            more of it than a run has to say.
     """
     try:
         text = json.dumps({} if card is None else dict(card), allow_nan=False, sort_keys=True).encode()
+        files.parse_json(text)
     except (TypeError, ValueError) as error:
         raise ValueError(f"card must be JSON (strings, finite numbers, lists, dicts): {error}") from error
     blobs = pack_network(state, masks, values)
@@ -83,18 +99,24 @@ def save_ticket(
     }
     # Packed as well: beside a small network the rows of a ledger would be most of the file.
     contents = blobs | {"card": zlib.compress(text, 9)}
-    arrays = {name: np.frombuffer(blob, dtype=np.uint8) for name, blob in contents.items()}
-    with replacing(path) as part:
-        save_file(arrays, part, metadata)
+    with files.replacing(path) as part:
+        _write(part, contents, metadata)
     return Path(path).stat().st_size
 
 
-def read_ticket(path: str | os.PathLike[str]) -> TicketFile:
+def read_ticket(path: str | os.PathLike[str], like: Mapping[str, Tensor] | None = None) -> TicketFile:
     """Read a ticket file and verify its hashes.
+
+    Nothing is expanded or allocated before the file's own table was looked at: a small file may claim a huge network.
+
+    Args:
+        path: The file.
+        like: Names, dtypes and shapes that the network must have, such as a model's `state_dict()`. Without it a
+            network is refused that is more than a thousand times as large as its file, and more than 64 MiB.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no ticket file, or of another version, cut short, damaged or changed.
+        ValueError: It is no ticket file, or of another version, cut short, damaged or changed, or not like `like`.
     """
     path = Path(path)
     blobs, metadata = _open(path)
@@ -104,15 +126,21 @@ def read_ticket(path: str | os.PathLike[str]) -> TicketFile:
         raise ValueError(
             f"{path} is a ticket file of version {metadata.get('version')}; this package reads {VERSION}"
         )
-    try:
-        text = zlib.decompress(blobs.pop("card"))
-        card, card_sha256 = json.loads(text), hashlib.sha256(text).hexdigest()
-        state, masks = unpack_network(blobs)
+    with _damaged(path):
+        table = read_table(blobs)
+    known: Mapping[str, TensorInfo] = {}
+    if like is not None:
+        known = inside({canonical(one.name): one for one in table}, {canonical(name) for name in like})
+        _check_fit(path, {name: (one.dtype, one.shape) for name, one in known.items()}, like)
+    with _damaged(path):
+        fitting = {id(one) for one in known.values()}
+        _check_size([one for one in table if id(one) not in fitting], path.stat().st_size)
+        text = inflate(blobs.pop("card"), files.LARGEST_JSON)
+        card, card_sha256 = files.parse_json(text), hashlib.sha256(text).hexdigest()
+        if not isinstance(card, dict):
+            raise ValueError("its card is none")
+        state, masks = unpack_network(blobs, table)
         sha256 = digest(state, masks)
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RuntimeError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged: {error}; copy or export it again") from error
-    except MemoryError as error:
-        raise ValueError(f"{path} is damaged: it claims shapes that do not fit into memory") from error
     if sha256 != metadata.get("sha256") or card_sha256 != metadata.get("card_sha256"):
         what = "card" if sha256 == metadata.get("sha256") else "network"
         raise ValueError(
@@ -136,6 +164,73 @@ def digest(state: Mapping[str, Tensor], masks: Masks) -> str:
         if len(values):
             sha.update(values.view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def inside(theirs: Mapping[str, T], mine: Collection[str]) -> Mapping[str, T]:
+    """What a file holds of the only module in it that has the model's names; all where there is no such module."""
+    if not mine or set(mine) & theirs.keys():
+        return theirs
+    first = next(iter(mine))
+    parts = []
+    there = (name.removesuffix(first) for name in theirs if name.endswith(f".{first}"))
+    for prefix in islice(there, 20):  # a stranger's table could hold thousands
+        part = {n.removeprefix(prefix): one for n, one in theirs.items() if n.startswith(prefix)}
+        parts += [part] if part.keys() == set(mine) else []
+    return parts[0] if len(parts) == 1 else theirs
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RuntimeError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged: {error}; copy or export it again") from error
+    except MemoryError as error:
+        raise ValueError(f"{path} is damaged: it claims shapes that do not fit into memory") from error
+
+
+def _check_size(table: Sequence[TensorInfo], size: int) -> None:
+    # The values are at most eight bytes wider than stored, and a mask has one byte a value.
+    claimed = sum(one.size * (one.dtype.itemsize + one.masked) for one in table)
+    if claimed > max(LARGEST_UNKNOWN, MOST_EXPANDED * size):
+        raise ValueError(
+            f"it claims a network of {claimed:,} bytes in a file of {size:,}; if that is right, give the model that "
+            "it is of (load_ticket, or read_ticket(path, like=model.state_dict()))"
+        )
+
+
+def _check_fit(
+    path: Path, theirs: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], like: Mapping[str, Tensor]
+) -> None:
+    mine = {canonical(name): (tensor.dtype, tuple(tensor.shape)) for name, tensor in like.items()}
+    found = [f"{name} is missing in the file" for name in mine if name not in theirs]
+    found += [f"{name} is missing in the model" for name in theirs if name not in mine]
+    found += [
+        f"{name} is {_kind(*theirs[name])} in the file and {_kind(*mine[name])} in the model"
+        for name in mine
+        if name in theirs and theirs[name] != mine[name]
+    ]
+    if found:
+        more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        raise ValueError(f"{path} does not fit the model: {'; '.join(found[:_NAMED])}{more}")
+
+
+def _kind(dtype: torch.dtype, shape: tuple[int, ...]) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {list(shape)}"
+
+
+def _write(path: Path, blobs: Blobs, metadata: Mapping[str, str]) -> None:
+    """A safetensors file of byte tensors; its own writer orders the metadata at random, so no two files are equal."""
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    start = 0
+    for name, blob in sorted(blobs.items()):
+        header[name] = {"dtype": "U8", "shape": [len(blob)], "data_offsets": [start, start + len(blob)]}
+        start += len(blob)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.writelines(blob for _, blob in sorted(blobs.items()))
 
 
 def _open(path: Path) -> tuple[Blobs, dict[str, str]]:

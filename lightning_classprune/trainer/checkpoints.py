@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 from itertools import count
+from math import inf
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from lightning_classprune.trainer.snapshots import copy_state
 
@@ -46,6 +50,15 @@ class Checkpoints:
     def reset(self) -> None:
         """Start a round: its epochs compete among themselves, not with the dense network."""
         self._set(self._pristine)
+
+    def look_anew(self) -> None:
+        """Let whatever the round's next epochs save be better than what it saved so far, which gives way to it."""
+        for callback in self._callbacks:
+            if callback.monitor is None or not callback.best_k_models:
+                continue
+            worst = torch.full_like(callback.kth_value, -inf if callback.mode == "max" else inf)
+            callback.best_k_models = dict.fromkeys(callback.best_k_models, worst)
+            callback.best_model_score = callback.kth_value = worst
 
     def seal(self, trainer: Any, round_: int, *, stands: bool, label: str = "accepted") -> None:
         """After the callbacks' own epoch end: make what they track agree with the verdict, once.
@@ -135,7 +148,9 @@ class Checkpoints:
     @staticmethod
     def _remove(trainer: Any, callback: Any, paths: set[str]) -> None:
         for path in paths - {callback.last_model_path, callback.best_model_path}:
-            if callback._should_remove_checkpoint(trainer, path, callback.best_model_path):
+            # A name in a checkpoint that leads out of the callback's folder is none of its files.
+            within = ".." not in Path(path).parts
+            if within and callback._should_remove_checkpoint(trainer, path, callback.best_model_path):
                 trainer.strategy.remove_checkpoint(path)
 
     def state_dict(self) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_classprune.trainer.horizon import Horizon
-from lightning_classprune.trainer.other_callbacks import of_type, package_of
+from lightning_classprune.trainer.other_callbacks import callbacks_module, of_type, package_of
 
 
 def check_trainer(trainer: Any, owner: Any) -> None:
@@ -43,6 +43,25 @@ def check_trainer(trainer: Any, owner: Any) -> None:
             "max_epochs=-1 without max_steps or EarlyStopping: nothing ends a round, so nothing would ever be judged; "
             "set max_epochs or max_steps to the length of one training"
         )
+
+
+def refuse_finders(trainer: Any) -> None:
+    """Refuse callbacks that train before the first batch, where a checkpoint is gone on with.
+
+    Lightning then forgets the checkpoint: its weights stay, its epochs, optimizers and schedulers do not.
+
+    Raises:
+        MisconfigurationException: There is one.
+    """
+    for name in ("LearningRateFinder", "BatchSizeFinder"):
+        module = callbacks_module(trainer)
+        for callback in of_type(trainer, name):
+            if type(callback).on_fit_start is getattr(module, name).on_fit_start:
+                raise MisconfigurationException(
+                    f"{type(callback).__name__} with ckpt_path: it trains before the first batch, and Lightning then "
+                    "forgets the checkpoint's epochs and optimizers; go on without it, what it found is in the "
+                    "checkpoint (a batch size, and a rate that the module sets itself, are to be given again)"
+                )
 
 
 def _check_strategy(trainer: Any) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+from torch import Tensor
+
+from lightning_classprune.trainer.batches import part, reading
 from lightning_classprune.trainer.eval_mode import in_eval_mode
 from lightning_classprune.trainer.randomness import seed_process, untouched_randomness
 from lightning_classprune.trainer.sharding import reshard
@@ -60,5 +63,17 @@ def scores_and_target(returned: Any) -> tuple[Any, ...]:
 
 
 def default_predict(pl_module: Any, batch: Any) -> tuple[Any, Any]:
-    """`(pl_module(batch[0]), batch[1])`: batches of (input, target) and a `forward` that returns scores."""
-    return pl_module(batch[0]), batch[1]
+    """What the module says of a batch's input, and its target, where `batches.reading` finds them.
+
+    Scores are what `forward` returns, or its `.logits`.
+
+    Raises:
+        UnreadableBatchError: They are not found.
+    """
+    found = reading(batch)
+    scores = pl_module(part(batch, found.input))
+    if not isinstance(scores, Tensor):
+        scores = (
+            scores.get("logits", scores) if isinstance(scores, Mapping) else getattr(scores, "logits", scores)
+        )
+    return scores, part(batch, found.target)

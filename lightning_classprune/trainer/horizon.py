@@ -57,6 +57,20 @@ class Horizon:
         enough_epochs = self.epochs != -1 and epochs - self.start_epoch >= self.epochs
         return enough_epochs or (self.steps != -1 and steps - self.start_step >= self.steps)
 
+    def progress(self, epochs: float, steps: int) -> float:
+        """Share of the round that is done, 0..1: of its epochs or its steps, whichever ends it first.
+
+        Args:
+            epochs: That the loop has processed, with the share of the one that has begun.
+            steps: Optimizer steps that it has taken.
+        """
+        shares = [0.0]
+        if self.epochs > 0:
+            shares.append((epochs - self.start_epoch) / self.epochs)
+        if self.steps > 0:
+            shares.append((steps - self.start_step) / self.steps)
+        return min(max(shares), 1.0)
+
     def limits(self, user: Limits) -> Limits:
         """The loop limits under which Lightning itself ends this round where the user's would have."""
         return Limits(
@@ -120,3 +134,16 @@ def steps_per_epoch(trainer: Any) -> int | None:
         return None
     steps: int = ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
     return steps
+
+
+def steps_left(trainer: Any, horizon: Horizon) -> int | None:
+    """Optimizer steps of a round from here on, the one that is about to be taken included, as far as can be known."""
+    known: list[int] = []
+    batches = trainer.num_training_batches
+    if horizon.epochs != -1 and batches != inf:
+        whole = horizon.start_epoch + horizon.epochs - epochs_done(trainer)
+        begun: int = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        known.append(1 + max(whole * batches - begun, 0) // trainer.accumulate_grad_batches)
+    if horizon.steps != -1:
+        known.append(horizon.start_step + horizon.steps - trainer.global_step)
+    return min(known, default=None)

@@ -7,6 +7,7 @@ from typing import Any
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    IterableDataset,
     RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
@@ -40,6 +41,11 @@ def has_own_sampler(loader: DataLoader[Any]) -> bool:
         sampler = getattr(sampler.dataset, "_sampler", sampler)
     known = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
     return own_batches or type(sampler) not in known
+
+
+def is_stream(loader: Any) -> bool:
+    """Whether nobody but the loader itself knows its samples, and their order."""
+    return not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset)
 
 
 def _visited(loader: DataLoader[Any]) -> tuple[list[int], str]:

@@ -43,6 +43,10 @@ class EarlyStoppings:
         self._pristine = self.capture()
         self._no_reason = [(c.stopping_reason, c.stopping_reason_message) for c in callbacks]
 
+    def __bool__(self) -> bool:
+        """Whether there is one, which may end a round before its length."""
+        return bool(self._callbacks)
+
     def stopped(self) -> bool:
         """Whether one of them ended this round."""
         pairs = zip(self._callbacks, self._no_reason, strict=True)
@@ -86,6 +90,10 @@ class Averaging:
         finally:
             for callback in self._callbacks:
                 callback._swap_models(pl_module)
+
+    def models(self) -> list[Any]:
+        """The averages, as modules."""
+        return [c._average_model.module for c in self._callbacks if c._average_model is not None]
 
     def restart(self, pl_module: Any) -> None:
         """Begin a new average at the module's present weights."""
@@ -186,3 +194,8 @@ class OtherCallbacks:
         self.checkpoints.reset()
         self.by_epoch.reset()
         self.averaging.restart(pl_module)
+
+    def look_anew(self) -> None:
+        """The network is another kind from here on: what was best before is not to be compared with it."""
+        self.early_stopping.reset()
+        self.checkpoints.look_anew()

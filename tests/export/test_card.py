@@ -8,6 +8,8 @@ from lightning_classprune.export import card
 
 FACTS: dict[str, Any] = {
     "format": 1,
+    "purpose": "all",
+    "advice": "Take `model.onnx`: it is 10.0 times smaller than dense.",
     "claim": "90.0% of the prunable weights are gone: class 'crack' missed 3 of 40 against 4 for the dense network.",
     "class_names": ["ok", "crack"],
     "parameters": 1200,
@@ -59,6 +61,7 @@ FACTS: dict[str, Any] = {
         },
     },
     "dense_bytes": {"onnx": 5000, "state_dict": 4800},
+    "measured": {"cpu": "A processor", "load_average": 1.25, "threads": 1, "runtime": "ONNX Runtime"},
     "latency": {"1": {"dense": 1.5, "model.onnx": 1.25}, "32": {"dense": 12.0, "model.onnx": 12.0}},
     "test": {
         "model.onnx": {
@@ -76,6 +79,7 @@ def lines(**change: Any) -> list[str]:
 def test_the_claim_stands_first_and_every_figure_in_a_table() -> None:
     text = lines()
     assert text[2] == FACTS["claim"]
+    assert text[4] == f"**{FACTS['advice']}**"
     assert "| prunable weights | 1,000, 900 of them gone: 90.00% sparsity |" in text
     assert "| decision | the largest score |" in text
     assert "| `model.onnx` | 0.5 | 10.0x | 2.0e-07 | 0 | `abababababababab…` |" in text
@@ -99,6 +103,36 @@ def test_tables_are_tables() -> None:
             body = rows[: next((i for i, row in enumerate(rows) if not row.startswith("|")), len(rows))]
             assert body
             assert {row.rstrip().rstrip("|").count("|") for row in body} == {columns}
+
+
+def test_what_the_times_depend_on_is_told() -> None:
+    assert "on A processor (Linux) at a load average of 1.2. Zeros" in " ".join(lines())
+    silent = {"cpu": None, "load_average": None, "threads": 1, "runtime": "ONNX Runtime"}
+    assert "on a processor that is not named (Linux). Zeros" in " ".join(lines(measured=silent))
+
+
+def test_names_with_bars_stay_in_their_cells() -> None:
+    counts = {"a|b": {"support": 0, "fn": 0, "fp": 2, "recall": None}}
+    text = lines(class_names=["a|b", "c"], test={"model.onnx": counts}, thresholds={"a|b": 0.5})
+    assert "| classes | a\\|b, c |" in text
+    assert "| model.onnx | a\\|b | 0/0 | - | 2 |" in text
+    assert any(line.startswith("| decision | a\\|b if its margin") for line in text)
+
+
+def test_a_microcontroller_is_told_what_it_needs() -> None:
+    code = {
+        "file": "model.c",
+        "bytes": 900,
+        "sha256": "ef" * 32,
+        "max_difference": 0.0,
+        "changed_decisions": 0,
+    }
+    code |= {"runtime": "C99", "flash": 14_823, "ram": 81_920, "multiplications": 165_580}
+    times = {"1": {"dense": 1.5, "model.c": 0.125}, "32": {"dense": 40.0, "model.c": 4.0}}
+    text = lines(artefacts={"model.c": code}, latency=times)
+    assert "| 14,823 | 81,920 | 165,580 | 0.125 |" in text
+    assert "| `model.c` | 0.9 | - | 0.0e+00 | 0 | `efefefefefefefef…` |" in text
+    assert "On a microcontroller" not in "\n".join(lines())
 
 
 def test_what_is_not_known_is_not_told() -> None:
@@ -136,7 +170,7 @@ def test_a_threshold_and_further_facts_are_told() -> None:
 def test_an_offset_that_the_network_does_not_contain_is_told() -> None:
     text = "\n".join(lines(offsets={"crack": 0.25}))
     assert (
-        "| decision offset | +0.25 added to the score of crack: the ONNX files do it; with the others put"
+        "| decision offset | +0.25 added to the score of crack: the ONNX and C files do it; with the others put"
         in text
     )
     assert "decision offset" not in "\n".join(lines())
@@ -155,3 +189,8 @@ def test_dense_stands_beside_delivered() -> None:
     text = lines(verdict=unguarded, ledger=rows)
     assert "| crack | false alarms | 2/60 | 8/60 (shown to be more) | 6 | 0 | not guarded |" in text
     assert "It promises nothing about false alarms, which were not guarded" in "\n".join(text)
+
+
+def test_a_class_name_with_a_bar_stays_in_its_cell() -> None:
+    text = card.markdown(FACTS | {"class_names": ["ok", "a|b"]})
+    assert r"| classes | ok, a\|b |" in text

@@ -282,3 +282,15 @@ def test_low_precision_is_kept():
     made = compact(net, IMAGE.bfloat16())
     assert made.kept == {"0.0": (3, 4)}
     assert {p.dtype for p in made.model.parameters()} == {torch.bfloat16}
+
+
+def test_widths_are_rounded_up_with_channels_that_nothing_reads() -> None:
+    net = randomized(nn.Sequential(nn.Conv2d(3, 20, 3), nn.ReLU(), nn.Flatten(), nn.Linear(20 * 36, 2)))
+    zero(net, "0.weight", "0.bias", index=list(range(5, 20)))
+    exact, expected = compact(net, IMAGE), net.eval()(IMAGE)
+    assert exact.kept == {"0": (5, 20)}
+    for multiple, width in ((4, 8), (5, 5), (16, 16), (32, 20)):
+        rounded = compact(net, IMAGE, multiple=multiple)
+        assert rounded.model[0].out_channels == width
+        torch.testing.assert_close(rounded.model(IMAGE), expected)
+        assert rounded.report["nonzero"] == exact.report["nonzero"]

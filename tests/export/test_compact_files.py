@@ -9,6 +9,7 @@ from torch import nn
 
 from lightning_classprune.export.compact import compact
 from lightning_classprune.export.compact_files import load_compact, save_compact
+from lightning_classprune.tickets.ticket_file import save_ticket
 from tests.export.test_compact import IMAGE, chain, randomized, zero
 
 
@@ -53,7 +54,7 @@ def test_depthwise_and_grouped_layers_come_back(tmp_path):
 def test_bad_files_and_models_that_do_not_fit_are_refused(tmp_path):
     made = compact(sparse_chain(), IMAGE)
     path = tmp_path / "compact.safetensors"
-    with pytest.raises(ValueError, match=r"card: .*only JSON values"):
+    with pytest.raises(ValueError, match=r"card must be JSON"):
         save_compact(path, made, {"tensor": torch.ones(1)})
     assert list(tmp_path.iterdir()) == []
     save_compact(path, made, {})
@@ -69,5 +70,21 @@ def test_bad_files_and_models_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         load_compact(path, chain())
     save_file({"x": torch.ones(1)}, tmp_path / "other")
-    with pytest.raises(ValueError, match="is no compact network"):
+    with pytest.raises(ValueError, match="is not a ticket file"):
         load_compact(tmp_path / "other", chain())
+    save_ticket(tmp_path / "ticket", chain().state_dict(), {})
+    with pytest.raises(ValueError, match="is no compact network"):
+        load_compact(tmp_path / "ticket", chain())
+
+
+def test_zeros_that_stay_take_no_values(tmp_path):
+    net = nn.Sequential(nn.Linear(200, 100), nn.Linear(100, 2))
+    full, sparse = compact(net, torch.randn(2, 200)), tmp_path / "sparse"
+    save_compact(tmp_path / "full", full, {})
+    with torch.no_grad():
+        net[0].weight[torch.rand_like(net[0].weight) < 0.95] = 0
+    made = compact(net, torch.randn(2, 200))
+    save_compact(sparse, made, {})
+    assert sparse.stat().st_size < 0.1 * (tmp_path / "full").stat().st_size
+    model, _ = load_compact(sparse, nn.Sequential(nn.Linear(200, 100), nn.Linear(100, 2)))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), made.model.parameters(), strict=True))

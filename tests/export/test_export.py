@@ -11,7 +11,7 @@ from torch import nn
 from lightning_classprune.export.export import export
 from lightning_classprune.pruning.masks import apply_masks
 
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
@@ -25,7 +25,7 @@ class Sorts(nn.Module):
 def test_a_network_that_onnx_cannot_express_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be written as ONNX"):
         export(Sorts(), tmp_path / "out", torch.randn(3, 4), masks={}, class_names=["a", "b"])
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_in_memory_with_its_normalisation_and_half_values(tmp_path: Path) -> None:
@@ -54,4 +54,5 @@ def test_a_model_in_memory_with_its_normalisation_and_half_values(tmp_path: Path
     assert full["artefacts"]["ticket.safetensors"]["max_difference"] == 0
     for name in ("ticket.safetensors", "model.onnx"):
         assert facts["artefacts"][name]["bytes"] < full["artefacts"][name]["bytes"]
+    assert full["measured"]["runtime"] == f"ONNX Runtime {onnxruntime.__version__}"
     assert "exported without a ledger" in (tmp_path / "card.md").read_text()

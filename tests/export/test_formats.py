@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_classprune.export import fast_format
 from lightning_classprune.export.artefact import Artefact, Spec
 from lightning_classprune.export.compact import compact
 from lightning_classprune.export.compact_format import CompactFormat
 from lightning_classprune.export.deployed import Deployed
 from lightning_classprune.export.export import export
+from lightning_classprune.export.fast_format import FastFormat
 from lightning_classprune.export.formats import FORMATS, Format
-from lightning_classprune.export.onnx_format import OnnxFormat
+from lightning_classprune.export.onnx_export import make_graph
+from lightning_classprune.export.onnx_format import OnnxFormat, PlainFormat
+from lightning_classprune.export.small_format import SmallFormat
 from lightning_classprune.export.ticket_format import TicketFormat
 from lightning_classprune.pruning.masks import Masks, apply_masks
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 pytest.importorskip("torch_pruning")
@@ -68,11 +74,11 @@ class AbsentFormat:
 
 @contextmanager
 def registered(form: Format) -> Iterator[None]:
-    FORMATS.append(form)
+    FORMATS["all"].append(form)
     try:
         yield
     finally:
-        FORMATS.remove(form)
+        FORMATS["all"].remove(form)
 
 
 def linear() -> tuple[nn.Linear, Masks]:
@@ -82,12 +88,22 @@ def linear() -> tuple[nn.Linear, Masks]:
     return layer, masks
 
 
-def test_ours_are_three() -> None:
-    assert [(form.name, form.extra) for form in FORMATS] == [
-        ("ticket", None),
-        ("onnx", "onnx"),
-        ("compact", "compact"),
-    ]
+def test_ours_by_purpose() -> None:
+    assert {purpose: [form.name for form in forms] for purpose, forms in FORMATS.items()} == {
+        "all": ["ticket", "onnx", "plain", "compact"],
+        "latency": ["fast"],
+        "size": ["ticket", "small"],
+        "mcu": ["c"],
+    }
+    extras = {form.name: form.extra for forms in FORMATS.values() for form in forms}
+    assert extras == {
+        "ticket": None,
+        "onnx": "onnx",
+        "plain": "onnx",
+        **dict.fromkeys(["compact", "fast", "small", "c"], "compact"),
+    }
+    with pytest.raises(ValueError, match=r"purpose='speed' must be one of 'all', 'latency', 'size', 'mcu'"):
+        export(nn.Linear(4, 2), ".", X, masks={}, class_names=NAMES, purpose="speed")  # type: ignore[arg-type]
 
 
 @pytest.mark.processes  # asks git for the commit
@@ -96,7 +112,7 @@ def test_a_format_of_ones_own_is_written_checked_and_told(tmp_path: Path) -> Non
     y = torch.tensor([0, 1, 0, 1, 0, 1])
     with registered(JsonFormat()):
         facts = export(layer, tmp_path, X, masks=masks, class_names=NAMES, test=[(X, y)])
-    assert list(facts["artefacts"]) == ["ticket.safetensors", "model.onnx", "model.json"]
+    assert list(facts["artefacts"]) == ["ticket.safetensors", "model.onnx", "plain.onnx", "model.json"]
     entry = facts["artefacts"]["model.json"]
     assert entry["bytes"] == (tmp_path / "model.json").stat().st_size
     assert (entry["runtime"], entry["claim"], entry["changed_decisions"]) == ("NumPy", facts["claim"], 0)
@@ -105,7 +121,8 @@ def test_a_format_of_ones_own_is_written_checked_and_told(tmp_path: Path) -> Non
     assert facts["test"]["model.json"] == facts["test"]["module"]
     card = (tmp_path / "card.md").read_text()
     assert "| `model.json` | 0." in card
-    assert "ONNX Runtime, NumPy, one CPU thread of this machine" in card
+    assert "`plain.onnx` by ONNX Runtime, `model.json` by NumPy, on" in card
+    assert facts["advice"] in card
     assert {path.name for path in tmp_path.iterdir()} == {*facts["artefacts"], "card.md", "card.json"}
 
 
@@ -141,7 +158,8 @@ def spec(rule: Deployed, masks: Masks, **change: Any) -> Spec:
         "told": told,
         "claim": "nothing",
     }
-    content["compacted"] = lambda: compact(rule.network, rule.normalize(X[:2]), masks)
+    content["compacted"] = lambda n: compact(rule.network, rule.normalize(X[:2]), masks, multiple=n)
+    content["graph"] = lambda: make_graph(rule, X)
     return Spec(**(content | change))
 
 
@@ -160,11 +178,19 @@ def test_the_ticket_is_read_into_a_copy(values: Any, tolerance: float, tmp_path:
 def test_onnx_is_read_by_its_runtime(tmp_path: Path) -> None:
     layer, masks = linear()
     rule = Deployed(layer, (1.0, 2.0), {1: 0.5})
-    (written,) = OnnxFormat().write(rule, tmp_path, spec(rule, masks))
-    assert (written.path.name, written.tolerance, written.runtime) == ("model.onnx", 1e-4, "ONNX Runtime")
-    torch.testing.assert_close(written.reader(X)[0], layer((X - 1) / 2))
-    assert torch.equal(written.reader(X)[1], rule(X)[1])
-    assert written.facts["opset"] >= 13
+    told = spec(rule, masks, values="fp16")
+    graph = told.graph()
+    told = replace(told, graph=lambda: graph)
+    for form, name, tolerance in ((OnnxFormat(), "model.onnx", 1e-2), (PlainFormat(), "plain.onnx", 1e-4)):
+        (written,) = form.write(rule, tmp_path, told)
+        assert (written.path.name, written.tolerance, written.runtime) == (name, tolerance, "ONNX Runtime")
+        torch.testing.assert_close(written.reader(X)[0], layer((X - 1) / 2), atol=tolerance, rtol=0)
+        assert torch.equal(written.reader(X)[1], rule(X)[1])
+        assert written.facts["opset"] >= 16
+    plain = onnx.load(tmp_path / "plain.onnx")
+    assert {entry.key: entry.value for entry in plain.metadata_props}["values"] == "fp32"
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in plain.graph.initializer}
+    np.testing.assert_array_equal(weights["network.weight"], layer.weight.detach().numpy())
 
 
 def test_a_compact_network_is_two_files_or_none(tmp_path: Path) -> None:
@@ -180,3 +206,33 @@ def test_a_compact_network_is_two_files_or_none(tmp_path: Path) -> None:
     assert [one.runtime for one in written] == [None, "ONNX Runtime"]
     for one in written:
         torch.testing.assert_close(one.reader(X)[0], net(X))
+
+
+def test_the_fastest_and_the_smallest_are_one_file_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 30), nn.ReLU(), nn.Linear(30, 2))
+    with torch.no_grad():
+        net[2].weight[:, 11:] = 0  # nothing reads the rest
+    rule = Deployed(net, thresholds={})
+    monkeypatch.setattr(fast_format, "MULTIPLES", (4, 12, 8))
+    (fast,) = FastFormat().write(rule, tmp_path, spec(rule, {}))
+    (small,) = SmallFormat().write(rule, tmp_path, spec(rule, {}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["compact.onnx", "fast.onnx"]
+    assert (fast.path.name, small.path.name) == ("fast.onnx", "compact.onnx")
+    width = {4: 12, 8: 16}[fast.facts["widths_multiple_of"]]
+    shapes = {tuple(tensor.dims) for tensor in onnx.load(fast.path).graph.initializer}
+    assert {(width, 4), (width,)} <= shapes
+    for batch, by_multiple in fast.facts["multiples_ms"].items():
+        assert list(by_multiple) == ["4", "8"], batch  # 12 gives the widths of 4
+    for one in (fast, small):
+        torch.testing.assert_close(one.reader(X)[0], net(X))
+    whole, masks = linear()
+    rule = Deployed(whole, thresholds={})
+    told = spec(rule, masks)
+    graph = told.graph()
+    for form, name in ((FastFormat(), "fast.onnx"), (SmallFormat(), "model.onnx")):
+        (written,) = form.write(rule, tmp_path, replace(told, graph=lambda: graph))
+        assert written.path.name == name
+        torch.testing.assert_close(written.reader(X)[0], whole(X))

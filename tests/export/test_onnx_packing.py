@@ -112,6 +112,35 @@ def test_a_graph_gives_the_weight_in_its_smallest_form(share: float, operators: 
     assert [node.op_type for node in model.graph.node] == operators
     (got,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {})
     np.testing.assert_array_equal(got, weight)
+    (got,) = onnx_reference().ReferenceEvaluator(model).run(None, {})
+    np.testing.assert_array_equal(got, weight)
+
+
+def onnx_reference() -> Any:
+    return pytest.importorskip("onnx.reference")
+
+
+def test_nothing_is_left_to_defaults_and_every_shape_is_the_standards() -> None:
+    onnx = pytest.importorskip("onnx")
+    weight = np.zeros((40, 50), np.float32)
+    weight[::7, ::9] = 1
+    model = packed(weight)
+    onnx.checker.check_model(
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True), True
+    )
+    nodes = {node.op_type: node for node in model.graph.node}
+    told = {
+        kind: {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute} for kind, n in nodes.items()
+    }
+    (zero,) = onnx.numpy_helper.to_array(told["ConstantOfShape"]["value"])
+    assert (zero, zero.dtype) == (0, np.float32)
+    assert told["CumSum"] == {"exclusive": 0, "reverse": 0}
+    assert told["ScatterElements"] == {"axis": 0, "reduction": b"none"}
+    assert told["Reshape"] == {"allowzero": 0}
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    assert shapes[nodes["CumSum"].input[1]] == []
+    assert shapes[nodes["ConstantOfShape"].input[0]] == [1]
+    assert shapes[nodes["Reshape"].input[1]] == [2]
 
 
 def test_halves_are_for_matrices_that_fit_them() -> None:

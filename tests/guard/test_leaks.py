@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
 from lightning_classprune.guard.data import GuardData, shard_guard_data
@@ -121,3 +123,18 @@ def test_batches_of_detectors_are_told_by_their_pictures() -> None:
     stacked = torch.stack([one[:, :8] for one in pictures])
     assert len(set(digests({"x": stacked, "target": targets, "block": [1, 1, 2]}))) == 3
     assert digests({"target": targets, "block": [1, 1, 2]}) == []
+
+
+def test_samples_are_found_in_dataclasses_and_where_there_are_none_it_is_said() -> None:
+    @dataclass
+    class Sample:
+        label: Tensor
+        image: Tensor
+
+    x, y = dataset().tensors
+    assert digests(Sample(y, x)) == digests((x, y)) == digests({"image": x, "label": y})
+    assert len(set(digests(Sample(y, x)))) == len(x)
+    assert digests(object()) == []
+    words = DataLoader(["a", "b"], batch_size=2, collate_fn=lambda items: object())  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match="no tensors are found in its batches"):
+        check_guard(guard(words), ONE)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_classprune.guard.protected import Protected, read_protected
+from lightning_classprune.guard.protected import Protected, check_names, read_protected
 from lightning_classprune.guard.tolerance import FNTolerance
 
 NAMES = ("intact", "cracked", "7")
@@ -21,6 +21,72 @@ NAMES = ("intact", "cracked", "7")
 def test_an_index_a_name_or_an_index_as_text(key: Any, index: int) -> None:
     (one,) = read_protected({key: 0.05}, NAMES, 0.95, None)
     assert one == Protected(index, NAMES[index], FNTolerance(rate=0.05))
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        (True, "yes"), (False, "off"), (1e5, "1e5"), (float("inf"), "inf"), (float("nan"), "nan"), (0.5, ".5"),
+        (2019, "2019"), ("yes", "yes"), ("2019", "2019"), ("a=b", "a=b"), ("p: q, r|s", "p: q, r|s"),
+    ],
+)  # fmt: skip
+def test_what_yaml_makes_of_a_name_is_that_name(key: Any, name: str) -> None:
+    names = ("fine", "yes", "off", "1e5", "inf", "nan", ".5", "2019", "a=b", "10", "p: q, r|s")
+    (one,) = read_protected({key: 0.05}, names, 0.95, None)
+    assert one.name == name
+
+
+@pytest.mark.parametrize(
+    ("key", "names", "message"),
+    [
+        (
+            True,
+            ("yes", "on"),
+            "unknown class True; .*YAML reads yes, no, on, off, true and false as such: quote",
+        ),
+        (True, ("off", "no"), "unknown class True"),
+        (
+            1,
+            ("1", "2"),
+            r"1 is the index of class '2' and the name of another; .*'1' or '2'.*protect\.1=\.\.\.",
+        ),
+        (0, ("2", "1", "0"), "0 is the index of class '2' and the name of another"),
+        (1e5, ("a", "b"), "unknown class 100000.0"),
+        ("9" * 5000, ("a", "b"), "unknown class"),
+    ],
+)
+def test_a_key_that_may_mean_two_classes_or_none_is_refused(key: Any, names: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_protected({key: 0.05}, names, 0.95, None)
+
+
+@pytest.mark.parametrize(
+    "name", ["yes", "a=b", "a:b", "a,b", "a|b", "$a$", "$x_{", "[red]x", "é", "日本", "a" * 200]
+)
+def test_any_text_of_one_line_is_a_name(name: str) -> None:
+    check_names("class_names", ["fine", name])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("\x1b[2J", r"class_names\[1\]='\\x1b\[2J' holds a line break, a control character"),
+        ("a\nb", "holds a line break"),
+        ("a\u2028b", "holds a line break"),
+        ("a\x00", "control character"),
+        ("\udcff", "control character"),
+        ("a\u202eb", "turns the direction"),
+        ("a" * 100_000, r"class_names\[1\] has 100000 characters; must have at most 200"),
+        ("", "must be a name"),
+        (" ", "must be a name"),
+        ("fine", "the name 'fine' stands there twice"),
+        (1, "must be a name, as text"),
+    ],
+)
+def test_what_no_table_or_log_can_hold_is_no_name(name: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        check_names("class_names", ["fine", name])
+    assert len(str(caught.value)) < 500
 
 
 def test_the_order_is_the_users() -> None:

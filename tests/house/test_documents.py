@@ -17,6 +17,7 @@ from lightning_classprune import (
     Files,
     Fixed,
     FNTolerance,
+    Gradual,
     Guard,
     chance_at_setup,
 )
@@ -115,7 +116,7 @@ def test_every_argument_is_described() -> None:
     assert described["search"][0] == '`"fixed"`'
 
 
-@pytest.mark.parametrize("options", [Fixed, Adaptive, Guard, Cut, Files, FNTolerance])
+@pytest.mark.parametrize("options", [Fixed, Adaptive, Gradual, Guard, Cut, Files, FNTolerance])
 def test_every_field_is_described_with_its_default(options: type) -> None:
     described = table(ARGUMENTS, options.__name__)
     defaults = {f.name: f.default for f in fields(options)}

@@ -61,7 +61,7 @@ kept: torch.Tensor = callback.masks["net.weight"]
 card = load_ticket("tickets", torch.nn.Linear(2, 2), min_recall=0.9)
 loss: torch.Tensor = ClassDependentLoss([90, 10], protect=[1])(torch.zeros(4, 2), torch.ones(4, dtype=torch.long))
 report.figure(callback.ledger).savefig("ledger.png")
-bound: float = statistics.exact_upper(1, 0, 50, 0.05)
+bound: float | None = statistics.exact_upper(1, 0, 50, 0.05)
 """
 # Each line that ends in a comment is an error with that code; no other is.
 BAD = """

@@ -19,7 +19,7 @@ from lightning_classprune.guard.offset import Labels, chance_on_both_sides, one_
 from lightning_classprune.guard.protected import Protected
 from lightning_classprune.rounds.schedules import AdaptiveSteps
 from lightning_classprune.rounds.search import CHANCE, LEVEL, beyond
-from tests.support.compare import assert_same, weights, without_seconds
+from tests.support.compare import assert_same, checkpoints, weights, without_seconds
 from tests.support.kit import dataset, fit, pruner, tiny, verdicts
 from tests.support.witness import Keep, Watch
 
@@ -360,5 +360,5 @@ def test_files_of_an_abandoned_round_are_removed_as_those_of_a_refused_one(tmp_p
     best = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, monitor="val_loss", save_last=True)
     job = Job(on(VALIDATION, 1, 2, look=1), max_rounds=2).run(best)
     assert verdicts(job.callback) == ["baseline", "abandoned", "abandoned"]
-    assert {file.name for file in tmp_path.iterdir()} == {"accepted-round=00.ckpt", "last.ckpt"}
+    assert checkpoints(tmp_path) == ["accepted-round=00.ckpt", "last.ckpt"]
     assert_same(torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"], weights(job.module))

@@ -14,9 +14,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelPruning, StochasticWeightAveraging
 from lightning.pytorch.strategies import Strategy
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
 from tests.support.kit import (
+    dataset,
     fit,
     guard_loader,
     loader,
@@ -293,3 +294,41 @@ def test_good_input_reaches_training():
     """The guard of these tests itself: without bad input, `NoBatch` is reached."""
     with pytest.raises(AssertionError, match="a training batch was reached"):
         fit(tiny(), refusing(), NoBatch())
+
+
+# -- streams --
+
+
+class Shuffled(IterableDataset):
+    """Another order at every reading, of its own random numbers."""
+
+    def __init__(self, *orders: int) -> None:
+        self.samples, self.orders, self.read = dataset(40, 3), list(orders), 0
+
+    def __iter__(self) -> Any:
+        seed = self.orders[min(self.read, len(self.orders) - 1)]
+        self.read += 1
+        order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
+        return iter([self.samples[i] for i in order.tolist()])
+
+
+def test_a_guard_stream_in_another_order_at_each_reading():
+    refuses("guard_dataloader: read twice, the stream gave 40 cases and then 40, or", None,
+            pruner(guard_dataloader=DataLoader(Shuffled(1, 2, 3), batch_size=20)))  # fmt: skip
+
+
+def test_guard_data_that_can_be_read_once():
+    refuses("guard_dataloader: read twice, the stream gave 120 cases and then 0", None,
+            pruner(guard_dataloader=iter(guard_loader())))  # fmt: skip
+
+
+def test_a_validation_stream_in_another_order_where_it_chooses():
+    stream = DataLoader(Shuffled(1, 2, 3), batch_size=20)
+    callback = pruner(search="adaptive", guard_dataloader=guard_loader(seed=8))
+    refuses("validation data: read twice", None, callback, val=stream, num_sanity_val_steps=0)
+
+
+def test_a_stream_that_begins_anew_is_a_guard():
+    callback = pruner(guard_dataloader=DataLoader(Shuffled(1), batch_size=20), max_rounds=1)
+    fit(tiny(), callback, max_epochs=1)
+    assert len(callback.ledger) == 2

@@ -38,7 +38,18 @@ def decisions(weights: dict[str, torch.Tensor], data: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "name",
-    ["uneven", "sampled", "validation", "few", "unseeded", "stopped", "adaptive", "objects", "patients"],
+    [
+        "uneven",
+        "sampled",
+        "validation",
+        "few",
+        "unseeded",
+        "stopped",
+        "adaptive",
+        "gradual",
+        "objects",
+        "patients",
+    ],
 )
 def test_both_processes_hold_one_ledger_one_ticket_and_the_same_masks(fits: Any, name: str) -> None:
     first, second = of(fits, name)
@@ -160,6 +171,13 @@ def test_validation_data_of_all_processes_choose_the_step(fits: Any) -> None:
     ledger = of(fits, "adaptive")[0]["ledger"]
     assert len(ledger) > 1
     assert all(row["validation_passes"] > 0 for row in ledger)
+
+
+def test_masks_shrink_inside_rounds_alike(fits: Any) -> None:
+    first, second = of(fits, "gradual")
+    assert [row["sparsity"] for row in first["ledger"]] == [0.0, 0.5, 0.75]
+    assert first["shrunk"] == second["shrunk"] == sorted(first["shrunk"])
+    assert len(set(first["shrunk"])) > 10
 
 
 def test_a_round_equals_a_fit_of_its_own_under_its_masks(fits: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance
-from tests.support.compare import assert_same, optimizer_states, scheduler_states, weights
+from tests.support.compare import assert_same, checkpoints, optimizer_states, scheduler_states, weights
 from tests.support.kit import (
     fit,
     guard_loader,
@@ -272,7 +272,7 @@ def test_model_checkpoint_knows_only_accepted_rounds(tmp_path):
     made = fit(module, callback, best)
     assert verdicts(callback) == ["baseline", "accepted", "refused"]
     assert os.path.basename(best.best_model_path) == "accepted-round=01.ckpt"
-    assert sorted(os.listdir(tmp_path)) == ["accepted-round=01.ckpt", "last.ckpt"]
+    assert checkpoints(tmp_path) == ["accepted-round=01.ckpt", "last.ckpt"]
     for path in (best.best_model_path, best.last_model_path):
         saved = torch.load(path, weights_only=True)["state_dict"]
         assert_same(dict(saved), weights(module))
@@ -286,7 +286,7 @@ def test_model_checkpoint_of_a_refuse_everything_run_holds_the_dense_network(tmp
     module = tiny()
     callback = refusing_all()
     fit(module, callback, best)
-    assert os.listdir(tmp_path) == ["accepted-round=00.ckpt"]
+    assert checkpoints(tmp_path) == ["accepted-round=00.ckpt"]
     assert_same(dict(torch.load(best.best_model_path, weights_only=True)["state_dict"]), weights(module))
 
 
@@ -296,7 +296,7 @@ def test_model_checkpoint_at_validation_end_and_all_kept(tmp_path):
     )
     callback = refusing(2)
     fit(tiny(), callback, every)
-    names = sorted(os.listdir(tmp_path))
+    names = checkpoints(tmp_path)
     # round 2 (epochs 4 and 5) was refused: its files are gone
     assert names == [
         "accepted-round=00.ckpt",

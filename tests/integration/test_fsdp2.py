@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_classprune import load_ticket
-from lightning_classprune.pruning.criteria import CRITERIA
+from lightning_classprune.pruning.criteria import Criterion
 from lightning_classprune.pruning.masks import count_kept, count_weights
 from lightning_classprune.pruning.selection import shrink_masks
 from lightning_classprune.tickets.ladder import Ladder
@@ -82,7 +82,7 @@ def test_selection_over_pieces_is_that_over_wholes(
     fits: list[dict[str, Any]], name: str, criterion: Any, scope: Any
 ) -> None:
     found, start = fits[0][name], module().state_dict()
-    score = CRITERIA[criterion] if isinstance(criterion, str) else criterion
+    score = Criterion.of(criterion).given
     dense = found["judged"][1]
     masks = {key: torch.ones_like(mask) for key, mask in found["masks"].items()}
     if name == "fsdp2":  # its last round: from the ticket of round 1
@@ -95,11 +95,35 @@ def test_selection_over_pieces_is_that_over_wholes(
     assert_same(chosen, found["masks"])
 
 
+@pytest.mark.parametrize("name", ["by gradients", "by class gradients"])
+def test_gradients_of_pieces_choose_as_those_of_wholes(fits: list[dict[str, Any]], name: str) -> None:
+    """Relative to all of a layer, though one process has a part of it, or nothing."""
+    assert_same_run(fits[0][name], fits[0][f"{name}, of wholes"])
+    assert any(
+        not torch.equal(mask, fits[0]["fsdp2"]["masks"][n]) for n, mask in fits[0][name]["masks"].items()
+    )
+
+
+def test_what_each_process_heard_is_saved_and_resumed(fits: list[dict[str, Any]], folder: Path) -> None:
+    for process in fits:
+        assert_same_run(process["by gradients, resumed in round 1"], process["by gradients"])
+
+
 def test_pieces_never_leak(fits: list[dict[str, Any]]) -> None:
     for process in fits:
         leaked, looked_at = process["fsdp2"]["leaks"]
         assert leaked == 0
         assert looked_at > 1000
+
+
+def test_masks_of_pieces_shrink_inside_a_round(fits: list[dict[str, Any]]) -> None:
+    for process in fits:
+        found = process["gradual"]
+        assert [row["sparsity"] for row in found["ledger"]] == [0.0, 114 / 227]
+        leaked, looked_at = found["leaks"]
+        assert leaked == 0
+        assert looked_at > 500
+        assert_same_run(process["gradual, resumed"], found)
 
 
 def test_shares_of_few_guard_samples_leave_nobody_waiting(fits: list[dict[str, Any]]) -> None:

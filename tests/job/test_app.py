@@ -67,9 +67,17 @@ def test_facts_resolve_names_and_refuse_unknown_ones() -> None:
     data.setup()
     assert app.facts(data, {"malignant": 0.1})["protected"] == [0]
     assert app.facts(data, {1: 0.1})["protected"] == [1]
-    for wrong in ("melanoma", 2, -1):
+    for wrong in ("melanoma", 2, -1, True):
         with pytest.raises(ValueError, match=r"protect: .*malignant"):
             app.facts(data, {wrong: 0.1})
+
+
+@pytest.mark.unit
+def test_a_missing_protect_says_what_to_write() -> None:
+    asked = app.ask_for_protect(["fine", "crack"], [70, 12])
+    assert "such as protect.crack=0.05; the classes are 0: 'fine' (70 for training), 1: 'crack' (12" in asked
+    for name in ("T-shirt/top", "a b", "é", "a=b", "yes: no"):
+        assert "such as 'protect={0: 0.05}'" in app.ask_for_protect([name, "fine"], [1, 2])
 
 
 # --- whole jobs -----------------------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from lightning_classprune import Adaptive, ClassAwarePruningCallback, Cut, Files, Fixed, Guard
+from lightning_classprune import Adaptive, ClassAwarePruningCallback, Cut, Files, Fixed, Gradual, Guard
 from lightning_classprune.job import app
 from lightning_classprune.job.configuration import conf_dir
+from lightning_classprune.rounds.settings import GRADUAL_CRITERION
 from tests.support.app_job import config
 
 CONF = conf_dir()
@@ -83,14 +84,16 @@ def test_the_callback_option_is_the_constructor_with_its_defaults() -> None:
     assert [key for key, value in given.items() if value == "???"] == ["num_classes", "protect"]
     for name in set(given) - {"num_classes", "protect"}:
         built = instantiate(given[name]) if isinstance(given[name], dict) else given[name]
-        assert built == parameters[name].default, name
+        assert built == (Cut() if name == "cut" else parameters[name].default), name
     for name, kind in (("guard", Guard), ("cut", Cut), ("files", Files)):
         assert {key for key in given[name] if key != "_target_"} == {one.name for one in fields(kind)}
 
 
-@pytest.mark.parametrize(("option", "kind"), [("fixed", Fixed), ("adaptive", Adaptive)])
+@pytest.mark.parametrize(
+    ("option", "kind"), [("fixed", Fixed), ("adaptive", Adaptive), ("gradual", Gradual), ("steps", Fixed)]
+)
 def test_a_search_option_is_one_object_and_nothing_else(option: str, kind: type[Any], tmp_path: Path) -> None:
-    assert options("search") == ["adaptive", "fixed"]
+    assert options("search") == ["adaptive", "fixed", "gradual", "steps"]
     entry = yaml.safe_load((CONF / "search" / f"{option}.yaml").read_text())
     assert entry.pop("_target_") == f"lightning_classprune.{kind.__name__}"
     assert set(entry) == {one.name for one in fields(kind)}
@@ -100,7 +103,8 @@ def test_a_search_option_is_one_object_and_nothing_else(option: str, kind: type[
     assert isinstance(theirs, dict)
     assert {key for key in ours if ours[key] != theirs[key]} <= {"search"}
     callback = callback_of(tmp_path, f"search={option}")
-    assert callback.settings.search == kind(**entry)
+    resolved = {key: 24 if value == "${trainer.max_epochs}" else value for key, value in entry.items()}
+    assert callback.settings.search == kind(**resolved)
 
 
 def callback_of(folder: Path, *overrides: str) -> ClassAwarePruningCallback:
@@ -114,9 +118,12 @@ def callback_of(folder: Path, *overrides: str) -> ClassAwarePruningCallback:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ([], Adaptive(on_refusal="stop", retries=0)),
-        (["search.rewind=init"], Adaptive(rewind="init", on_refusal="stop", retries=0)),
+        ([], Gradual(densities=(0.05, 0.01), round_epochs=24)),
+        (["trainer.max_epochs=5"], Gradual(densities=(0.05, 0.01), round_epochs=5)),
+        (["search.rewind=init"], Gradual(densities=(0.05, 0.01), round_epochs=24, rewind="init")),
+        (["search=adaptive"], Adaptive(on_refusal="stop", retries=0)),
         (["search=fixed"], Fixed(fraction=0.4)),
+        (["search.densities=[0.1,0.03]", "search.round_epochs=null"], Gradual(densities=(0.1, 0.03))),
         (["search=fixed", "search.fraction=0.5", "search.max_rounds=2"], Fixed(fraction=0.5, max_rounds=2)),
         (["callbacks.classprune.search=fixed"], Fixed()),
         (["hparams_search=optuna"], Fixed(fraction=0.4)),
@@ -126,6 +133,22 @@ def test_the_search_of_the_job(tmp_path: Path, overrides: list[str], expected: A
     if "hparams_search=optuna" in overrides:
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     assert callback_of(tmp_path, *overrides).settings.search == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "criterion"),
+    [
+        (["search=adaptive"], "magnitude"),
+        ([], GRADUAL_CRITERION),
+        (["callbacks.classprune.search=gradual"], GRADUAL_CRITERION),
+        (["search=gradual", "callbacks.classprune.cut.criterion=random"], "random"),
+        (["callbacks.classprune.search=fixed"], "magnitude"),
+    ],
+)
+def test_a_gradual_search_of_the_job_has_its_own_criterion(
+    tmp_path: Path, overrides: list[str], criterion: str
+) -> None:
+    assert callback_of(tmp_path, *overrides).settings.cut.criterion == criterion
 
 
 def test_a_sweep_over_searches_and_their_options_composes(tmp_path: Path) -> None:
@@ -161,6 +184,16 @@ def test_what_a_study_varies_is_there(option: str, tmp_path: Path) -> None:
     cfg = config(tmp_path, f"hparams_search={option}")
     assert study.keys() == {"search.fraction", "search.rewind", "loss.rank_weight", "optimizer.lr"}
     assert all(OmegaConf.select(cfg, key) is not None for key in study)
+
+
+def test_whole_channels_come_in_small_steps_unless_told_otherwise(tmp_path: Path) -> None:
+    cfg = config(tmp_path, "callbacks=[default,channel]")
+    assert list(cfg.callbacks) == list(config(tmp_path).callbacks)
+    settings = callback_of(tmp_path, "callbacks=[default,channel]").settings
+    assert settings.cut == Cut(granularity="channel", scope="layer")
+    assert settings.search == Fixed(fraction=0.3, rewind="lr")
+    other = callback_of(tmp_path, "callbacks=[default,channel]", "search=adaptive").settings
+    assert isinstance(other.search, Adaptive)
 
 
 # --- the other groups -----------------------------------------------------------------------------------------------

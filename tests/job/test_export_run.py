@@ -50,7 +50,7 @@ def test_the_card_is_of_the_files_that_are_there(exported: tuple[Path, dict[str,
     folder, facts = exported
     there = {path.name for path in folder.iterdir()}
     assert there == {*facts["artefacts"], "card.md", "card.json"}
-    assert {"ticket.safetensors", "model.onnx"} <= there
+    assert {"ticket.safetensors", "model.onnx", "plain.onnx"} <= there
     for name, entry in facts["artefacts"].items():
         assert entry["bytes"] == (folder / name).stat().st_size
         assert entry["changed_decisions"] == 0
@@ -68,6 +68,21 @@ def test_misses_through_the_file_are_those_of_the_test_part(
     assert set(through) >= {"module", "model.onnx"}
     for counts in through.values():
         assert counts == test["classes"]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_one_purpose_is_one_kind_of_file_that_decides_alike(
+    job: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export_app.main([str(job.path), "--for", "mcu", "--out", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"model.c", "model.h", "card.md", "card.json"}
+    facts = json.loads((tmp_path / "card.json").read_text())
+    assert facts["advice"] in capsys.readouterr().out
+    assert facts["advice"].startswith("Compile `model.c`: ")
+    test = job.test()
+    assert test is not None
+    assert facts["test"]["model.c"] == facts["test"]["module"] == test["classes"]
+    assert facts["artefacts"]["model.c"]["changed_decisions"] == 0
 
 
 def test_the_ticket_loads_in_the_plain_network(job: RunFolder, exported: tuple[Path, dict[str, Any]]) -> None:
@@ -133,7 +148,7 @@ def test_an_offset_that_no_bias_takes_goes_along_with_every_file(tmp_path: Path)
     offset = final["classes"]["malignant"]["offset"]
     assert final["verdict"] == "accepted"
     assert offset != 0
-    facts = export_run(run.path)
+    facts = export_run(run.path, trust=True)
     assert facts["offsets"] == {"malignant": offset}
     test = run.test()
     assert test is not None
@@ -161,7 +176,8 @@ def test_what_is_not_accepted_is_exported_only_when_told_to(tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"no pruning step was accepted.*--dense"):
         export_run(refused.path)
     assert not (refused.path / "export").exists()
-    assert export_run(refused.path, dense=True)["sparsity"] == 0
+    assert export_run(refused.path, dense=True, plain=False)["sparsity"] == 0
+    assert not (refused.path / "export" / "plain.onnx").exists()
     refused.write_status("running")
     with pytest.raises(
         ValueError, match=r"the run is not finished \(running\); go on with classprune resume="
@@ -185,7 +201,7 @@ def test_broken_input_leaves_nothing_behind(
     (copy / "config.yaml").write_text(config.replace("- 128", "- 64"))
     (copy / "accepted.ckpt").write_bytes(content)
     assert export_app.main([str(copy), "--out", str(tmp_path / "out")]) == 2
-    assert export_app.main([str(tmp_path)]) == 2
+    assert export_app.main([str(tmp_path), "--no-plain"]) == 2
     assert "is not a run folder" in capsys.readouterr().err
     assert export_app.main([str(tmp_path / "lost.ckpt")]) == 2
     assert not (tmp_path / "out").exists()

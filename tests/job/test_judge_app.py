@@ -67,14 +67,14 @@ def test_it_is_resumed_and_then_finished(
     cut_off: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = copied(cut_off, tmp_path / "run")
-    monkeypatch.setattr(sys, "argv", ["classprune", f"resume={folder.path}"])
+    monkeypatch.setattr(sys, "argv", ["classprune", f"resume={folder.path}", "--trust"])
     command.main()
     assert folder.status()["state"] == "finished"
     assert [row["verdict"] for row in folder.ledger()] == ["baseline", "accepted", "accepted"]
     capsys.readouterr()
     command.main()
     assert "this job is finished, there is nothing to do" in capsys.readouterr().out
-    assert judge_app.main([str(folder.path)]) == 1
+    assert judge_app.main([str(folder.path), "--trust"]) == 1
     assert "this run was judged, and a judgement is final" in capsys.readouterr().err
 
 
@@ -82,18 +82,18 @@ def test_it_is_closed_as_it_stands_once(
     cut_off: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = copied(cut_off, tmp_path / "run")
-    assert judge_app.main([str(folder.path)]) == 0
+    assert judge_app.main([str(folder.path), "--trust"]) == 0
     assert folder.status()["state"] == "finished"
     assert [row["verdict"] for row in folder.ledger()] == ["baseline", "accepted"]
     assert folder.status()["objective"] == folder.ledger()[1]["sparsity"]
     assert folder.test() is not None
     assert "Dense and delivered" in capsys.readouterr().out
     before = folder.report.read_bytes()
-    assert judge_app.main([str(folder.path)]) == 1
+    assert judge_app.main([str(folder.path), "--trust"]) == 1
     assert "a judgement is final" in capsys.readouterr().err
     assert folder.status()["state"] == "finished"
     assert folder.report.read_bytes() == before
-    monkeypatch.setattr(sys, "argv", ["classprune", f"resume={folder.path}"])
+    monkeypatch.setattr(sys, "argv", ["classprune", f"resume={folder.path}", "--trust"])
     command.main()
     assert "this job is finished" in capsys.readouterr().out
 
@@ -104,7 +104,7 @@ def test_a_run_whose_rounds_are_judged_cannot_be_closed(
     app.run(config(tmp_path, *JOB, "callbacks.classprune.guard.judging=round"))
     folder = RunFolder.open(tmp_path)
     folder.write_status("interrupted")
-    assert judge_app.main([str(tmp_path)]) == 1
+    assert judge_app.main([str(tmp_path), "--trust"]) == 1
     assert "judge closes a run of Guard(judging='end')" in capsys.readouterr().err
     assert folder.status()["state"] == "interrupted"
 
@@ -116,7 +116,7 @@ def test_a_killed_run_without_a_checkpoint_has_nothing_to_judge(
     folder = copied(cut_off, tmp_path / "run")
     shutil.rmtree(folder.path / "checkpoints")
     folder.write_status(state)
-    assert judge_app.main([str(folder.path)]) == 1
+    assert judge_app.main([str(folder.path), "--trust"]) == 1
     assert "give ckpt_path" in capsys.readouterr().err
     assert folder.status()["state"] == state
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_classprune.job.models import conv_net, mlp, paper_alexnet
+from lightning_classprune.job.models import GlobalMax, conv_net, mlp, paper_alexnet
 
 
 def count(model: nn.Module) -> int:
@@ -33,6 +33,16 @@ def test_conv_net_size_by_hand() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (28, 28), (64, 64), (65, 97)])
 def test_conv_net_takes_any_size(size: tuple[int, int]) -> None:
     assert conv_net(3, num_classes=5, width=4)(torch.randn(2, 3, *size)).shape == (2, 5)
+
+
+def test_global_maxima_and_their_gradients_are_those_of_pooling() -> None:
+    x = torch.randn(4, 3, 5, 6, requires_grad=True)
+    twin = x.detach().clone().requires_grad_()
+    ours, theirs = GlobalMax()(x), nn.AdaptiveMaxPool2d(1)(twin)
+    assert torch.equal(ours, theirs)
+    for out in (ours, theirs):
+        (out * torch.arange(12.0).reshape(4, 3, 1, 1)).sum().backward()
+    assert torch.equal(x.grad, twin.grad)
 
 
 def test_conv_net_is_cheap_enough_for_a_cpu() -> None:

@@ -72,7 +72,7 @@ def test_the_resumed_job_is_the_uninterrupted_one(epoch: int, whole: RunFolder, 
     folder = cut_off(tmp_path, epoch)
     assert folder.status()["state"] == "failed"
     assert (folder.last_checkpoint is None) is (epoch == 0)
-    objective = jobs.resume(folder, app.run)
+    objective = jobs.resume(folder, app.run, trust=True)
     assert results(folder) == results(whole)
     assert objective == whole.status()["objective"] == 0.75
 
@@ -82,7 +82,7 @@ def test_it_remembers_where_it_began_and_that_it_was_resumed(tmp_path: Path) -> 
     first, stored = folder.environment(), folder.config()
     assert first is not None
     assert first["resumed"] == []
-    jobs.resume(folder, app.run)
+    jobs.resume(folder, app.run, trust=True)
     assert folder.config() == stored
     again = folder.environment()
     assert again is not None
@@ -93,7 +93,7 @@ def test_it_remembers_where_it_began_and_that_it_was_resumed(tmp_path: Path) -> 
 def test_a_moved_folder_goes_on_where_it_is_now(whole: RunFolder, tmp_path: Path) -> None:
     cut_off(tmp_path / "old", 4).path.rename(tmp_path / "new")
     folder = RunFolder.open(tmp_path / "new")
-    jobs.resume(folder, app.run)
+    jobs.resume(folder, app.run, trust=True)
     assert results(folder) == results(whole)
     assert not (tmp_path / "old").exists()
     assert folder.config().run_dir == str(tmp_path / "new")
@@ -116,14 +116,15 @@ def test_a_stored_objective_comes_back_as_it_was(stored: Any, tmp_path: Path) ->
     folder.begin(OmegaConf.create({"run_dir": str(tmp_path)}))
     folder.write_status("finished", objective=stored)
     expected = tuple(stored) if isinstance(stored, list) else stored
-    assert jobs.resume(folder, app.run) == expected
+    assert jobs.resume(folder, app.run, trust=True) == expected
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resume={folder}", "seed=3", "-m"], r"takes nothing beside it; remove seed=3 -m"),
-        (["+trainer.x=1", "resume={folder}"], r"takes nothing beside it; remove \+trainer\.x=1"),
+        (["resume={folder}", "seed=3", "-m"], r"takes nothing beside it but --trust; remove seed=3 -m"),
+        (["+trainer.x=1", "resume={folder}"], r"takes nothing beside it but --trust; remove \+trainer\.x=1"),
+        (["--trust", "resume={folder}", "seed=3"], "but --trust; remove seed=3$"),
         (["resume={folder}/checkpoints"], r"checkpoints is not a run folder: it has no config\.yaml"),
     ],
 )
@@ -153,5 +154,5 @@ def test_a_job_ends_with_its_sweep_and_goes_on_later(whole: RunFolder, tmp_path:
             time.sleep(0.01)
     assert process.returncode == 1
     assert folder.status()["state"] == "running"
-    jobs.resume(folder, app.run)
+    jobs.resume(folder, app.run, trust=True)
     assert results(folder) == results(whole)

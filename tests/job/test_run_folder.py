@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,6 +90,80 @@ def test_a_job_whose_folder_says_nothing_more_is_running(tmp_path: Path) -> None
     assert folder.guard() == {}
     assert folder.test() is None
     assert folder.last_checkpoint is None
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("status.json", '{"state": 3}', "status"),
+        ("status.json", "[]", "status"),
+        ("status.json", "[" * 10_000, "status"),
+        ("status.json", "[" + "{}," * 600_000 + "1]", "status"),
+        ("test.json", "3", "test"),
+        ("layers.json", "{}", "layers"),
+        ("layers.json", '{"layers": 3}', "layers"),
+        ("hashes.json", '{"a": 1}', "hashes"),
+        ("ledger.jsonl", '{"round": "0"}', "ledger"),
+        ("ledger.jsonl", '{"classes": {"a": {"fn": 1e400}}}', "ledger"),
+        ("ledger.jsonl", "\ufeff\x00", "ledger"),
+        ("guard.npz", "PK\x03\x04", "guard"),
+        ("scores.npz", "", "scores"),
+        ("guard_pictures.npz", "PK\x05\x06" + 18 * "\0", "pictures"),
+        ("config.yaml", "a: *b", "config"),
+    ],
+)
+def test_a_damaged_file_is_named_in_a_line(name: str, content: str, read: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=name) as raised:
+        getattr(RunFolder(tmp_path), read)()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.unit
+def test_what_was_changed_after_the_end_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.verify(["ledger.jsonl"])
+    folder.ledger_file.write_text('{"round": 0}\n')
+    folder.write_status("finished", objective=0.5)
+    folder.write_hashes()
+    folder.verify(["ledger.jsonl", "status.json", "accepted.ckpt"])
+    folder.ledger_file.write_text('{"round": 1}\n')
+    with pytest.raises(ValueError, match=r"ledger\.jsonl was changed or damaged since the job ended"):
+        folder.verify(["status.json", "ledger.jsonl"])
+
+
+@pytest.mark.unit
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no new file can be written the old one has room for what there is to say."""
+    folder = RunFolder(tmp_path)
+    folder.write_status("running")
+    size = (tmp_path / "status.json").stat().st_size
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "write_text", full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    folder.write_status("failed", error="OSError: " + 5000 * "x")
+    assert folder.status()["state"] == "failed"
+    assert folder.status()["error"].endswith(f"(the disk of {tmp_path} is full)")
+    assert (tmp_path / "status.json").stat().st_size == size
+
+
+@pytest.mark.processes  # git, which the environment asks
+def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
+    gone, here = 2**22 + 1, os.getpid()  # no process has a number as large as the first
+    for name in ("ledger.jsonl", "checkpoints/x", "tickets/round=00.safetensors"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        for process in (gone, here):
+            (path.parent / f".{path.name}.{process}-abc_d3.part").touch()
+    (tmp_path / ".mine.part").touch()
+    RunFolder(tmp_path).begin(OmegaConf.create({"seed": 1}))
+    left = [path.name for path in tmp_path.rglob(".*.part")]
+    assert len(left) == 4
+    assert not any(str(gone) in name for name in left)
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:

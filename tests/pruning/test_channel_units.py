@@ -18,7 +18,7 @@ from lightning_classprune.pruning.slicing import ChannelGroup
 torch.set_num_threads(1)
 
 
-def units(scope: Any = "global") -> ChannelUnits:
+def units(scope: Any = "global", by_layer: bool = False) -> ChannelUnits:
     """Two groups: three channels that `a` writes through the norm `n`, and two of `b`."""
     parameters = {
         "a.weight": nn.Parameter(torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 0.0]])),
@@ -32,7 +32,7 @@ def units(scope: Any = "global") -> ChannelUnits:
         ChannelGroup("a", 3, {"a.weight": three, "a.bias": three, "n.weight": three}, {"b.weight": three}),
         ChannelGroup("b", 2, {"b.weight": two}, {"head.weight": two}),
     ]
-    return ChannelUnits(groups, parameters, scope)
+    return ChannelUnits(groups, parameters, scope, by_layer)
 
 
 def shrink(cut: ChannelUnits, pruned: int, masks: Any = None, criterion: Any = magnitude) -> Any:
@@ -74,6 +74,22 @@ def test_scores_are_relative_to_the_channels_that_are_left():
     # Without a's channel 1 its mean is 17: channel 2 scores 9 / 17, still above b's first.
     first = shrink(units(), 1)
     assert alive(shrink(units(), 2, first)) == [[1, 0, 1], [0, 1]]
+
+
+def test_by_layer_a_channel_counts_relative_to_those_of_its_group_that_are_no_smaller():
+    # a: 25, 2, 9 -> 1, 2 / 36, 9 / 34; b: 100, 900 -> 100 / 1000, 1. Each group keeps its largest.
+    order = [alive(shrink(units(by_layer=True), k)) for k in range(4)]
+    assert order == [
+        [[1, 1, 1], [1, 1]],
+        [[1, 0, 1], [1, 1]],
+        [[1, 0, 1], [0, 1]],
+        [[1, 0, 0], [0, 1]],
+    ]
+    cut = units(by_layer=True)
+    cut.parameters["b.weight"].data[0] = 20.0  # 400 / 1300 is more than 9 / 34 now, and less than 9 / 12
+    assert alive(shrink(cut, 2)) == [[1, 0, 0], [1, 1]]
+    with pytest.raises(ValueError, match="NaN"):
+        shrink(units(by_layer=True), 1, criterion=lambda weight, _: weight * float("nan"))
 
 
 def test_a_channel_dies_with_all_that_writes_it():

@@ -1,6 +1,8 @@
 """Criteria by hand, and what a run makes of each of their forms."""
 
+import copy
 import functools
+import pickle
 
 import pytest
 import torch
@@ -9,11 +11,12 @@ from scipy.stats import chisquare
 from lightning_classprune.pruning.criteria import (
     CRITERIA,
     Criterion,
+    ListeningCriterion,
     PreparedCriterion,
+    check_criterion_argument,
     magnitude,
     magnitude_increase,
     random,
-    read_criterion,
 )
 
 torch.set_num_threads(1)
@@ -34,11 +37,12 @@ def test_magnitude_increase_by_hand_may_be_negative():
 def test_scores_have_the_weights_shape_leave_it_alone_and_repeat_exactly(name, dtype):
     weight = torch.randn(3, 2, 4, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
     before, state = weight.clone(), torch.get_rng_state()
-    scores = CRITERIA[name](weight, weight * 0.5)
+    criterion = Criterion.of(name)
+    scores = criterion.score("w", weight, weight * 0.5)
     assert scores.shape == weight.shape
     assert scores.is_floating_point()
     assert not scores.isnan().any()
-    assert torch.equal(scores, CRITERIA[name](weight, weight * 0.5))
+    assert torch.equal(scores, criterion.score("w", weight, weight * 0.5))
     assert torch.equal(weight, before)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -67,25 +71,55 @@ def test_random_scores_look_at_no_size():
 
 
 def test_a_name_or_a_callable_is_resolved():
-    assert {name: read_criterion(name) for name in CRITERIA} == {
+    plain = {
         "magnitude": magnitude,
         "magnitude_increase": magnitude_increase,
         "random": random,
+        "lamp": magnitude,
     }
+    assert {name: Criterion.of(name).given for name in plain} == plain
+    assert [name for name in CRITERIA if Criterion.of(name).by_layer] == [
+        "lamp",
+        "lamp_gradient",
+        "class_lamp_gradient",
+    ]
 
     def own(weight, rewind_point):
         return weight
 
-    assert read_criterion(own) is own
+    assert Criterion.of(own).given is own
+    assert not Criterion.of(own).by_layer
+
+
+def test_one_with_a_state_is_made_anew_for_every_run():
+    for name in ("gradient", "lamp_gradient"):
+        one, other = Criterion.of(name), Criterion.of(name)
+        one.observe({"w": torch.ones(2)})
+        assert one.state_dict()["steps"] == {"w": 1}
+        assert other.state_dict() == {"means": {}, "steps": {}}
+        for copied in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+            copied.observe({"w": torch.ones(2)})
+            assert (copied.state_dict()["steps"], one.state_dict()["steps"]) == ({"w": 2}, {"w": 1})
+
+
+def test_which_ones_look_listen_and_compare():
+    def those(which):
+        return [name for name in CRITERIA if getattr(Criterion.of(name), which)]
+
+    gradients = ["gradient", "lamp_gradient"]
+    assert those("listens") == gradients
+    assert those("looks_first") == [*gradients, "class_gradient", "class_lamp_gradient"]
+    assert those("compares") == ["magnitude_increase", "random"]
 
 
 @pytest.mark.parametrize("bad", ["magnitud", "", 3, None, ["magnitude"]])
 def test_what_is_no_criterion_is_named_with_the_allowed(bad):
     allowed = (
-        r"Cut\.criterion=.* is unknown; allowed are 'magnitude', 'magnitude_increase', 'random', a callable "
+        r"Cut\.criterion=.* is unknown; allowed are 'magnitude', 'magnitude_increase', 'random', 'lamp', "
+        r"'gradient', 'lamp_gradient', 'class_gradient', 'class_lamp_gradient', a callable "
         r"\(weight, rewind_point\) -> scores, or an object with prepare\(scoring\) and score\(name, weight, "
     )
-    for read in (read_criterion, Criterion.of):
+    for read in (check_criterion_argument, Criterion.of):
         with pytest.raises(ValueError, match=allowed):
             read(bad)
 
@@ -161,6 +195,46 @@ def test_half_of_a_prepared_criterion_is_none(lacking):
         Criterion.of(half)
 
 
+class Listening(Plain):
+    """Counts what it hears."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    def observe(self, gradients):
+        self.heard += gradients
+
+    def state_dict(self):
+        return {"heard": self.heard}
+
+    def load_state_dict(self, state):
+        self.heard = state["heard"]
+
+
+def test_a_users_own_may_listen():
+    criterion = Criterion.of(given := Listening())
+    assert isinstance(given, ListeningCriterion)
+    assert criterion.listens
+    assert criterion.memory is None
+    criterion.observe({"a": W})
+    assert criterion.state_dict() == {"heard": ["a"]}
+    criterion.restart()
+    assert given.heard == []
+    Criterion.of("magnitude").observe({"a": W})
+    Criterion.of(Plain()).observe({"a": W})
+
+
+@pytest.mark.parametrize("lacking", ["prepare", "score", "state_dict", "load_state_dict"])
+def test_one_that_listens_needs_a_state_that_goes_back(lacking):
+    methods = ("prepare", "score", "observe", "state_dict", "load_state_dict")
+    half = type("Half", (), {name: getattr(Listening, name) for name in methods if name != lacking})()
+    with pytest.raises(
+        ValueError, match=r"listens to gradients .* so it also needs prepare.*load_state_dict"
+    ):
+        Criterion.of(half)
+
+
 def test_a_run_begins_with_the_state_that_was_given():
     given = Counting(3)
     criterion = Criterion.of(given)
@@ -193,6 +267,8 @@ def test_identity_tells_apart_what_a_name_does_not():
     assert told(Plain(2.0)) == told(Plain(2.0)) != told(Plain(-2.0))
     assert told(Counting(1)) == told(Counting(1)) != told(Counting(2))
     assert told("magnitude") == told(magnitude) != told("random")
+    assert len({repr(told(name)) for name in CRITERIA}) == len(CRITERIA)
+    assert [told(name) for name in CRITERIA] == [told(name) for name in CRITERIA]
 
 
 def test_identity_is_told_in_the_state_that_was_given():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_classprune.pruning.criteria import Criterion
 from lightning_classprune.pruning.cutter import (
     Cutter,
+    by_parameter,
     check_criterion,
     find_parameters,
     find_sharding,
@@ -178,6 +179,87 @@ def test_a_criterion_is_shown_what_there_is_and_told_the_names() -> None:
     assert made.shrink(full(made), 3, None)["1.weight"].all()
     with pytest.raises(KeyError, match="layer"):
         cutter(network(), Blind(KeyError("layer"))).prepare("anything")  # type: ignore[arg-type]
+
+
+class Listening(Blind):
+    """Knows the last gradient of every parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: dict[str, Tensor] = {}
+
+    def observe(self, gradients: Any) -> None:
+        self.last |= {name: gradient.clone() for name, gradient in gradients.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last": self.last}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.last = state["last"]
+
+
+def heard(made: Cutter, size: float) -> None:
+    net = made.module
+    for parameter in net.parameters():
+        parameter.grad = torch.full_like(parameter, size)
+    made.observe(trainer(), torch.optim.SGD(net.parameters(), lr=0.1))
+
+
+def test_what_was_heard_belongs_to_the_network_that_was_trained() -> None:
+    made = cutter(network(), given := Listening())
+
+    def sizes() -> list[float]:
+        return [float(gradient.max()) for gradient in given.last.values()]
+
+    heard(made, 3.0)
+    assert list(given.last) == ["0.weight", "1.weight"], "of what is pruned, in pieces"
+    made.commit()
+    assert sizes() == [], "nothing is left of a training that is over"
+    made.go_back()
+    assert sizes() == [3.0, 3.0], "when the network is cut"
+    made.listen_anew()
+    assert sizes() == []
+    heard(made, 5.0)
+    saved = made.state_dict()
+    made.go_back()
+    assert sizes() == [3.0, 3.0], "the candidate of the fives was refused"
+    made.load_state_dict(saved)
+    assert sizes() == [5.0, 5.0]
+    made.go_back()
+    assert sizes() == [3.0, 3.0]
+    made.release()
+    assert sizes() == []
+    made.load_state_dict({"criterion": None, "criterion_accepted": None})
+    assert sizes() == []
+
+
+def test_a_criterion_that_does_not_listen_keeps_its_state_over_rounds() -> None:
+    class Learning(Blind):
+        def state_dict(self) -> dict[str, Any]:
+            return {"looks": len(self.given)}
+
+        def load_state_dict(self, state: Any) -> None:
+            self.given = [None] * state["looks"]
+
+    made = cutter(network(), given := Learning())
+    made.prepare("once")  # type: ignore[arg-type]
+    for step in (made.commit, made.go_back, made.listen_anew, made.release):
+        step()
+        assert made.state_dict() == {"criterion": {"looks": 1}, "criterion_accepted": None}
+    heard(made, 1.0)
+    assert len(given.given) == 1
+    assert cutter(network()).state_dict() == {"criterion": None, "criterion_accepted": None}
+
+
+def test_a_criterions_tensors_are_found_by_the_names_of_parameters() -> None:
+    def doubled(tensors: Any) -> dict[str, Tensor]:
+        return {name: 2 * tensor if name == "w" else tensor for name, tensor in tensors.items()}
+
+    one = torch.ones(2)
+    state = {"means": {"w": one, "v": one}, "w": one, "steps": {"w": 3}, "start": [one]}
+    twice = {"means": {"w": 2 * one, "v": one}, "w": 2 * one, "steps": {"w": 3}, "start": [one]}
+    assert_same(by_parameter(state, doubled), twice)
+    assert by_parameter(None, doubled) is None
 
 
 @pytest.mark.parametrize(

@@ -317,3 +317,89 @@ def test_steps_that_a_scaler_skips_leave_zeros():
         scales.append(scaler.get_scale())
         assert leaks(parameters, masks) == 0
     assert scales == [4.0, 2.0, 2.0]
+
+
+class Around:
+    """Wraps an optimizer, moves weights after its steps and has whatever else of it: Lookahead, as many write it."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def step(self, closure=None):
+        loss = self.inner.step(closure)
+        with torch.no_grad():
+            for group in self.inner.param_groups:
+                for p in group["params"]:
+                    p.add_(0.01)
+        return loss
+
+
+class Bare(SGD):
+    """Without what torch's own constructor makes."""
+
+    def __init__(self, inner):
+        self.__dict__ = {"inner": inner, "param_groups": inner.param_groups, "defaults": inner.defaults}
+        self.state = inner.state
+
+    def zero_grad(self, set_to_none=True):
+        self.inner.zero_grad(set_to_none)
+
+    def step(self, closure=None):
+        return Around(self.inner).step(closure)
+
+
+@pytest.mark.parametrize("kind", [Around, Bare])
+def test_an_optimizer_without_hooks_of_its_own_has_its_step_wrapped(kind):
+    net, parameters, masks = make()
+    optimizer = kind(SGD(net.parameters(), lr=0.1, momentum=0.9))
+    before = vars(optimizer).copy()
+    enforcement = Enforcement()
+    enforcement.rehearse(masks, parameters, [optimizer])
+    assert vars(optimizer) == before
+    apply_masks(masks, parameters)
+    enforcement.hold(masks, parameters, [optimizer])
+    for _ in range(3):
+        train(net, [optimizer], steps=1)
+        assert all(bool((parameters[name][~mask] == 0).all()) for name, mask in masks.items())
+        assert all(bool((parameters[name][mask] != 0).any()) for name, mask in masks.items())
+    enforcement.release()
+    assert vars(optimizer) == before
+
+
+def test_a_step_that_a_schedule_wrapped_stays_wrapped():
+    net, parameters, masks = make()
+    optimizer = Bare(SGD(net.parameters(), lr=0.1))
+    own = optimizer.step = optimizer.step
+    enforcement = Enforcement()
+    enforcement.hold(masks, parameters, [optimizer])
+    held = optimizer.step
+    optimizer.step = lambda closure=None: held(closure)  # as if a schedule were made now
+    enforcement.release()
+    train(net, [optimizer], steps=1)
+    assert any(bool((parameters[name][~mask] != 0).any()) for name, mask in masks.items())
+    assert own is not held
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_what_is_held_in_the_middle_of_a_training_is_forgotten(name):
+    """Weights, gradients and what the optimizer remembers of them are exactly zero, and all else is as it was."""
+    net, parameters, masks = make()
+    optimizer = OPTIMIZERS[name](net.parameters())
+    train(net, [optimizer], 2)
+    before = copy.deepcopy(optimizer.state_dict()["state"]), copy.deepcopy(net.state_dict())
+    enforcement = Enforcement()
+    enforcement.hold(masks, parameters, [optimizer])
+    enforcement.wipe(parameters, [optimizer])
+    for number, (key, parameter) in enumerate(net.named_parameters()):
+        mask = masks.get(key, torch.ones_like(parameter, dtype=torch.bool))
+        held = {f"state {k}": (v, before[0][number][k]) for k, v in optimizer.state[parameter].items()}
+        for now, then in ((parameter.detach(), before[1][key]), *held.values()):
+            if now.shape == mask.shape:
+                assert torch.equal(now, then * mask)
+                assert not torch.signbit(now[~mask]).any()
+            else:
+                assert torch.equal(now, then)
+        assert not parameter.grad[~mask].any()

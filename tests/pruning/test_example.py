@@ -83,7 +83,7 @@ class Stream(IterableDataset[Any]):
         (lambda: DataLoader(Stream(), batch_size=8), "the training data is a stream"),
         (
             lambda: train_loader(collate_fn=lambda samples: ["text", torch.ones(len(samples)).long()]),
-            "the first element of a training batch is no tensor but str",
+            "the input in a training batch, which is a list, is no tensor but str",
         ),
     ],
 )

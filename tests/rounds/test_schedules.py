@@ -22,7 +22,7 @@ from lightning_classprune.rounds.plan import (
     after_verdict,
     largest_number_of_tests,
 )
-from lightning_classprune.rounds.schedules import AdaptiveSteps
+from lightning_classprune.rounds.schedules import AdaptiveSteps, ListedSteps
 
 HAND = AdaptiveSteps(
     to_try=(Fraction(4, 5), Fraction(1, 2), Fraction(1, 10)),
@@ -238,3 +238,46 @@ def test_no_pattern_of_refusals_can_spend_more_than_the_level(retries: int) -> N
     tests = largest_number_of_tests(plan(retries=retries))
     level = {r: ErrorBudget(0.05, retries, tests, tests=r, refusals=r).level() for r in range(retries + 1)}
     assert sum(comb(tests, r) * level[r] for r in level) <= 0.05 + 1e-12
+
+
+# --- a list of densities ---
+
+
+def listed(*pruned: int, retries: int = 0) -> Plan:
+    return Plan(1000, pruned[-1], 0.5, None, retries, listed=ListedSteps(pruned))
+
+
+def test_a_list_is_gone_through_and_a_failure_is_tried_again_from_nearer() -> None:
+    """Between 100 kept and 10 that failed lie 31.6, rounded up to 32; then the 10 once more."""
+    made = listed(900, 990, 995)
+    states = [after_verdict(made, RoundState(), True)]
+    states.append(after_verdict(made, states[-1], True))
+    states.append(after_abandonment(made, states[-1]))
+    states.append(after_verdict(made, states[-1], True))
+    assert [state.candidate for state in states] == [900, 990, 968, 990]
+    assert (
+        after_verdict(made, after_verdict(made, states[-1], True), True).finished
+        == "the target sparsity is reached"
+    )
+    assert after_abandonment(made, states[-1]).finished == "2 candidates were abandoned"
+    assert after_verdict(made, states[-1], False).finished == "a round was not accepted"
+
+
+def test_a_run_that_starts_from_a_ticket_skips_what_it_has() -> None:
+    assert after_verdict(listed(900, 990), RoundState(accepted=900, candidate=900), True).candidate == 990
+    assert after_verdict(listed(900, 990), RoundState(accepted=950, candidate=950), True).candidate == 990
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2])
+@pytest.mark.parametrize("pruned", [(500,), (900, 990), (900, 970, 990), (10, 20, 30)])
+def test_no_run_over_a_list_has_more_tests_than_its_budget(pruned: tuple[int, ...], retries: int) -> None:
+    made = listed(*pruned, retries=retries)
+
+    def longest(state: RoundState) -> int:
+        if state.finished is not None:
+            return 0
+        tested = 1 + max(longest(after_verdict(made, state, accepted)) for accepted in (True, False))
+        return max(tested, longest(after_abandonment(made, state)))
+
+    found = longest(after_verdict(made, RoundState(), True))
+    assert len(pruned) <= found <= largest_number_of_tests(made) <= len(pruned) + 2 * retries + 1

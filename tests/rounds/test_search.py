@@ -20,6 +20,7 @@ from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.judge import Judge
 from lightning_classprune.rounds.run import PruningRun
 from lightning_classprune.rounds.search import Search
+from lightning_classprune.trainer.horizon import Horizon
 from tests.support.kit import fit, pruner, tiny, verdicts
 
 pytestmark = pytest.mark.fit
@@ -162,3 +163,18 @@ def test_no_type_that_the_search_has_is_of_a_judge() -> None:
         todo |= {one for hint in hints for part in hint.values() for one in own_types(part)} - seen
     assert {Search, Evaluator, GuardData} <= seen
     assert not seen & {Judge, PruningRun, ClassAwarePruningCallback}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "after", "looks"),
+    [(8, 0.0, [4]), (5, 0.0, [3]), (1, 0.0, []), (16, 0.6, [13]), (10, 0.6, [8]), (4, 0.6, []), (2, 0.6, [])],
+)
+def test_half_of_a_round_is_half_of_what_counts_and_said_once(
+    epochs: int, after: float, looks: list[int]
+) -> None:
+    search = Search(None, (), None)  # type: ignore[arg-type]
+    horizon = Horizon(20, 0, epochs, -1)
+    seen = [
+        done for done in range(1, epochs + 1) for _ in "ab" if search.is_halfway(horizon, 20 + done, after)
+    ]
+    assert seen == looks

@@ -18,12 +18,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_classprune import Adaptive, ClassAwarePruningCallback, Cut, Files, Fixed, FNTolerance, Guard
+from lightning_classprune import (
+    Adaptive,
+    ClassAwarePruningCallback,
+    Cut,
+    Files,
+    Fixed,
+    FNTolerance,
+    Gradual,
+    Guard,
+)
 from lightning_classprune.guard.protected import Protected
 from lightning_classprune.guard.tasks import Segmentation
 from lightning_classprune.pruning.criteria import Criterion, magnitude, random
 from lightning_classprune.rounds.rewind import Rewind
-from lightning_classprune.rounds.settings import Settings
+from lightning_classprune.rounds.schedules import ListedSteps
+from lightning_classprune.rounds.settings import GRADUAL_CRITERION, Settings
 from lightning_classprune.trainer.forward import default_predict
 from tests.support.kit import plain_pruner
 
@@ -60,7 +70,9 @@ def test_the_defaults_in_the_form_that_the_parts_use() -> None:
             max_rounds=None,
             max_total_epochs=None,
         ),
-        guard=Guard(confidence=0.95, baseline="train", max_fp_rise=None, offset="none", judging="round"),
+        guard=Guard(
+            confidence=0.95, baseline="train", max_fp_rise=None, offset="none", judging="round", epoch="last"
+        ),
         cut=Cut(criterion="magnitude", scope="global", granularity="weight", prunable=None),
         criterion=Criterion.of(magnitude),
         files=Files(ladder=None, rewind_file=None),
@@ -108,8 +120,9 @@ BAD: dict[str, list[Any]] = {
     "judging": ["once", "", None],
     "cluster": ["all", "", None, 1],
     "task": ["segmentation", "", Segmentation, 3, {"rule": "iou"}],
+    "epoch": ["first", "", None],
     "guard": [None, "train", 0.95, {"confidence": 0.95}, Guard, Cut()],
-    "cut": [None, "global", Cut, Guard()],
+    "cut": ["global", Cut, Guard()],
     "files": [None, "tickets", Files],
     "ladder": ["", 3, b"tickets", True],
     "rewind_file": ["", 3, ["point.pt"]],
@@ -159,6 +172,59 @@ def test_an_adaptive_search_names_itself(name: str) -> None:
             Adaptive(**{name: value})
 
 
+@pytest.mark.parametrize("name", SEARCHED)
+def test_a_gradual_search_names_itself(name: str) -> None:
+    for value in BAD[name]:
+        with pytest.raises(ValueError, match=rf"^Gradual\.{name}="):
+            Gradual(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("share", [0, 1, 60, -0.1, NAN, "0.6", None, True]),
+        (
+            "densities",
+            [(), [], "0.1", 0.1, None, {0.1}, (0.1, 0.1), (0.03, 0.1), (1, 0.1), (0.1, 0), ("0.1",)],
+        ),
+    ],
+)
+def test_bad_values_of_a_gradual_search(name: str, values: list[Any]) -> None:
+    assert known(Gradual) == {"share", "densities", *SEARCHED}
+    for value in values:
+        with pytest.raises(ValueError, match=rf"^Gradual\.{name}="):
+            Gradual(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("densities", "sparsity", "pruned"),
+    [
+        (None, 0.99, [900, 970, 990]),
+        (None, 0.97, [900, 970]),
+        (None, 0.95, [900, 950]),
+        (None, 0.5, [500]),
+        (None, 0.995, [900, 970, 990, 995]),
+        ([0.1, 0.03], 0.99, [900, 970]),  # where one's own list ends, the run does
+        ([0.1, 0.03], 0.95, [900, 950]),
+        ([0.0015], 0.999, [999]),  # 1.5 of 1000 units: as in a target, at least as sparse
+    ],
+)
+def test_the_candidates_of_a_gradual_search(densities: Any, sparsity: float, pruned: list[int]) -> None:
+    search = Gradual() if densities is None else Gradual(densities=densities)
+    settings = read(search=search, target_sparsity=sparsity)
+    target = settings.target(1000)
+    assert list(ListedSteps.to(search.densities, 1000, target).pruned) == pruned
+    assert target == pruned[-1]
+
+
+def test_a_gradual_search_has_its_own_criterion_unless_a_cut_is_given() -> None:
+    for search in ("gradual", Gradual(share=0.5)):
+        assert plain_pruner(search=search).settings.cut == Cut(criterion=GRADUAL_CRITERION)
+        assert plain_pruner(search=search, cut=Cut()).settings.cut == Cut()
+    assert plain_pruner(search="adaptive").settings.cut == Cut()
+    assert plain_pruner(search="gradual", guard=Guard(judging="end")).settings.search == Gradual()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -172,6 +238,11 @@ def test_an_adaptive_search_names_itself(name: str) -> None:
         (
             {"baseline": "current", "search": "adaptive", "rewind": "step:2"},
             "Guard.baseline='current'.*rewind='step:2' has no earlier point",
+        ),
+        (
+            {"baseline": "current", "rewind": "lr", "criterion": "lamp_gradient"},
+            "Guard.baseline='current' trains nothing before the first cut.*Cut.criterion='lamp_gradient'.*use "
+            "criterion='class_lamp_gradient'",
         ),
         ({"protect": {1: FNTolerance(factor=1.5)}}, r"protect\[1\]: .*factor needs confidence=None"),
         (
@@ -187,6 +258,8 @@ def test_an_adaptive_search_names_itself(name: str) -> None:
         ({"granularity": "2:4"}, "Cut.granularity='2:4' .*target_sparsity=0.99 with Fixed.fraction=0.2"),
         ({"granularity": "2:4", "target_sparsity": 0.5}, "Fixed.fraction=0.2 cannot be met; use .*=0.5"),
         ({"granularity": "2:4", "fraction": 0.5}, "target_sparsity=0.99 with Fixed.fraction=0.5"),
+        ({"granularity": "2:4", "search": "gradual"}, r"shrink little by little; use search=Fixed\(fraction=0.5\)"),
+        ({"search": "gradual", "rewind": "none", "round_epochs": 2}, "Gradual.round_epochs=2 .*rewind='none'"),
         ({"granularity": "2:4", "search": "adaptive"}, r"one step, so search='adaptive'.*Fixed\(fraction=0.5\)"),
         (
             {"granularity": "2:4", "target_sparsity": 0.5, "fraction": 0.5, "on_refusal": "retry", "retries": 1},
@@ -291,9 +364,16 @@ def test_every_form_of_a_protected_class() -> None:
         assert all(type(one.index) is int and one.name == names[one.index] for one in protected)
 
 
-def test_a_name_goes_before_an_index_that_reads_the_same() -> None:
+def test_a_name_as_text_goes_before_an_index_that_reads_the_same() -> None:
     assert read(class_names=["1", "0"], protect={"1": 0.05}).protected[0].index == 0
-    assert read(class_names=["1", "0"], protect={1: 0.05}).protected[0].index == 1
+
+
+def test_a_number_that_is_an_index_and_another_class_name_is_refused() -> None:
+    for names in (["1", "0"], ["1", "2"]):
+        with pytest.raises(
+            ValueError, match=rf"protect: 1 is the index of class '{names[1]}' and the name of"
+        ):
+            read(class_names=names, protect={1: 0.05})
 
 
 @pytest.mark.parametrize(
@@ -339,11 +419,14 @@ def test_guard_data_may_be_anything_that_can_be_read_or_asked(data: Any) -> None
 
 def test_the_length_of_a_round() -> None:
     """None is the length of round 0 for one search; half of it, rounded up, for the other, where it has a length."""
-    assert [Fixed(round_epochs=n).epochs_a_round(7) for n in (None, 3)] == [None, 3]
-    assert [Adaptive(round_epochs=n).epochs_a_round(7) for n in (None, 3)] == [4, 3]
-    assert [Adaptive().epochs_a_round(n) for n in (1, 2, 8, -1)] == [1, 1, 4, None]
-    assert Adaptive(rewind="none").epochs_a_round(8) is None
-    assert Adaptive(rewind="epoch:2").epochs_a_round(8) is None
+    assert [Fixed(round_epochs=n).length(7, -1) for n in (None, 3)] == [None, (3, -1)]
+    assert [Adaptive(round_epochs=n).length(7, 50) for n in (None, 3)] == [(4, 50), (3, 50)]
+    assert [Adaptive().length(n, -1) for n in (1, 2, 8, -1)] == [(1, -1), (1, -1), (4, -1), None]
+    assert [Gradual().length(n, -1) for n in (1, 8)] == [(2, -1), (16, -1)]
+    assert [Gradual().length(-1, 50), Gradual().length(2, 50)] == [(-1, 100), (4, 100)]
+    assert Gradual(round_epochs=3).length(7, 50) == (3, 50)
+    for search in (Adaptive, Gradual):
+        assert [search(rewind=rewind).length(8, -1) for rewind in ("none", "epoch:2")] == [None, None]
 
 
 def test_the_error_level_is_exact_in_decimals() -> None:
@@ -421,6 +504,7 @@ def test_the_state_is_made_of_what_a_safe_load_takes() -> None:
         "Guard.confidence": 0.9,
         "Guard.baseline": "train",
         "Guard.judging": "round",
+        "Guard.epoch": "last",
         "Guard.max_fp_rise": 0.25,
         "Guard.offset": "none",
         "Guard.cluster": "one",
@@ -431,7 +515,7 @@ def test_the_state_is_made_of_what_a_safe_load_takes() -> None:
     }
 
 
-@pytest.mark.parametrize("search", ["fixed", "adaptive"])
+@pytest.mark.parametrize("search", ["fixed", "adaptive", "gradual"])
 def test_every_option_is_in_the_saved_form_but_where_files_are(search: str) -> None:
     settings = read(search=search)
     parts = (settings.search, settings.guard, settings.cut)

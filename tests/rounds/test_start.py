@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_classprune.rounds.clock import RoundClock
 from lightning_classprune.rounds.start import RoundStart, rebuild_training
 from lightning_classprune.trainer.horizon import Limits
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding
-from lightning_classprune.trainer.snapshots import capture_training
+from lightning_classprune.trainer.snapshots import capture_training, copy_state
 from tests.support.compare import assert_same, optimizer_states, scheduler_states, weights
-from tests.support.kit import fit, plain_pruner, tiny
+from tests.support.kit import Tiny, fit, plain_pruner, pruner, tiny
 
 
 class Round0(pl.Callback):
@@ -124,7 +126,7 @@ def test_a_point_in_a_file_of_its_own(tmp_path: Path) -> None:
     assert state is not None
     assert state["file"] == str(path)
     kept = found.start.point
-    found.start.load_state_dict(state)
+    found.start.load_state_dict(state, found.start.saved_fresh())
     assert found.start.point is not kept
     assert_same(found.start.point.tensors, kept.tensors)  # type: ignore[union-attr]
 
@@ -137,7 +139,7 @@ def test_training_that_is_made_anew_is_that_of_a_trainer_of_this_length() -> Non
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             before = Limits.of(trainer)
-            rebuild_training(trainer, self.fresh, Limits.of(trainer), 5)
+            rebuild_training(trainer, self.fresh, Limits.of(trainer), (5, -1))
             self.steps = trainer.lr_scheduler_configs[0].scheduler.total_steps
             self.momentum = trainer.optimizers[0].state_dict()["state"]
             assert Limits.of(trainer) == before
@@ -146,3 +148,72 @@ def test_training_that_is_made_anew_is_that_of_a_trainer_of_this_length() -> Non
     fit(tiny(scheduler="onecycle"), anew, max_epochs=2)
     assert anew.steps == 5 * 6
     assert anew.momentum == {}
+
+
+class Rehearsed(pl.Callback):
+    """Rehearses the rounds of some options before the first batch."""
+
+    def __init__(self, **options: Any) -> None:
+        self.settings = pruner(**options).settings
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        start = RoundStart(
+            self.settings, trainer, pl_module, RoundClock(trainer), Sharding.of(pl_module, Processes())
+        )
+        before = capture_training(trainer), vars(pl_module).copy(), trainer.optimizers
+        start.rehearse()
+        assert_same(capture_training(trainer), before[0])
+        assert vars(pl_module) == before[1]
+        assert all(a is b for a, b in zip(trainer.optimizers, before[2], strict=True))
+
+
+class Warm(Tiny):
+    """A schedule that needs more than two epochs."""
+
+    def configure_optimizers(self) -> Any:
+        self.mine = torch.optim.SGD(self.parameters(), lr=0.1)
+        decay = torch.optim.lr_scheduler.OneCycleLR(
+            self.mine, max_lr=0.1, total_steps=self.trainer.max_epochs - 2
+        )
+        return {"optimizer": self.mine, "lr_scheduler": decay}
+
+
+@pytest.mark.fit
+def test_a_schedule_that_the_rounds_length_breaks_is_found_before_the_first_batch() -> None:
+    with pytest.raises(
+        MisconfigurationException, match=r"asked anew for its length, 2 epochs.*ValueError.*round_epochs"
+    ):
+        fit(Warm(), Rehearsed(rewind="lr", round_epochs=2), max_epochs=3, max_steps=1)
+    fit(Warm(), Rehearsed(rewind="lr", round_epochs=3), max_epochs=3, max_steps=1)
+
+
+@pytest.mark.fit
+def test_an_optimizer_that_cannot_go_back_is_found_before_the_first_batch() -> None:
+    class Forgetful(torch.optim.SGD):
+        def load_state_dict(self, state_dict: Any) -> None:
+            raise NotImplementedError("no way back")
+
+    module = tiny()
+    module.configure_optimizers = lambda: Forgetful(module.parameters(), lr=0.1)  # type: ignore[method-assign]
+    with pytest.raises(MisconfigurationException, match=r"NotImplementedError: no way back; give them"):
+        fit(module, Rehearsed(rewind="lr"), max_epochs=1)
+
+
+@pytest.mark.fit
+def test_rates_of_another_module_are_said_where_rounds_train_by_them() -> None:
+    class Resumed(pl.Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            sharding = Sharding.of(pl_module, Processes())
+            for length, said in ((1, 1), (None, 0)):
+                settings = pruner(rewind="lr", round_epochs=length).settings
+                start = RoundStart(settings, trainer, pl_module, RoundClock(trainer), sharding)
+                fresh = copy_state(start.saved_fresh())
+                fresh["optimizers"][0]["param_groups"][0]["lr"] = 0.25
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    start.load_state_dict(None, fresh)
+                told = [w for w in caught if "began with learning rates [0.25]" in str(w.message)]
+                assert len(told) == said
+                assert start.fresh["optimizers"][0]["param_groups"][0]["lr"] == 0.25
+
+    fit(tiny(), Resumed(), max_epochs=1, limit_train_batches=1)

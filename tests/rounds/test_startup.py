@@ -40,8 +40,8 @@ def test_only_the_same_run_is_continued() -> None:
 
 def test_a_checkpoint_of_another_training_is_said_to_be_one() -> None:
     with log_messages() as said:
-        Startup(SETTINGS, trainer(), {}).note_checkpoint(3, foreign=True)
-        Startup(SETTINGS, trainer(), {}).note_checkpoint(3, foreign=False)
+        Startup(SETTINGS, trainer(), {}).note_checkpoint(3, None)
+        Startup(SETTINGS, trainer(), {}).note_checkpoint(3, {"version": STATE_VERSION})
     assert [message for message in said if "pruning state" in message] == [
         "the checkpoint has no pruning state: its weights are where round 0 starts"
     ]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.protected import Protected
@@ -59,6 +60,39 @@ def test_in_the_middle_of_a_round() -> None:
         "round 1 | epoch 3/8 | sparsity 50.0% | recall crack 0.710 (dense 0.750, tolerance 0.05), "
         "false alarms dense 0.050 (may rise 0.1) | confidence 95%, 3 tests | 1:50 left"
     )
+
+
+def test_while_a_mask_shrinks_both_densities_are_told() -> None:
+    found = at(shrunk=421)
+    assert (found.shrunk, found.sparsity) == (0.421, 0.5)
+    assert "| sparsity 42.1% of 50.0% |" in line(found).plain
+
+
+def test_the_line_fits_a_terminal() -> None:
+    def fitted(found: Status, width: int) -> str:
+        plain: str = line(found, width).plain
+        assert cell_len(plain) <= width
+        return plain
+
+    waiting = at(judges_once=True, rows=[row("baseline", 40.0), row("kept", 20.0)])
+    assert fitted(waiting, 200) == line(waiting).plain
+    assert fitted(waiting, 140) == (
+        "round 1 | epoch 3/8 | sparsity 50.0% | recall crack 0.710 (dense 0.750, tolerance 0.05) | "
+        "confidence 95%, 1 kept for the guard | 1:20 left"
+    )
+    assert fitted(waiting, 100) == (
+        "round 1 | epoch 3/8 | sparsity 50.0% | recall crack 0.710 (dense 0.750) | 1 kept | 1:20 left"
+    )
+    one = waiting.classes[0]
+    several = replace(waiting, classes=(replace(one, name="far", recall=0.8), one, replace(one, recall=None)))
+    assert fitted(several, 100) == (
+        "round 1 | epoch 3/8 | sparsity 50.0% | recall crack 0.710 (dense 0.750) | 2 more | 1:20 left"
+    )
+    long = replace(waiting, classes=(replace(one, name="裂" * 99),) * 3, seconds_left=9e5, sparsity=0.99912)
+    for width in range(1, 200):
+        fitted(long, width)
+    assert "recall 裂裂裂裂裂裂裂" in fitted(long, 100)
+    assert fitted(replace(waiting, classes=()), 40).startswith("round 1 | epoch 3/8 | sparsity 50.0% |")
 
 
 def test_in_round_0_nothing_is_known_but_the_pace() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -58,3 +59,10 @@ def assert_same(a: Any, b: Any) -> None:
 
 def _bits(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+
+
+def checkpoints(folder: Path) -> list[str]:
+    """Names of the checkpoints in a folder, each of which has its hash beside it, and nothing else is there."""
+    names = sorted(path.name for path in folder.glob("*.ckpt"))
+    assert {path.name for path in folder.iterdir()} == {*names, *(f"{name}.sha256" for name in names)}
+    return names

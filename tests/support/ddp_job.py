@@ -316,6 +316,20 @@ def leaking_units(strategy: str, folder: str) -> dict[str, Any]:
     return {"raised": _raised(lambda: fit(module(), strategy, folder, callback, max_epochs=1))}
 
 
+def gradual(strategy: str, folder: str) -> dict[str, Any]:
+    """Masks that shrink inside rounds, by gradients of training data."""
+    net = module()
+    callback = pruner(search="gradual", densities=(0.5, 0.25), round_epochs=2)
+    shrunk: list[float] = []
+
+    class Trace(pl.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            shrunk.append(callback.sparsity)
+
+    fit(net, strategy, folder, callback, Trace())
+    return results(callback, net, shrunk=shrunk)
+
+
 def _raised(action: Callable[[], Any]) -> str:
     try:
         action()
@@ -403,6 +417,7 @@ FITS = (
     objects,
     patients,
     leaking_units,
+    gradual,
     rank_dependent,
     nan_criterion,
     failing_predict,

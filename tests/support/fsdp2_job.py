@@ -170,9 +170,9 @@ class Cut(pl.callbacks.Checkpoint):
             raise InterruptedError
 
 
-def resumed(folder: str, epoch: int, whole_files: bool, **options: Any) -> dict[str, Any]:
+def resumed(folder: str, epoch: int, whole_files: bool, name: str = "cut", **options: Any) -> dict[str, Any]:
     """The run of `once`, cut at the end of an epoch and resumed with new objects."""
-    path = f"{folder}/cut-{epoch}-{whole_files}.ckpt"
+    path = f"{folder}/{name}-{epoch}-{whole_files}.ckpt"
     with contextlib.suppress(InterruptedError):
         fit(module(), "fsdp2", folder, pruner(**options), Cut(path, epoch), whole_files=whole_files)
     net, callback = module(), pruner(**options)
@@ -245,6 +245,14 @@ def objects(kind: str, folder: str) -> dict[str, Any]:
     return results(callback, net)
 
 
+GRADUAL: dict[str, Any] = {
+    "search": "gradual",
+    "densities": (0.5,),
+    "round_epochs": 2,
+    "criterion": "magnitude",
+}
+
+
 def main(folder: str) -> None:
     tiny_guard = DataLoader(TensorDataset(*guard_loader().dataset[:5]), batch_size=2)  # type: ignore[index]
     found = {
@@ -252,6 +260,8 @@ def main(folder: str) -> None:
         "fsdp2": once("fsdp2", folder, ladder=f"{folder}/tickets"),
         "increase": once("fsdp2", folder, criterion="magnitude_increase", max_rounds=1),
         "layers": once("fsdp2", folder, scope="layer", max_rounds=1),
+        "gradual": once("fsdp2", folder, **GRADUAL),
+        "gradual, resumed": resumed(folder, 2, whole_files=False, **GRADUAL),
         "ties": once("fsdp2", folder, criterion=all_equal, max_rounds=1),
         "five samples": once("fsdp2", folder, guard_dataloader=tiny_guard, max_rounds=1),
         "resumed in round 0": resumed(folder, 0, whole_files=False),
@@ -259,6 +269,13 @@ def main(folder: str) -> None:
         "resumed in round 1": resumed(folder, 2, whole_files=False, rewind_file=f"{folder}/point.pt"),
         "fine-tuned": once("fsdp2", folder, rewind="none"),
         "fine-tuned, resumed": resumed(folder, 3, whole_files=False, rewind="none"),
+        "by gradients": once("fsdp2", folder, criterion="lamp_gradient"),
+        "by gradients, of wholes": once("ddp", folder, criterion="lamp_gradient"),
+        "by gradients, resumed in round 1": resumed(
+            folder, 2, whole_files=False, name="gradients", criterion="lamp_gradient"
+        ),
+        "by class gradients": once("fsdp2", folder, criterion="class_lamp_gradient", max_rounds=1),
+        "by class gradients, of wholes": once("ddp", folder, criterion="class_lamp_gradient", max_rounds=1),
         "refused": refused(folder),
         "at the end, whole": once("ddp", folder, **AT_THE_END, ladder=f"{folder}/judged-whole"),
         "at the end": once("fsdp2", folder, **AT_THE_END, ladder=f"{folder}/judged"),

@@ -12,6 +12,7 @@ A moment is `<event>:<n>`, with which the process kills itself (SIGKILL) at the 
     refused     a batch of a round that follows a refusal begins
     write       a checkpoint is written; half of its bytes are
     rename      a checkpoint is written, and not yet in its place
+    place       a file of our own (a ticket, the ladder's list, a hash) is written, and not yet in its place
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from tests.support.ddp_job import Net, dataset, train_loader, val_loader
 
 torch.set_num_threads(1)
 
-EVENTS = ("batch", "judged", "verdict", "saved", "begun", "refused", "write", "rename")
+EVENTS = ("batch", "judged", "verdict", "saved", "begun", "refused", "write", "rename", "place")
 REFUSED = (2, 4)  # attempts, counted from the dense one, 0
 
 
@@ -98,7 +99,11 @@ class EpochEnd(Checkpoint):
 
 def watch_writes(killer: Killer) -> Any:
     """Die while Lightning writes a file; returns a function that ends the watch."""
-    write, commit = LocalFileOpener.write, LocalFileOpener.commit
+    write, commit, replace = LocalFileOpener.write, LocalFileOpener.commit, Path.replace
+
+    def dying_replace(self: Path, target: Any) -> Path:
+        killer.at("place")
+        return replace(self, target)
 
     def dying_write(self: LocalFileOpener, data: bytes) -> Any:
         if killer("write"):
@@ -112,14 +117,18 @@ def watch_writes(killer: Killer) -> Any:
         commit(self)
 
     LocalFileOpener.write, LocalFileOpener.commit = dying_write, dying_commit  # type: ignore[method-assign]
+    Path.replace = dying_replace  # type: ignore[method-assign]
 
     def stop() -> None:
         LocalFileOpener.write, LocalFileOpener.commit = write, commit  # type: ignore[method-assign]
+        Path.replace = replace  # type: ignore[method-assign]
 
     return stop
 
 
-def make(killer: Killer, folder: str, judging: str = "round") -> ClassAwarePruningCallback:
+def make(
+    killer: Killer, folder: str, judging: str = "round", search: str = "fixed"
+) -> ClassAwarePruningCallback:
     """Rounds of which two are refused; with `judging="end"`, none."""
 
     def predict(module: Net, batch: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -131,11 +140,14 @@ def make(killer: Killer, folder: str, judging: str = "round") -> ClassAwarePruni
         return scores, batch[1]
 
     refusals = {"on_refusal": "retry", "retries": 2} if judging == "round" else {"max_fp_rise": 0.4}
+    steps: dict[str, Any] = {"fraction": 0.5}
+    if search == "gradual":
+        steps = {"search": search, "densities": (0.5, 0.3), "round_epochs": 3, "max_rounds": 3}
     pruner = kit.pruner(
         protect={1: FNTolerance(rate=0.4)},
         confidence=0.9,
-        fraction=0.5,
         judging=judging,
+        **steps,
         **refusals,
         predict=predict,
         guard_dataloader=DataLoader(dataset(240, 3), batch_size=40),
@@ -145,11 +157,16 @@ def make(killer: Killer, folder: str, judging: str = "round") -> ClassAwarePruni
 
 
 def run(
-    folder: str, moment: str = "", strategy: str = "auto", ckpt_path: str = "last", judging: str = "round"
+    folder: str,
+    moment: str = "",
+    strategy: str = "auto",
+    ckpt_path: str = "last",
+    judging: str = "round",
+    search: str = "fixed",
 ) -> dict[str, int]:
     """Train in this process; returns how often each event came."""
     killer = Killer(moment)
-    pruner = make(killer, folder, judging)
+    pruner = make(killer, folder, judging, search)
     stop = watch_writes(killer)
     files = ModelCheckpoint(dirpath=f"{folder}/files", monitor="val_loss", save_last=True)
     trainer = kit.trainer(

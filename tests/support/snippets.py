@@ -39,6 +39,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from packaging.requirements import Requirement
 
+from lightning_classprune.job.command import open_protect
 from lightning_classprune.job.run_folder import RunFolder
 from tests.support import ROOT
 
@@ -285,7 +286,8 @@ def run_job(arguments: list[str], folder: Path) -> None:
     if arguments and arguments[0].startswith("resume="):
         check(sys.executable, "-m", "lightning_classprune", *arguments, folder=folder)
         return
-    overrides = [a.replace("…", "x") for a in arguments if a not in ("-m", "--multirun")]
+    arguments = with_folder(arguments, folder)
+    overrides = [open_protect(a.replace("…", "x")) for a in arguments if a not in ("-m", "--multirun")]
     parsed = OverridesParser.create().parse_overrides(overrides)
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     sweeps = len(jobs) > 1 or any(a.startswith("hparams_search=") for a in overrides)
@@ -299,6 +301,15 @@ def run_job(arguments: list[str], folder: Path) -> None:
         from lightning_classprune.job import app
 
         app.run(cfg)
+
+
+def with_folder(arguments: list[str], folder: Path) -> list[str]:
+    """Arguments with `--config-dir DIR` as an override that says the same."""
+    if arguments[:1] != ["--config-dir"]:
+        return arguments
+    own = folder / arguments[1]
+    assert own.is_dir(), f"{own} is not there"
+    return [*arguments[2:], f"hydra.searchpath=[file://{own}]"]
 
 
 def check(*command: str, folder: Path) -> None:

@@ -92,11 +92,48 @@ def test_a_file_is_complete_for_whoever_loads_it(tmp_path: Path) -> None:
     assert loaded.card == {"threshold": 0.5, "verdict": without[1], "ledger": without}
 
 
-def test_a_run_that_begins_clears_what_another_left_and_says_so(tmp_path: Path) -> None:
-    written(tmp_path, 2)
-    with pytest.warns(UserWarning, match="holds 2 tickets of another run, which give way"):
-        keeper(tmp_path).begin([], None, None, WHOLE, Net())
-    assert files(tmp_path) == []
+def test_a_run_that_begins_keeps_aside_what_another_left_and_says_so(tmp_path: Path) -> None:
+    for number in (1, 2):
+        written(tmp_path, 2)
+        before = {name: (tmp_path / name).read_bytes() for name in (*named(0, 1), "ladder.json")}
+        with pytest.warns(UserWarning, match=rf"holds 2 tickets of another run, .*earlier-{number}"):
+            keeper(tmp_path).begin([], None, None, WHOLE, Net())
+        aside = tmp_path / f"earlier-{number}"
+        assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
+        assert files(tmp_path) == [f"earlier-{n + 1}" for n in range(number)]
+
+
+def test_a_run_that_goes_on_does_not_take_another_ones_tickets_for_its_own(tmp_path: Path) -> None:
+    """The folder was used by another run meanwhile, whose round 1 is of another sparsity."""
+    written(tmp_path, 3)
+    other = row(1) | {"sparsity": 0.9}
+    with pytest.warns(UserWarning, match="of another run|are lost"):
+        keeper(tmp_path).begin([row(0), other], str(tmp_path), ticket(Net()), WHOLE, Net())
+    assert files(tmp_path) == ["earlier-1", *named(1)]
+    assert sorted(os.listdir(tmp_path / "earlier-1")) == ["ladder.json", *named(0, 1, 2)]
+
+
+def test_what_is_not_listed_is_never_removed(tmp_path: Path) -> None:
+    """Files of the user's that look like tickets: before, after and among those of the run."""
+    for number in (1, 7):
+        (tmp_path / named(number)[0]).write_bytes(b"mine")
+    made, net = keeper(tmp_path), Net()
+    made.begin([], None, None, WHOLE, net)
+    made.keep(ticket(net), [row(0)], WHOLE, net)
+    with pytest.warns(UserWarning, match=r"round=01\.safetensors is not in ladder\.json; it is kept as "):
+        made.keep(ticket(net), [row(0), row(1)], WHOLE, net)
+    keeper(tmp_path).begin([row(0)], str(tmp_path), ticket(net), WHOLE, net)
+    assert files(tmp_path) == ["earlier-1", *named(0, 7)]
+    assert (tmp_path / "earlier-1" / named(1)[0]).read_bytes() == b"mine"
+    assert (tmp_path / named(7)[0]).read_bytes() == b"mine"
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "tickets"):
+        with pytest.raises(ValueError, match=r"Files\.ladder='.*file.*' cannot be written to"):
+            keeper(folder).begin([], None, None, WHOLE, Net())
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_run_that_goes_on_keeps_what_its_ledger_knows(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_every_accepted_round_is_kept_bit_for_bit_as_it_was_judged(averaging, tm
         assert_same(weights(other), network)
         kept = sum(int(mask.sum()) for mask in ticket.masks.values())
         assert 1 - kept / 120 == pytest.approx(row["sparsity"])
+        assert len(entry.pop("sha256")) == 64
         assert entry == {
             "file": path.name,
             "bytes": path.stat().st_size,
@@ -153,7 +154,6 @@ def test_resumed_from_any_checkpoint_in_the_same_folder_leaves_the_same_ladder(u
     root, files, expected = uninterrupted
     assert [e["round"] for e in expected["list"]] == [0, 1, 2, 3]
     for path in (files[0], files[2], files[3], files[6], files[-1]):
-        (root / "tickets" / "round=09.safetensors").write_bytes(b"listed nowhere")
         Job(root / "tickets", ckpt_path=path)
         assert_same(contents(root / "tickets"), expected)
 
@@ -186,8 +186,10 @@ def test_resumed_where_the_earlier_folder_is_gone_has_the_last_ticket_and_says_w
 def test_a_new_run_in_an_old_folder_starts_a_new_ladder_and_says_so(tmp_path):
     fit(tiny(), pruner(ladder=str(tmp_path)))
     assert len(ladder_of(tmp_path)) == 4
+    before = contents(tmp_path)
     with pytest.warns(UserWarning, match="ladder: .* holds 4 tickets of another run"):
         fit(tiny(), pruner(ladder=str(tmp_path), max_rounds=1))
+    assert_same(contents((tmp_path / "earlier-1").rename(tmp_path.parent / "aside")), before)
     assert [e["round"] for e in contents(tmp_path)["list"]] == [0, 1]
 
 
@@ -195,6 +197,69 @@ def test_a_broken_ladder_is_said_before_training(tmp_path):
     (tmp_path / "ladder.json").write_text("[{")
     with pytest.raises(ValueError, match=r"ladder\.json is not a list of tickets"):
         fit(tiny(), pruner(ladder=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"file": "../../victim.txt"}, r"the file of round 0 is '\.\./\.\./victim\.txt', not 'round=00\.saf"),
+        ({"file": "/etc/passwd"}, "the file of round 0 is '/etc/passwd'"),
+        ({"file": "round=01.safetensors"}, "the file of round 0 is 'round=01"),
+        ({"file": None}, "the file of round 0 is 'None'"),
+        ({"round": "0"}, "an entry has no round"),
+        ({"round": True}, "an entry has no round"),
+        ({"bytes": -1}, "round 0 lacks its bytes"),
+        ({"classes": {"a": {"recall": 2}}}, "classes' recall"),
+        ({"classes": []}, "classes' recall"),
+    ],
+)
+@pytest.mark.unit
+def test_an_entry_that_is_none_is_refused_by_all_that_read_it(change, message, tmp_path):
+    old, new = tmp_path / "deep" / "er" / "old", tmp_path / "new"
+    old.mkdir(parents=True)
+    (tmp_path / "deep" / "victim.txt").write_text("mine")
+    (old / "ladder.json").write_text(json.dumps([entry(0, 5, a=0.9) | change]))
+    for act in (Ladder(old).entries, Ladder(old).pick, lambda: Ladder(new).go_on([0], old)):
+        with pytest.raises(ValueError, match=message):
+            act()
+    assert (tmp_path / "deep" / "victim.txt").read_text() == "mine"
+    assert not new.exists()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "text", ["{}", "[[]]", "[" * 10_000, "[" + "[]," * 600_000 + "[]]", '[{"round": 1e400}]', ""]
+)
+def test_a_list_that_is_none_is_refused(text, tmp_path):
+    (tmp_path / "ladder.json").write_text(text)
+    with pytest.raises(ValueError, match=r"ladder\.json is not a list of tickets"):
+        Ladder(tmp_path).entries()
+
+
+@pytest.mark.unit
+def test_an_entry_that_was_changed_is_refused(tmp_path):
+    row = {
+        "round": 3,
+        "sparsity": 0.5,
+        "verdict": "accepted",
+        "classes": {"a": {"recall": 0.9, "fn": 1, "support": 9}},
+    }
+    Ladder(tmp_path).add(row, {"w": torch.ones(2)}, {}, {})
+    text = (tmp_path / "ladder.json").read_text()
+    (tmp_path / "ladder.json").write_text(text.replace("0.9", "0.8"))
+    with pytest.raises(ValueError, match=r"what it says of round 3 was changed"):
+        Ladder(tmp_path).pick()
+
+
+@pytest.mark.unit
+def test_a_link_is_not_taken_along(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    (tmp_path / "secret").write_text("secret")
+    (old / "round=00.safetensors").symlink_to(tmp_path / "secret")
+    (old / "ladder.json").write_text(json.dumps([entry(0, 5, a=0.9)]))
+    Ladder(new).go_on([0], old)
+    assert not (new / "round=00.safetensors").exists()
 
 
 def test_tied_weights_have_both_names_and_passing_buffers_none(tmp_path):

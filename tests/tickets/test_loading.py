@@ -87,3 +87,19 @@ def test_wrapped_names_are_the_same_names(tmp_path: Path) -> None:
     other = network(99)
     load_ticket(tmp_path / "t", other)
     assert_same(weights(other), weights(net))
+
+
+def test_the_network_in_a_lightning_module_loads_alone(tmp_path: Path) -> None:
+    net, masks = pruned(0, 0.5)
+    whole = nn.ModuleDict({"network": net, "loss": nn.BatchNorm1d(3)})
+    save_ticket(tmp_path / "t", whole.state_dict(), {f"network.{n}": m for n, m in masks.items()})
+    other = network(99)
+    ticket = load_ticket(tmp_path / "t", other)
+    assert_same(weights(other), weights(net))
+    assert list(ticket.masks) == ["network.0.weight"]
+    with pytest.raises(ValueError, match=r"network\.0\.weight is missing in the model"):
+        load_ticket(tmp_path / "t", nn.Sequential(nn.Linear(40, 20)))
+    two = nn.ModuleDict({"student": net, "teacher": network(1)})
+    save_ticket(tmp_path / "two", two.state_dict(), {})
+    with pytest.raises(ValueError, match=r"0\.weight is missing in the file"):  # which of them is not said
+        load_ticket(tmp_path / "two", other)

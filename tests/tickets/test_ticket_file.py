@@ -7,12 +7,15 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -276,6 +279,68 @@ def test_no_cut_and_no_flipped_bit_goes_unnoticed(saved):
     assert unnoticed < 20
 
 
+def bomb(path: Path, kind: str) -> Path:
+    """A small file that claims, or expands to, gigabytes."""
+    table = [["w", "float32", [2**28 if kind == "shape" else 2**14], "float32", True]]
+    blobs = {
+        "tensors": json.dumps(table).encode(),
+        "index": b"",
+        "values.float32": b"",
+        "card": b"{}",
+    }
+    if kind == "index":
+        blobs["index"] = bytes(64 * 2**20)
+    elif kind == "card":
+        blobs["card"] = b"[" + b"[]," * (64 * 2**20 // 3) + b"[]]"
+    elif kind == "card text":
+        blobs["card"] = b" " * (64 * 2**20)
+    elif kind == "table":
+        blobs["tensors"] = b"[" + b"[]," * (64 * 2**20 // 3) + b"[]]"
+    elif kind == "values":
+        blobs["values.float32"] = bytes(256 * 2**20)
+    metadata = {"format": "classprune-ticket", "version": "1", "sha256": "0" * 64, "card_sha256": "0" * 64}
+    packed = {name: np.frombuffer(zlib.compress(blob, 1), np.uint8) for name, blob in blobs.items()}
+    save_numpy(packed, path, metadata)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["shape", "index", "card", "card text", "table", "values"])
+def test_a_file_that_claims_more_than_it_is_allocates_nothing(kind, tmp_path):
+    path = bomb(tmp_path / "bomb.safetensors", kind)
+    model = nn.Module()
+    model.w = nn.Parameter(torch.zeros(2**14))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"bomb\.safetensors is damaged"):
+            read_ticket(path)
+        with pytest.raises(ValueError, match=r"bomb\.safetensors (is damaged|does not fit)"):
+            load_ticket(path, model)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100e6, f"{peak / 1e6:.0f} MB"
+
+
+def test_a_large_network_of_a_small_file_is_read_where_the_model_is_known(tmp_path, monkeypatch):
+    """A million weights of which one is kept, in less than six kilobytes."""
+    monkeypatch.setattr("lightning_classprune.tickets.ticket_file.LARGEST_UNKNOWN", 2**20)
+    state = {"w": torch.zeros(2**10, 2**10 * 2)}
+    state["w"][7, 7] = 3.0
+    path = tmp_path / "t"
+    assert save_ticket(path, state, {"w": state["w"] != 0}) < 6000
+    with pytest.raises(ValueError, match=r"claims a network of .* give the model that it is of"):
+        read_ticket(path)
+    assert torch.equal(read_ticket(path, like=state).state["w"], state["w"])
+
+
+def test_the_same_network_makes_the_same_bytes(saved, tmp_path):
+    path, model, masks, _ = saved
+    for number in range(4):
+        again = tmp_path / f"again-{number}"
+        save_ticket(again, model.state_dict(), masks, card=dict(reversed(CARD.items())))
+        assert again.read_bytes() == path.read_bytes()
+
+
 @pytest.mark.parametrize("card", [{"recall": float("nan")}, {"w": torch.ones(1)}, {(1, 2): 3}])
 def test_a_card_that_is_not_json_is_refused_and_the_old_file_stays(saved, card):
     path, model, masks, _ = saved
@@ -291,11 +356,11 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(saved, monkeypatch)
     path, model, masks, _ = saved
     before = path.read_bytes()
 
-    def fails(arrays, part, metadata):
+    def fails(part, blobs, metadata):
         Path(part).write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(module, "save_file", fails)
+    monkeypatch.setattr(module, "_write", fails)
     with pytest.raises(OSError, match="No space"):
         save_ticket(path, model.state_dict(), masks)
     assert path.read_bytes() == before

@@ -63,3 +63,16 @@ def test_what_another_set_of_callbacks_knew_is_left_alone() -> None:
     assert checkpoints.state_dict() == []
     checkpoints.load_state_dict([{"best_model_path": "a"}])
     assert checkpoints.state_dict() == [{"best_model_path": "a"}]
+
+
+def test_what_a_checkpoint_names_outside_of_the_folder_is_not_removed(tmp_path: Path) -> None:
+    """As a stranger's may, that was written to be resumed from."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "mine.ckpt").write_text("mine")
+    saving = pl.callbacks.ModelCheckpoint(dirpath=tmp_path / "files")
+    trainer = pl.Trainer(callbacks=[saving], accelerator="cpu", logger=False)
+    for name in ("../mine.ckpt", "own.ckpt"):
+        (tmp_path / "files" / "own.ckpt").write_text("own")
+        Checkpoints._remove(trainer, saving, {f"{tmp_path}/files/{name}"})
+    assert (tmp_path / "mine.ckpt").exists()
+    assert not (tmp_path / "files" / "own.ckpt").exists()

@@ -100,3 +100,18 @@ def test_two_things_are_returned_or_three() -> None:
     for returned in (None, 3, (1,), (1, 2, 3, 4), {"scores": 1, "target": 2}):
         with pytest.raises(ValueError, match=rf"predict must return .*, got {type(returned).__name__}"):
             scores_and_target(returned)
+
+
+def test_the_default_reads_what_a_batch_names_and_what_an_output_calls_logits() -> None:
+    class Output:
+        def __init__(self, logits: Tensor) -> None:
+            self.logits = logits
+
+    x, y = next(iter(guard_loader()))
+    module = tiny().eval()
+    for output in (lambda z: z, Output, lambda z: {"logits": z, "loss": None}):
+        scores, target = default_predict(lambda x, made=output: made(module(x)), {"image": x, "label": y})
+        assert torch.equal(scores, module(x))
+        assert target is y
+    with pytest.raises(ValueError, match="cannot be told; it is a dict with picture"):
+        default_predict(module, {"picture": x, "label": y})

@@ -4,7 +4,14 @@ import lightning.pytorch
 import pytest
 import pytorch_lightning
 
-from lightning_classprune.trainer.horizon import Horizon, Limits, epochs_done, reaches, remaining_after
+from lightning_classprune.trainer.horizon import (
+    Horizon,
+    Limits,
+    epochs_done,
+    reaches,
+    remaining_after,
+    steps_left,
+)
 
 NONE = Limits(max_epochs=-1, max_steps=-1, min_epochs=0, min_steps=None)
 
@@ -149,3 +156,37 @@ def test_a_loader_without_end_is_only_bounded_by_its_own_limit():
     assert reaches(made, replace(NONE, max_epochs=7), "step", 10**6)
     assert reaches(made, replace(NONE, max_steps=7), "epoch", 10**6)
     assert not reaches(made, replace(NONE, max_steps=7), "step", 7)
+
+
+@pytest.mark.parametrize(
+    ("horizon", "accumulated", "left"),
+    [
+        (Horizon(0, 0, 3, -1), 1, 27),  # in the fourth batch of the first of three epochs of ten
+        (Horizon(0, 0, 3, -1), 4, 7),
+        (Horizon(0, 0, 3, 20), 1, 20),
+        (Horizon(0, 0, -1, 50), 1, 50),
+        (Horizon(0, 0, 0, -1), 1, 1),
+        (Horizon(0, 0, -1, -1), 1, None),
+    ],
+)
+def test_steps_left_count_the_one_that_is_taken_next(horizon, accumulated, left):
+    made = trainer(accumulate_grad_batches=accumulated)
+    for _ in range(4):
+        made.fit_loop.epoch_loop.batch_progress.increment_ready()
+    assert steps_left(made, horizon) == left
+    made.fit_loop.max_batches = float("inf")
+    assert steps_left(made, horizon) == (horizon.steps if horizon.steps != -1 else None)
+
+
+@pytest.mark.parametrize(
+    ("horizon", "epochs", "steps", "progress"),
+    [
+        (Horizon(10, 300, 4, -1), 11.5, 999, 0.375),
+        (Horizon(10, 300, -1, 50), 99, 310, 0.2),
+        (Horizon(10, 300, 4, 50), 11, 345, 0.9),  # whichever ends it first
+        (Horizon(10, 300, -1, -1), 99, 999, 0.0),
+        (Horizon(10, 300, 2, -1), 13, 400, 1.0),
+    ],
+)
+def test_the_share_of_a_round_that_is_done(horizon, epochs, steps, progress):
+    assert horizon.progress(epochs, steps) == progress

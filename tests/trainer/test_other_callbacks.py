@@ -635,6 +635,8 @@ def test_callbacks_are_found_by_the_package_of_the_trainer(package: str) -> None
 def test_early_stopping_goes_back_to_what_it_was_before_the_first_round() -> None:
     stopping = EarlyStopping("loss", patience=3)
     rounds = EarlyStoppings([stopping])
+    assert rounds
+    assert not EarlyStoppings([])
     stopping.wait_count, stopping.best_score = 2, torch.tensor(0.5)
     middle = rounds.capture()
     rounds.mark_stopped()

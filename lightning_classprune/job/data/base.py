@@ -13,6 +13,9 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_classprune.guard.protected import check_names
+from lightning_classprune.job.data import checks
+from lightning_classprune.job.data.augmentation import Augmentation, augmented, check_augment
 from lightning_classprune.job.data.splits import PARTS
 
 Batch = tuple[Tensor, Tensor]
@@ -44,7 +47,8 @@ class SplitDataModule(LightningDataModule):
     `setup()`, which may be called without a trainer and loads only once.
 
     Raises:
-        ValueError: `batch_size` < 1, `num_workers` < 0, or (in `setup`) a class without training samples.
+        ValueError: `batch_size` < 1, `num_workers` < 0, or (in `setup`) a class without training samples, or a name
+            that no table, log or configuration can hold.
     """
 
     def __init__(self, batch_size: int = 64, num_workers: int = 0) -> None:
@@ -66,6 +70,12 @@ class SplitDataModule(LightningDataModule):
         if self._splits is not None:
             return
         splits = self.load()
+        check_names("class names", splits.class_names)
+        for name in splits.class_names:
+            if "${" in name or name == "???":
+                raise ValueError(
+                    f"class name {name!r}: configurations take it for a reference; rename the class"
+                )
         counts = torch.bincount(splits.train_labels, minlength=len(splits.class_names))
         empty = [name for name, count in zip(splits.class_names, counts, strict=True) if count == 0]
         if empty:
@@ -157,14 +167,21 @@ class TensorBatches(Dataset[Batch]):
     """Samples in memory, fetched, augmented and normalised a whole batch at a time.
 
     `x` is uint8 (then divided by 255) or float, `(N, ...)`; `mean` and `std` broadcast against one sample. Each
-    of `flip_dims` is mirrored with probability 1/2 per sample, drawn from torch's default generator.
+    of `flip_dims` is mirrored with probability 1/2 per sample, drawn from torch's default generator; after that each
+    sample goes through `augment`.
     """
 
     def __init__(
-        self, x: Tensor, y: Tensor, mean: Tensor, std: Tensor, flip_dims: Sequence[int] = ()
+        self,
+        x: Tensor,
+        y: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        flip_dims: Sequence[int] = (),
+        augment: Sequence[Augmentation] = (),
     ) -> None:
         self.x, self.y, self.mean, self.std = x, y.long(), mean.float(), std.float()
-        self.flip_dims = tuple(flip_dims)
+        self.flip_dims, self.augment = tuple(flip_dims), tuple(augment)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -182,6 +199,8 @@ class TensorBatches(Dataset[Batch]):
         for dim in self.flip_dims:
             chosen = torch.rand(len(x)) < 0.5
             x[chosen] = x[chosen].flip(dim)
+        if self.augment:
+            x = torch.stack([augmented(self.augment, one) for one in x])
         scaled = x.float().div_(255) if x.dtype == torch.uint8 else x.float()
         return (scaled - self.mean) / self.std, self.y[picked]
 
@@ -193,30 +212,52 @@ def tensor_splits(
     indices: Mapping[str, Tensor],
     flip_dims: Sequence[int] = (),
     names: Sequence[str] | None = None,
+    augment: Sequence[Augmentation] | None = None,
 ) -> Splits:
     """Return in-memory parts, normalised by the mean and standard deviation of the training part.
 
     Args:
-        x: uint8 images `(N, C, H, W)`, normalised per channel, or float rows `(N, features)`, per feature.
+        x: uint8 images `(N, C, H, W)`, normalised per channel, or finite float rows `(N, features)`, per feature.
         y: class indices `(N,)`.
         class_names: the name of each class.
         indices: the sample indices of train, val, guard and test.
         flip_dims: dimensions of a batch that training may mirror, e.g. (-1,) for left and right.
         names: what each sample is called; by default its place in the source, from 0.
+        augment: transforms of training images, in place of mirroring.
+
+    Raises:
+        ValueError: `x` is neither, which is trained on in one way and exported in another; labels and samples differ
+            in number; augmentations that fail.
     """
+    names = [str(i) for i in range(len(y))] if names is None else names
+    if len(x) != len(y):
+        raise ValueError(f"x holds {len(x)} samples, y {len(y)} labels; must be as many")
+    if x.dtype == torch.uint8 and x.ndim == 4:
+        warn_of_flat(x, names)
+    elif x.is_floating_point() and x.ndim == 2:
+        checks.check_rows(x, "x")
+    else:
+        raise ValueError(
+            f"x is {x.dtype} {tuple(x.shape)}; must be uint8 images (samples, channels, height, width) or float rows "
+            "(samples, features)"
+        )
     train = indices["train"]
     mean, std = _image_moments(x[train]) if x.dtype == torch.uint8 else _row_moments(x[train])
-    parts = {
-        name: TensorBatches(
-            x[indices[name]], y[indices[name]], mean, std, flip_dims if name == "train" else ()
-        )
-        for name in PARTS
-    }
-    samples = {
-        part: [(names[i] if names else str(i), int(y[i])) for i in indices[part].tolist()] for part in PARTS
-    }
+    if augment is not None:
+        check_augment(augment, x[0])
+    parts = {name: TensorBatches(x[indices[name]], y[indices[name]], mean, std) for name in PARTS}
+    parts["train"].flip_dims = tuple(flip_dims) if augment is None else ()
+    parts["train"].augment = tuple(augment or ())
+    samples = {part: [(names[i], int(y[i])) for i in indices[part].tolist()] for part in PARTS}
     moments = mean.float(), std.float()
     return Splits(parts, y[train].long(), class_names, tuple(x.shape[1:]), moments, samples)
+
+
+def warn_of_flat(x: Tensor, names: Sequence[str]) -> None:
+    """`checks.warn_of_flat` of uint8 images `(N, C, H, W)`."""
+    pixels = x.flatten(2)
+    low, high = pixels.amin(2), pixels.amax(2)
+    checks.warn_of_flat((high - low).amax(1).tolist(), int(high.max()), names)
 
 
 def _image_moments(x: Tensor) -> Batch:

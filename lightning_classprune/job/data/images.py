@@ -7,14 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
+from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
-from torchvision.datasets import ImageFolder
+from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from lightning_classprune.job.data.base import Sample, SplitDataModule, Splits, tensor_splits
+from lightning_classprune.job.data.augmentation import Augmentation, check_augment
+from lightning_classprune.job.data.base import SplitDataModule, Splits, tensor_splits
+from lightning_classprune.job.data.file_groups import check_one_side, file_groups
+from lightning_classprune.job.data.folders import read_tree
+from lightning_classprune.job.data.picture_files import read_picture, verify
 from lightning_classprune.job.data.splits import FRACTIONS, PARTS, renormalised, split_indices
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -24,12 +29,27 @@ class ImageFolderData(SplitDataModule):
     """Any tree with one folder per class, read from disk as training goes.
 
     `root` holds either the class folders, or `train` and any of `val`, `guard` and `test`, each with the same class
-    folders. Parts that are not there are cut from what is (seeded, stratified), in the ratios of `fractions`.
-    Images are resized and centre-cropped to `image_size`, mirrored left-right for training, and normalised with
-    `mean` and `std` per channel (default: ImageNet's, which pretrained networks expect).
+    folders (`folders.SYNONYMS` are understood). Parts that are not there are cut from `train` (seeded, stratified), in
+    the ratios of `fractions`. All files are read once at set-up, so that one that cannot be used is found then. Images
+    are turned upright by their EXIF tag, scaled to 8 bits a channel, resized and centre-cropped to `image_size`,
+    augmented for training, and normalised with `mean` and `std` per channel (default: ImageNet's, which pretrained
+    networks expect).
+
+    Args:
+        root: The tree.
+        image_size: Height and width in pixels, at least 1.
+        in_channels: 1 (grey) or 3 (RGB).
+        mean: Of each channel, on the 0..1 scale.
+        std: Of each channel, above 0.
+        groups: Of images that stay on one side of the split; see `file_groups.file_groups`.
+        fractions: Shares of train, val, guard and test.
+        seed: Of the split.
+        augment: Transforms of `torchvision.transforms.v2` for training, of uint8 images, in place of mirroring.
+        batch_size: Samples a batch.
+        num_workers: Processes that read.
 
     Raises:
-        ValueError: `in_channels` is not 1 or 3; (in `setup`) `root` is missing, or its parts differ in classes.
+        ValueError: An argument is out of range; (in `setup`) no tree of classes, or a file that cannot be used.
     """
 
     def __init__(
@@ -39,65 +59,96 @@ class ImageFolderData(SplitDataModule):
         in_channels: int = 3,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        groups: str = "auto",
         fractions: Mapping[str, float] = FRACTIONS,
         seed: int = 0,
+        augment: Sequence[Augmentation] | None = None,
         batch_size: int = 64,
         num_workers: int = 2,
     ) -> None:
         super().__init__(batch_size, num_workers)
         if in_channels not in (1, 3):
             raise ValueError(f"in_channels={in_channels}: must be 1 (grey) or 3 (RGB)")
+        if image_size < 1:
+            raise ValueError(f"image_size={image_size}: must be at least 1 pixel")
         self.root, self.size, self.channels = Path(root), image_size, in_channels
         self.mean, self.std = list(mean)[:in_channels], list(std)[:in_channels]
-        self.fractions, self.seed = fractions, seed
+        if not len(self.mean) == len(self.std) == in_channels or min(self.std) <= 0:
+            raise ValueError(
+                f"mean={list(mean)}, std={list(std)}: must be a number for each of {in_channels} channels, std above 0"
+            )
+        self.groups, self.fractions, self.seed, self.augment = groups, fractions, seed, augment
 
     def load(self) -> Splits:
-        """List the files and split them."""
-        if not self.root.is_dir():
-            raise ValueError(f"root={str(self.root)!r} is not a folder")
-        given = (
-            [part for part in PARTS if (self.root / part).is_dir()] if (self.root / "train").is_dir() else []
-        )
-        parts: dict[str, Dataset[Any]] = {part: self._folder(self.root / part, part) for part in given}
-        source = self.root / "train" if given else self.root
-        missing = [part for part in PARTS if part not in given or part == "train"]
-        whole = self._folder(source, "val")
-        labels = torch.tensor(whole.targets)
-        indices = split_indices(labels, renormalised(self.fractions, missing), self.seed)
-        for part, index in indices.items():
-            parts[part] = Subset(self._folder(source, part), index.tolist())
-        for part in given:
-            self._same_classes(whole, self.root / part)
-        samples = {part: self._samples(dataset) for part, dataset in parts.items()}
+        """List the files, read each once, and split them."""
+        tree = read_tree(self.root)
+        if unused := tree.unused():
+            rank_zero_info(f"root={str(self.root)!r}: not used: {unused}")
+        listed = [
+            (part or "train", file, label)
+            for part, classes in tree.parts.items()
+            for label, name in enumerate(tree.classes)
+            for file in classes[name]
+        ]
+        files = [file for _, file, _ in listed]
+        verify(files, self.root, self.channels)
+        names = [file.relative_to(self.root).as_posix() for file in files]
+        groups = file_groups(self.groups, names)
+        labels = torch.tensor([label for _, _, label in listed])
+        homes = [part for part, _, _ in listed]
+        if groups is not None:
+            check_one_side(groups, names, homes)
+        indices = self._indices(labels, homes, groups)
+        parts = {part: self._pictures(files, labels, index, part) for part, index in indices.items()}
+        samples = {part: [(names[i], int(labels[i])) for i in index] for part, index in indices.items()}
         shape = (self.channels, self.size, self.size)
         normalization = (torch.tensor(self.mean).view(-1, 1, 1), torch.tensor(self.std).view(-1, 1, 1))
-        return Splits(parts, labels[indices["train"]], whole.classes, shape, normalization, samples)
+        return Splits(parts, labels[indices["train"]], tree.classes, shape, normalization, samples)
 
-    def _samples(self, part: Any) -> list[Sample]:
-        """Files relative to `root`, and their classes."""
-        folder: Any = part.dataset if isinstance(part, Subset) else part
-        places = part.indices if isinstance(part, Subset) else range(len(part))
-        files = (folder.samples[place] for place in places)
-        return [(Path(file).relative_to(self.root).as_posix(), label) for file, label in files]
-
-    def _folder(self, path: Path, part: str) -> ImageFolder:
-        steps: list[Any] = (
-            [v2.ToImage(), v2.Grayscale(self.channels)] if self.channels == 1 else [v2.ToImage()]
+    def _indices(
+        self, labels: Tensor, homes: Sequence[str], groups: Sequence[str] | None
+    ) -> dict[str, list[int]]:
+        """The samples of each part: those given, and the missing ones cut from `train`."""
+        given = {part: [i for i, home in enumerate(homes) if home == part] for part in PARTS if part in homes}
+        pool = torch.tensor(given.pop("train"))
+        fractions = renormalised(self.fractions, [part for part in PARTS if part not in given])
+        numbers = (
+            None if groups is None else torch.from_numpy(np.unique(groups, return_inverse=True)[1])[pool]
         )
-        steps += [v2.Resize(self.size, antialias=True), v2.CenterCrop(self.size)]
-        steps += [v2.RandomHorizontalFlip()] if part == "train" else []
-        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
-        try:
-            return ImageFolder(str(path), transform=v2.Compose(steps))
-        except FileNotFoundError as error:
-            raise ValueError(f"root={str(self.root)!r}: {error}") from error
+        cut = split_indices(labels[pool], fractions, self.seed, numbers)
+        indices = given | {part: pool[index].tolist() for part, index in cut.items()}
+        return {part: indices[part] for part in PARTS}
 
-    def _same_classes(self, whole: ImageFolder, path: Path) -> None:
-        classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
-        if classes != whole.classes:
-            raise ValueError(
-                f"root={str(self.root)!r}: {path.name} has classes {classes}, train {whole.classes}"
-            )
+    def _pictures(self, files: Sequence[Path], labels: Tensor, index: Sequence[int], part: str) -> Pictures:
+        steps: list[Any] = [v2.ToImage(), v2.Resize(self.size, antialias=True), v2.CenterCrop(self.size)]
+        if part == "train":
+            steps += [v2.RandomHorizontalFlip()] if self.augment is None else list(self.augment)
+        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
+        if part == "train" and self.augment is not None:
+            check_augment(self.augment, torch.zeros(self.channels, self.size, self.size, dtype=torch.uint8))
+        return Pictures([(files[i], int(labels[i])) for i in index], self.channels, v2.Compose(steps))
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Files and their classes, read when they are asked for.
+
+    Args:
+        files: Paths and classes.
+        channels: As of `picture_files.read_picture`.
+        transform: From a picture to what the network gets.
+    """
+
+    def __init__(self, files: Sequence[tuple[Path, int]], channels: int, transform: Augmentation) -> None:
+        self.files, self.channels, self.transform = files, channels, transform
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return one sample."""
+        path, label = self.files[index]
+        return self.transform(read_picture(path, self.channels)), label
 
 
 class TorchvisionData(SplitDataModule):
@@ -105,7 +156,8 @@ class TorchvisionData(SplitDataModule):
 
     Its own test part is the test part; its training part is cut into train, validation and guard in the ratios of
     `fractions`. Downloaded to `root` if it is not there. `image_size` (pixels, square) is needed where the images
-    differ in size. Training images are mirrored left-right if `flip` is true.
+    differ in size. Training images are mirrored left-right if `flip` is true, or go through `augment`, transforms of
+    `torchvision.transforms.v2`, instead.
 
     Raises:
         ValueError: `name` is not such a set; (in `setup`) images that differ in size without an `image_size`.
@@ -120,6 +172,7 @@ class TorchvisionData(SplitDataModule):
         fractions: Mapping[str, float] = FRACTIONS,
         seed: int = 0,
         flip: bool = True,
+        augment: Sequence[Augmentation] | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
     ) -> None:
@@ -132,7 +185,7 @@ class TorchvisionData(SplitDataModule):
                 f"name={name!r} is not a set of torchvision.datasets with a train and a test part"
             )
         self.name, self.root, self.size, self.download = name, root, image_size, download
-        self.fractions, self.seed, self.flip = fractions, seed, flip
+        self.fractions, self.seed, self.flip, self.augment = fractions, seed, flip, augment
 
     def prepare_data(self) -> None:
         """Download both parts, once per machine."""
@@ -149,7 +202,8 @@ class TorchvisionData(SplitDataModule):
         indices = split_indices(y_train, fractions, self.seed)
         indices["test"] = torch.arange(len(y_train), len(y))
         names = [str(name) for name in getattr(train, "classes", range(int(y.max()) + 1))]
-        return tensor_splits(torch.cat([x_train, x_test]), y, names, indices, (-1,) if self.flip else ())
+        x, dims = torch.cat([x_train, x_test]), (-1,) if self.flip else ()
+        return tensor_splits(x, y, names, indices, dims, augment=self.augment)
 
     def _open(self, train: bool, download: bool = False) -> Any:
         part: bool | str = train

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, TypedDict
 
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_classprune import files
+from lightning_classprune.job.checked import check
 from lightning_classprune.job.report.page import PageData, render
-from lightning_classprune.job.run_folder import RunFolder
+from lightning_classprune.job.run_folder import CLAIMED, RunFolder
 from lightning_classprune.ledger.rows import Row
+
+
+class _Facts(TypedDict):
+    """What a page needs to know of the data."""
+
+    class_names: list[str]
+    protected: list[int]
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -18,7 +27,16 @@ def write_report(folder: RunFolder) -> Path:
     Raises:
         ValueError: A file of the folder is broken; names it.
     """
-    files.write_text(folder.report, render(page_data(folder)))
+    data = page_data(folder)
+    try:
+        page = render(data)
+    except Exception as error:
+        told = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{folder.path}: its files do not go together, no page can be made of them ({type(error).__name__}: {told})"
+        ) from error
+    files.sweep(folder.path)
+    files.write_text(folder.report, page)
     return folder.report
 
 
@@ -36,10 +54,11 @@ def page_data(folder: RunFolder) -> PageData:
                 f"{folder.ledger_file}, line {number}: not a row of a ledger, it has no {missing}"
             )
     config = folder.config()
-    return PageData(
+    facts = _facts(folder, config)
+    data = PageData(
         rows=rows,
-        class_names=[str(name) for name in config.facts.class_names],
-        protected=list(config.facts.protected),
+        class_names=facts["class_names"],
+        protected=facts["protected"],
         status=folder.status(),
         guard=folder.guard(),
         scores=folder.scores(),
@@ -52,10 +71,23 @@ def page_data(folder: RunFolder) -> PageData:
         config=folder.config_file.read_text(encoding="utf-8"),
         notes=_notes(config),
     )
+    folder.verify(CLAIMED)
+    return data
+
+
+def _facts(folder: RunFolder, config: DictConfig) -> _Facts:
+    facts: Any = OmegaConf.to_container(config.get("facts") or OmegaConf.create(), resolve=True)
+    check(facts, _Facts, f"{folder.config_file}: facts")
+    if facts.keys() < _Facts.__annotations__.keys():
+        raise ValueError(f"{folder.config_file} has no facts of the data; was it cut short?")
+    names, protected = facts["class_names"], facts["protected"]
+    if not all(0 <= index < len(names) for index in protected):
+        raise ValueError(f"{folder.config_file}: protected classes {protected} of {len(names)}")
+    return _Facts(class_names=names, protected=protected)
 
 
 def _notes(config: DictConfig) -> list[str]:
     targets = [
         str(OmegaConf.select(config, f"{group}._target_")).split(".")[-1] for group in ("data", "model")
     ]
-    return [*targets, f"seed {config.seed}"]
+    return [*targets, f"seed {config.get('seed')}"]

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from lightning_classprune.job.config_file import read_yaml
 from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.ledger.rows import ClassCounts, Row, delivered_row, dense_row
 
@@ -113,13 +112,13 @@ def _job(path: Path, root: Path) -> Job:
     try:
         overrides = _overrides(path)
         return _known(RunFolder(path), name, overrides)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        # One broken folder must not hide the others.
-        reason = f"{type(error).__name__}: {error}"
+    except Exception as error:  # one broken folder must not hide the others
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         return Job(name, overrides, overrides.get("seed"), state="unreadable", error=reason)
 
 
 def _known(folder: RunFolder, name: str, overrides: dict[str, str]) -> Job:
+    folder.verify(("config.yaml", "ledger.jsonl", "status.json", "test.json"))
     rows, status = folder.ledger(), folder.status()
     dense, final = dense_row(rows), delivered_row(rows)
     seed = overrides.get("seed")
@@ -179,7 +178,7 @@ def _worst(rates: Iterable[float | None]) -> float:
 
 def _overrides(path: Path) -> dict[str, str]:
     file = path / ".hydra" / "overrides.yaml"
-    lines = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else []
+    lines = read_yaml(file) if file.is_file() else []
     pairs = [str(line).lstrip("+").partition("=") for line in lines] if isinstance(lines, list) else []
     return {key: value for key, _, value in pairs}
 

@@ -59,6 +59,7 @@ def write_summary(sweep_dir: str | os.PathLike[str]) -> list[Job]:
         ValueError: There is no run folder below it.
     """
     root, jobs = Path(sweep_dir), read_jobs(sweep_dir)
+    files.sweep(root)
     while True:
         _write(root, jobs)
         now = read_jobs(sweep_dir)

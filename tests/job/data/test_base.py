@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from lightning_classprune.job.data.base import SplitDataModule, TensorBatches, tensor_splits
 from lightning_classprune.job.data.splits import split_indices
@@ -113,3 +114,44 @@ def test_a_class_without_training_samples_is_named() -> None:
 
     with pytest.raises(ValueError, match=r"no training sample of \['b'\]"):
         Lacking().setup()
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(8, 1, 4, 4), r"x is torch.float32 \(8, 1, 4, 4\); must be uint8 images"),
+        (torch.zeros(8, 1, 4, 4, dtype=torch.int16), r"x is torch.int16"),
+        (torch.zeros(8, 4, dtype=torch.uint8), r"x is torch.uint8 \(8, 4\)"),
+        (torch.zeros(7, 4), "x holds 7 samples, y 8 labels"),
+        (torch.tensor([[0.0, 1.0]] * 7 + [[2.0, float("inf")]]), "row 7, column 1 is inf"),
+    ],
+)
+def test_samples_that_would_be_exported_otherwise_than_trained_on_are_refused(
+    x: torch.Tensor, message: str
+) -> None:
+    y = torch.arange(8) % 2
+    with pytest.raises(ValueError, match=message):
+        tensor_splits(x, y, ["a", "b"], split_indices(y, QUARTERS, 0))
+
+
+@pytest.mark.parametrize("name", ["${oc.env:HOME}", "???", "a\x1b[2J", "no"])
+def test_a_name_that_a_configuration_would_read_otherwise_is_refused(name: str) -> None:
+    class Named(SplitDataModule):
+        def load(self) -> Any:
+            y = torch.arange(8) % 2
+            return tensor_splits(torch.zeros(8, 2), y, ["no", name], split_indices(y, QUARTERS, 0))
+
+    with pytest.raises(ValueError, match="class name"):
+        Named().setup()
+
+
+def test_augmentations_take_the_place_of_mirroring_in_training_alone() -> None:
+    x = torch.randint(0, 256, (8, 1, 2, 2), dtype=torch.uint8)
+    y = torch.arange(8) % 2
+    indices = split_indices(y, QUARTERS, 0)
+    splits = tensor_splits(x, y, ["a", "b"], indices, (-1,), augment=[v2.Lambda(lambda image: 255 - image)])
+    mean, std = splits.normalization
+    for part, index in indices.items():
+        seen, _ = splits.parts[part].__getitems__(list(range(len(index))))  # type: ignore[attr-defined]
+        expected = 255 - x[index] if part == "train" else x[index]
+        torch.testing.assert_close(seen, (expected / 255 - mean) / std)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from lightning_classprune.job.data.images import ImageFolderData, TorchvisionData
 from lightning_classprune.job.data.splits import PARTS
@@ -64,13 +65,88 @@ def test_folder_errors(tmp_path: Path) -> None:
         ImageFolderData(str(tmp_path / "nix")).setup()
     with pytest.raises(ValueError, match="root="):
         ImageFolderData(str(tmp_path)).setup()
-    with pytest.raises(ValueError, match="in_channels=2"):
-        ImageFolderData(str(tmp_path), in_channels=2)
+    for arguments, message in (
+        ({"in_channels": 2}, "in_channels=2"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"std": [0.2, 0.0, 0.2]}, r"std=.*above 0"),
+        ({"mean": [0.5]}, r"mean=\[0\.5\].*each of 3 channels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ImageFolderData(str(tmp_path), **arguments)
     tree(tmp_path / "train", 4)
     tree(tmp_path / "val", 4)
     os.rename(tmp_path / "val" / "good", tmp_path / "val" / "ugly")
     with pytest.raises(ValueError, match="val has classes"):
         ImageFolderData(str(tmp_path)).setup()
+
+
+def test_what_is_in_no_part_or_class_is_said_and_files_of_both_kinds_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree(tmp_path)
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    Image.new("L", (9, 9)).save(tmp_path / ".ipynb_checkpoints" / "1.png")
+    deep = np.full((10, 12), 40_000, np.uint16)
+    deep[0] = 0
+    Image.fromarray(deep).save(tmp_path / "good" / "16.png")
+    (tmp_path / "good" / "notes.txt").touch()
+    data = ImageFolderData(str(tmp_path), image_size=10, num_workers=0)
+    with caplog.at_level("INFO", "lightning.pytorch.utilities.rank_zero"):
+        data.setup()
+    assert data.class_names == ["bad", "good"]
+    assert "not used: folders '.ipynb_checkpoints' (left by another program); files 1 .txt" in caplog.text
+    (place,) = (
+        (part, number)
+        for part, its in data.splits.samples.items()
+        for number, (name, _) in enumerate(its)
+        if name == "good/16.png"
+    )
+    x = data.raw(data.splits.parts[place[0]][place[1]][0])
+    assert set(x.unique().tolist()) == {0, round(40_000 / 257)}
+
+
+def test_a_file_that_is_cut_short_is_found_at_setup(tmp_path: Path) -> None:
+    tree(tmp_path)
+    content = (tmp_path / "good" / "7.png").read_bytes()
+    (tmp_path / "good" / "7.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"1 of 40 images cannot be used: good/7\.png: "):
+        ImageFolderData(str(tmp_path)).setup()
+
+
+def test_images_of_one_group_stay_in_one_part(tmp_path: Path) -> None:
+    tree(tmp_path)
+    for label in ("bad", "good"):
+        for i in range(20):
+            (tmp_path / label / f"{i}.png").rename(tmp_path / label / f"p{i // 4}_{i}.png")
+    with pytest.warns(UserWarning, match="suggest 5 groups, such as 'p0'"):
+        ImageFolderData(str(tmp_path), num_workers=0).setup()
+    data = ImageFolderData(str(tmp_path), groups="^[^_]+", num_workers=0)
+    data.setup()
+    homes: dict[str, set[str]] = {}
+    for part, its in data.splits.samples.items():
+        for name, _ in its:
+            homes.setdefault(name.split("/")[1].split("_")[0], set()).add(part)
+    assert len(homes) == 5
+    assert all(len(parts) == 1 for parts in homes.values())
+    os.renames(tmp_path / "bad" / "p1_4.png", tmp_path / "test" / "bad" / "p1_4.png")
+    os.renames(tmp_path / "good" / "p1_4.png", tmp_path / "test" / "good" / "p1_4.png")
+    for label in ("bad", "good"):
+        os.renames(tmp_path / label, tmp_path / "train" / label)
+    with pytest.raises(ValueError, match=r"groups: 'p1' is in train \('train/bad/p1_5.png'\) and in test"):
+        ImageFolderData(str(tmp_path), groups="^[^_]+").setup()
+
+
+def test_training_images_alone_are_augmented(tmp_path: Path) -> None:
+    tree(tmp_path)
+    steps = [v2.Lambda(lambda x: 255 - x)]
+    data = ImageFolderData(str(tmp_path), image_size=8, augment=steps, num_workers=0)
+    data.setup()
+    for part in PARTS:
+        x = torch.cat([data.raw(x) for x, _ in getattr(data, f"{part}_dataloader")()])
+        red = x[:, 0].flatten(1).amax(1)
+        assert bool((red >= 235).all() if part == "train" else (red < 20).all())
+    with pytest.raises(ValueError, match=r"augment\[0\], RandomCrop: makes uint8 \(3, 4, 4\)"):
+        ImageFolderData(str(tmp_path), image_size=8, augment=[v2.RandomCrop(4)]).setup()
 
 
 def idx(path: Path, array: np.ndarray) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from lightning_classprune.job.sweep.job_rows import Errors, read_jobs
-from lightning_classprune.job.sweep.sweep import tally, varying
+from lightning_classprune.job.sweep.sweep import tally, to_csv, varying
 from tests.job.sweep.folders import run_folder
 
 
@@ -39,3 +41,30 @@ def test_a_broken_folder_is_a_row_too(sweep: Path) -> None:
     assert [job.name for job in broken] == ["a1", "a2"]
     assert "line 1: not JSON" in str(broken[0].error)
     assert broken[0].overrides["loss"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("status.json", '{"state": 3}'),
+        ("status.json", '{"state": ["finished"]}'),
+        ("status.json", "[" * 10_000),
+        ("ledger.jsonl", '{"verdict": "accepted", "classes": {"crack": {"fn": "0"}}}'),
+        (
+            "ledger.jsonl",
+            '{"verdict": "accepted", "epochs": 1e400, "seconds": 1, "sparsity": 1, "classes": {}}',
+        ),
+        ("ledger.jsonl", "{}"),
+        (".hydra/overrides.yaml", "- a: [b"),
+        (".hydra/overrides.yaml", "- &a [x]\n- *a"),
+        ("test.json", '{"samples": 3, "classes": {"crack": 3}}'),
+        ("test.json", "[]"),
+    ],
+)
+def test_no_broken_file_hides_the_other_jobs(name: str, content: str, sweep: Path) -> None:
+    (sweep / "a1" / name).write_text(content)
+    jobs = {job.name: job for job in read_jobs(sweep)}
+    assert "3 finished" in tally(list(jobs.values()))
+    assert to_csv(list(jobs.values())).count("unreadable") == 1
+    assert jobs.pop("a1").state == "unreadable"
+    assert [job.state for job in jobs.values()] == ["finished"] * 3 + ["failed", "running"]

@@ -1,0 +1,42 @@
+"""Advice: which of the files of an export to take, and why, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+#: From this ratio on a network counts as faster.
+FASTER = 1.1
+
+
+def advice(facts: Mapping[str, Any]) -> str:
+    """Return the sentence of a card that has everything but this."""
+    purpose, files, times = facts["purpose"], facts["artefacts"], facts["latency"]
+    ratios = {
+        name: min(row["dense"] / row[name] for row in times.values())
+        for name in files
+        if all(name in row for row in times.values())
+    }
+    if purpose == "mcu":
+        cost = files["model.c"]
+        return (
+            f"Compile `model.c`: {cost['flash']:,} bytes of constants, {cost['ram']:,} bytes of RAM and "
+            f"{cost['multiplications']:,} multiplications a sample, no library and no malloc."
+        )
+    graphs = {
+        name: facts["dense_bytes"]["onnx"] / files[name]["bytes"] for name in ratios if name != "plain.onnx"
+    }
+    pick = max(graphs, key=lambda name: graphs[name] if purpose == "size" else ratios[name])
+    if purpose == "all" and ratios[pick] < FASTER:  # equal within what the clock can tell
+        pick = max(graphs, key=lambda name: graphs[name])
+    small, fast = graphs[pick], ratios[pick]
+    why = (
+        f"it is {small:.1f} times smaller than dense and {fast:.1f} times faster in {files[pick]['runtime']}"
+    )
+    if fast < FASTER:
+        why = (
+            f"it is {small:.1f} times smaller than dense and as fast, for runtimes compute with the zeros; prune whole "
+            "channels for speed"
+        )
+    changed = files[pick]["changed_decisions"]
+    return f"Take `{pick}`: {why}{f'; {changed} example decisions changed' if changed else ''}."
