@@ -258,6 +258,8 @@ def check_units_apart(
         MisconfigurationException: A unit is in both, or the ids are of another type.
     """
     known = [loader for loader in others if not is_stream(loader)]
+    if len(known) < len(others):
+        rank_zero_warn(f"whether {what} of a stream are of the guard's units is not looked at: it may end with that")
     try:
         data = shard_guard_data(
             [_at_distances(loader) for loader in known], "argument", processes.rank, processes.world_size

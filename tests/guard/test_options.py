@@ -31,6 +31,7 @@ def test_numbers_become_plain_ones_so_that_they_can_be_saved() -> None:
         "max_fp_rise": 0.5,
         "offset": "none",
         "judging": "round",
+        "epoch": "last",
         "cluster": "one",
     }
     assert Guard(max_fp_rise={1: 0, "a": None}).max_fp_rise == {1: 0.0, "a": None}
