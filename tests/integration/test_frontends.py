@@ -19,6 +19,7 @@ from lightning_classprune import (
     Cut,
     Files,
     Fixed,
+    Gradual,
     FNTolerance,
     Guard,
 )
