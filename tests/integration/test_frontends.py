@@ -19,8 +19,8 @@ from lightning_classprune import (
     Cut,
     Files,
     Fixed,
-    Gradual,
     FNTolerance,
+    Gradual,
     Guard,
 )
 from lightning_classprune.rounds.options import Search, SearchName
