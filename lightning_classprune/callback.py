@@ -17,7 +17,7 @@ from lightning_classprune.guard.validation_recall import RECALL, ValidationRecal
 from lightning_classprune.ledger.frame import ledger_frame
 from lightning_classprune.ledger.rows import Row
 from lightning_classprune.pruning.masks import Masks, pack, unpack
-from lightning_classprune.pruning.options import Cut
+from lightning_classprune.pruning.options import UNSAID, Cut
 from lightning_classprune.rounds.options import AnySearch, SearchName
 from lightning_classprune.rounds.run import PruningRun
 from lightning_classprune.rounds.settings import Settings, refuse_unknown
@@ -65,8 +65,8 @@ class ClassAwarePruningCallback(_Callback):
         search: How the next density is chosen, and its round trained: `"fixed"`, `"adaptive"`, `"gradual"`, or
             `Fixed(...)`, `Adaptive(...)`, `Gradual(...)`.
         guard: How a candidate is judged.
-        cut: What is pruned, and by which criterion; None for `Cut()`, or `Cut(criterion="lamp_gradient")` where the
-            search is gradual and there is no `task`.
+        cut: What is pruned, and by which criterion; left out, a gradual search without a `task` cuts by
+            `"lamp_gradient"`.
         files: What is kept beside the trainer's checkpoints.
         threshold: Decision threshold on raw one-logit or multi-label scores; a score at it is positive.
         predict: `(pl_module, batch) -> (scores, target)`, or `(scores, target, case)` with the id of each sample's
@@ -90,7 +90,7 @@ class ClassAwarePruningCallback(_Callback):
         target_sparsity: float = 0.99,
         search: SearchName | AnySearch = "fixed",
         guard: Guard = Guard(),
-        cut: Cut | None = None,
+        cut: Cut = UNSAID,
         files: Files = Files(),
         threshold: float = 0.0,
         predict: Predict | None = None,

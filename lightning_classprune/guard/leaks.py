@@ -259,7 +259,9 @@ def check_units_apart(
     """
     known = [loader for loader in others if not is_stream(loader)]
     if len(known) < len(others):
-        rank_zero_warn(f"whether {what} of a stream are of the guard's units is not looked at: it may end with that")
+        rank_zero_warn(
+            f"whether {what} of a stream are of the guard's units is not looked at: it may end with that"
+        )
     try:
         data = shard_guard_data(
             [_at_distances(loader) for loader in known], "argument", processes.rank, processes.world_size

@@ -45,3 +45,7 @@ class Cut:
         check_criterion_argument(self.criterion)
         arguments.one_of("Cut.scope", self.scope, ("global", "layer"))
         arguments.one_of("Cut.granularity", self.granularity, GRANULARITIES)
+
+
+#: What is cut where nobody says how: by identity, for a search may have a default of its own.
+UNSAID = Cut()

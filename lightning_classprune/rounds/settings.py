@@ -17,7 +17,7 @@ from lightning_classprune.guard.tasks import AnyTask, Detection, InstanceSegment
 from lightning_classprune.guard.tolerance import FNTolerance
 from lightning_classprune.pruning.criteria import Criterion, CriterionName
 from lightning_classprune.pruning.granularities import GRANULARITIES
-from lightning_classprune.pruning.options import Cut
+from lightning_classprune.pruning.options import UNSAID, Cut
 from lightning_classprune.rounds.options import Adaptive, AnySearch, Fixed, Gradual, Search, read_search
 from lightning_classprune.rounds.schedules import TOWARDS_A_JUDGEMENT, AdaptiveSteps
 from lightning_classprune.tickets.options import Files
@@ -89,7 +89,7 @@ class Settings:
         target_sparsity: float,
         search: str | AnySearch,
         guard: Guard,
-        cut: Cut | None,
+        cut: Cut,
         files: Files,
         threshold: float,
         predict: Predict | None,
@@ -105,10 +105,9 @@ class Settings:
         names = _class_names(class_names, num_classes)
         target_sparsity = share("target_sparsity", target_sparsity)
         chosen = read_search(search, survives_refusals=getattr(guard, "judging", None) != "end")
-        if cut is None:
-            # Its loss is that of classes or labels.
-            by_gradients = isinstance(chosen, Gradual) and task is None
-            cut = Cut(criterion=GRADUAL_CRITERION) if by_gradients else Cut()
+        # The loss of that criterion is one of classes or labels.
+        if cut is UNSAID and isinstance(chosen, Gradual) and task is None:
+            cut = Cut(criterion=GRADUAL_CRITERION)
         for name, value, kind in (("guard", guard, Guard), ("cut", cut, Cut), ("files", files, Files)):
             if not isinstance(value, kind):
                 raise ValueError(f"{name}={value!r} must be {kind.__name__}(...)")

@@ -20,6 +20,7 @@ from lightning_classprune import (
     Files,
     Fixed,
     FNTolerance,
+    Gradual,
     Guard,
 )
 from lightning_classprune.rounds.options import Search, SearchName
@@ -154,7 +155,9 @@ def test_the_job_chooses_a_search_by_its_group() -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         default = compose("config", words)
         chosen = compose("config", [*words, "search=fixed", "search.fraction=0.5", *more])
-    assert instantiate(default.callbacks.classprune).settings.search == Adaptive(on_refusal="stop", retries=0)
+    assert instantiate(default.callbacks.classprune).settings.search == Gradual(
+        densities=(0.05, 0.01), round_epochs=24
+    )
     settings = instantiate(chosen.callbacks.classprune).settings
     assert settings.search == Fixed(fraction=0.5)
     assert settings.guard == Guard(confidence=0.9, offset="validation", judging="end")
