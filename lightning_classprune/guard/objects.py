@@ -109,6 +109,27 @@ class Kind(Protocol):
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What a network finds otherwise than the dense one, of one class.
+
+    Attributes:
+        lost_sample: `(m,)`: samples of the objects that are newly missed.
+        lost_box: `(m, 4)`: where these are.
+        won_sample: `(k,)`: samples of those that are newly found.
+        won_box: `(k, 4)`: where these are.
+        more_alarms: Samples with more predictions that match none.
+        unit: Id of the unit by sample.
+    """
+
+    lost_sample: Tensor
+    lost_box: Tensor
+    won_sample: Tensor
+    won_box: Tensor
+    more_alarms: Tensor
+    unit: Mapping[int, int]
+
+
+@dataclass(frozen=True)
 class Found:
     """Which objects a network found, and how many predictions match none; a row an object, and one a sample and class.
 
@@ -174,6 +195,22 @@ class Found:
     def remarks(self) -> list[str]:
         """How many units there are."""
         return [f"{len(set(self.unit.tolist()))} units"]
+
+    def changes(self, dense: Found, name: str) -> Changes:
+        """Where a class is found otherwise than by the dense network."""
+        self._require_same_cases(dense)
+        of_class = self.kind[:, 1] == self.names.index(name)
+        objects, alarms = (of_class & (self.kind[:, 0] == what) for what in (OBJECT, ALARMS))
+        more = self.value - dense.value
+        lost, won = objects & (more < 0), objects & (more > 0)
+        return Changes(
+            self.sample[lost],
+            self.box[lost],
+            self.sample[won],
+            self.box[won],
+            self.sample[alarms & (more > 0)],
+            dict(zip(self.sample.tolist(), self.unit.tolist(), strict=True)),
+        )
 
     def missed_objects(self, name: str) -> tuple[Tensor, Tensor]:
         """Samples and boxes of the objects of a class, those that are missed: `(m,)` and `(m, 4)`."""
