@@ -322,7 +322,7 @@ class Centres(UNet):
             loss = loss + (each * focus).sum() / max(len(boxes), 1)
             if len(boxes):
                 size = (boxes[:, 2:] - boxes[:, :2]).log().to(self.device)
-                loss = loss + (given[3:, rows, columns].T - size / 3).abs().mean()
+                loss = loss + 3 * (given[3:, rows, columns].T - size / 3).abs().mean()
         return loss / len(scores)
 
     @staticmethod
@@ -363,7 +363,7 @@ def job(data: str, root: Path, seed: int, epochs: int, densities: int) -> list[s
     pl.seed_everything(seed, verbose=False)
     parts = {part: Archive(root, data, part) for part in ("train", "val", "guard", "test")}
     loaders = {
-        part: DataLoader(one_, batch_size=16, shuffle=part == "train", collate_fn=together)
+        part: DataLoader(one_, batch_size=8, shuffle=part == "train", collate_fn=together)
         for part, one_ in parts.items()
     }
     module: Any = Nuclei() if data == "nuclei" else Centres()
@@ -449,7 +449,7 @@ def main() -> None:
     ran.add_argument("--data", choices=("nuclei", "blood"), required=True, help="which archive")
     ran.add_argument("--root", type=Path, required=True, help="folder of the archives")
     ran.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="one run each")
-    ran.add_argument("--epochs", type=int, default=12, help="of the dense round; others have a third")
+    ran.add_argument("--epochs", type=int, default=30, help="of the dense round; others have a third")
     ran.add_argument("--densities", type=int, default=4, help="halvings of the weights to try")
     args = parser.parse_args()
     one_thread()

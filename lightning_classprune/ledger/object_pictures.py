@@ -55,8 +55,8 @@ def object_pictures(
         )
     missed, won = len(changes.lost_sample), len(changes.won_sample)
     figure.suptitle(
-        f"{name}: {missed} newly missed (orange), {won} newly found (blue), more false alarms in {len(alarmed)} samples; "
-        f"{delivered.rule}",
+        f"{name}: {missed} newly missed (orange), {won} newly found (blue), more false alarms in {len(alarmed)} "
+        f"samples; {delivered.rule}",
         fontsize=10,
     )
     return figure
