@@ -70,8 +70,8 @@ def read_ids(case: Any, samples: int) -> Tensor:
         ]
     if len(listed) != samples:
         raise ValueError(
-            f"predict returned {len(listed)} case ids for {samples} samples; one a sample is needed, the id of the "
-            "patient, part or drive that it belongs to"
+            "predict must return one case id a sample as its third, the id of the patient, part or drive that it "
+            f"belongs to; got {len(listed)} for {samples} samples"
         )
     kinds = {_kind(one) for one in listed}
     if len(kinds) > 1:

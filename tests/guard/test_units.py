@@ -53,19 +53,19 @@ def test_without_ids_every_sample_is_one() -> None:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ([1, 2], r"2 case ids for 3 samples; one a sample"),
+        ([1, 2], "one case id a sample .*; got 2 for 3 samples"),
         ([1, None, 2], "the case id None; a whole number or a string is needed of every sample"),
         (torch.tensor([1.0, float("nan"), 2.0]), "the case id 1.0"),
         ([1, "", 2], "the case id ''"),
         ([True, False, True], "the case id True"),
         ([1, "ann", 2], "more than one type in a batch"),
-        ("ann", "1 case ids for 3 samples"),
-        (torch.zeros(3, 2), "1 case ids for 3 samples"),
+        ("ann", "got 1 for 3 samples"),
+        (torch.zeros(3, 2), "got 1 for 3 samples"),
         ([2**63, 1, 2], "the case id 9223372036854775808"),
     ],
 )
 def test_bad_ids_are_refused_and_blamed_on_predict(case: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=f"predict returned .*{message}|predict returned {message}"):
+    with pytest.raises(ValueError, match=f"predict (must return|returned) .*{message}"):
         read_ids(case, 3)
 
 

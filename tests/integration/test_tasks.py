@@ -250,7 +250,10 @@ def test_where_each_sample_is_a_patient_nothing_changes() -> None:
             {"val": (80, 2, 2010), "offset": "validation"},
             r"20 units of the guard hold validation samples too.*Guard.offset",
         ),
-        ({"predict": lambda m, b: (m(b[0]), b[1], b[2].tolist()[:-1])}, "39 case ids for 40 samples"),
+        (
+            {"predict": lambda m, b: (m(b[0]), b[1], b[2].tolist()[:-1])},
+            "one case id a sample .* got 39 for 40 samples",
+        ),
         (
             {"predict": lambda m, b: (m(b[0]), b[1], [None, *b[2].tolist()[1:]])},
             "the case id None; a whole number or a str",
