@@ -402,8 +402,8 @@ def share(k: int, n: int) -> str:
 @cache
 def beyond_doubt(n: int, delta: float) -> bool:
     """Whether every table whose score lies above `HOPELESS` has a p-value above alpha: it rises with the score."""
-    region = statistics._region(HOPELESS, n, delta)
-    return statistics._largest_probability(region, n, delta) > ALPHA
+    region = statistics._Region(HOPELESS, n, delta)
+    return statistics._largest_probability(region, n, delta)[0] > ALPHA
 
 
 @cache

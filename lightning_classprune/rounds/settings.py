@@ -105,8 +105,7 @@ class Settings:
         names = _class_names(class_names, num_classes)
         target_sparsity = share("target_sparsity", target_sparsity)
         chosen = read_search(search, survives_refusals=getattr(guard, "judging", None) != "end")
-        # The loss of that criterion is one of classes or labels.
-        if cut is UNSAID and isinstance(chosen, Gradual) and task is None:
+        if cut is UNSAID and isinstance(chosen, Gradual):
             cut = Cut(criterion=GRADUAL_CRITERION)
         for name, value, kind in (("guard", guard, Guard), ("cut", cut, Cut), ("files", files, Files)):
             if not isinstance(value, kind):
