@@ -14,9 +14,6 @@ def markdown(facts: Mapping[str, Any]) -> str:
         loader=PackageLoader("lightning_classprune.export"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
-        finalize=lambda value: (
-            value.replace("|", "\\|") if isinstance(value, str) else value
-        ),  # of a class' name
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
     environment.globals["kb"] = lambda size: f"{size / 1000:,.1f}"

@@ -197,8 +197,9 @@ def test_the_best_model_is_the_one_delivered(name: str, refuse: tuple[int, ...],
         assert os.path.islink(callback.last_model_path) == (callback.save_last == "link")
     assert not [p for p in tmp_path.iterdir() if p.is_symlink() and not p.exists()]
     if callback.save_top_k == 1:
-        files = {p.name for p in tmp_path.iterdir()} - {"last.ckpt"}
-        assert files == {Path(callback.best_model_path).name}
+        files = {p.name for p in tmp_path.iterdir()} - {"last.ckpt", "last.ckpt.sha256"}
+        best_file = Path(callback.best_model_path).name
+        assert files == {best_file, f"{best_file}.sha256"}
 
 
 def test_the_best_model_of_a_plain_checkpoint_loads_through_lightning(tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ def test_save_top_k_0_saves_nothing(tmp_path: Path) -> None:
 
 def test_save_top_k_minus_1_keeps_every_epoch_that_was_not_refused(tmp_path: Path) -> None:
     checkpointed(tmp_path, {"save_top_k": -1})
-    names = sorted(p.name for p in tmp_path.iterdir())
+    names = sorted(p.name for p in tmp_path.glob("*.ckpt"))
     assert [n for n in names if n.startswith("accepted")] == [f"accepted-round=0{i}.ckpt" for i in range(3)]
     assert len([n for n in names if n.startswith("epoch")]) == 9
 

@@ -16,6 +16,7 @@ from benchmarks.paper.arms import DenseTeacher, DistilledLoss
 from benchmarks.paper.data import ThinnedNpz, shrunk
 from benchmarks.paper.job import CONF
 from benchmarks.paper.rounds import RoundScores
+from lightning_classprune import Gradual
 from lightning_classprune.losses import ClassDependentLoss, log_odds
 from tests.benchmarks.paper.tiny import fit
 
@@ -150,6 +151,10 @@ def test_every_arm_makes_its_callbacks_and_its_loss_with_the_guard_off(arm):
     settings = made["classprune"].settings
     assert settings.guard.confidence is None
     assert settings.files.ladder is None
+    if arm.startswith("gradual"):
+        assert settings.search == Gradual(densities=(1 / 256,), round_epochs=20)
+        assert settings.cut.criterion == ("class_lamp_gradient" if "class" in arm else "lamp_gradient")
+        return
     assert settings.search.max_rounds == 8
     where, value = EXPECTED.get(arm, ("search.fraction", 0.5))
     assert attrgetter(where)(settings) == value

@@ -47,12 +47,15 @@ def test_a_line_counts_what_was_delivered_and_rises_beyond_the_limit() -> None:
         result(2, 0.04, 31, 40, 0.81),  # false alarms rise by .10 exactly, which is not beyond
         result(3, 1.0, 30, 20, 0.8),
     ]
-    line = both_sides.line("now", results, {1: 0.78, 2: 0.80})
+    line = both_sides.line("now", results, {1: 0.78, 2: 0.80}, {1: 0.80, 2: 0.82})
     assert line["delivered"].startswith("2 of 3 ")
     assert line["density in %"] == "3 [2, 4]"
     assert line["FN"].startswith("+0.020 ")
     assert line["FP beyond 0.10"] == "1 of 2"
     assert line["AUC against by hand"].startswith("+0.010 ")
+    assert line["AUC against dense as long"].startswith("-0.010 ")
+    long = both_sides.line("dense as long", [result(3, 1.0, 30, 20, 0.81)], {}, {})
+    assert (long["density in %"], long["AUC"][:6]) == ("100 [100, 100]", "+0.010")
 
 
 def test_the_trace_leaves_the_dense_round_out() -> None:
