@@ -29,7 +29,10 @@ class Job:
         """Nominal densities of the rounds: 1, and as the job was told to prune."""
         callbacks = self.about["config"]["callbacks"]
         if (ours := callbacks.get("classprune")) is not None:
-            return nominal(self.arrays["density"], ours["search"]["fraction"], 1 - ours["target_sparsity"])
+            search = ours["search"]
+            if "densities" in search:
+                return nearest(self.arrays["density"], np.array([1.0, *search["densities"]]))
+            return nominal(self.arrays["density"], search["fraction"], 1 - ours["target_sparsity"])
         return nominal(self.arrays["density"], callbacks["model_pruning"]["amount"])
 
     def scored(self, part: str) -> list[Scored]:
@@ -49,19 +52,25 @@ class Job:
 def nominal(measured: np.ndarray, fraction: float, end: float = 0.0) -> np.ndarray:
     """Return, for each measured density `(rounds,)`, the nearest of 1, 1 - f, (1 - f)^2, ... above `end`, or `end`.
 
-    Measured ones differ a little by arm (rounding, weights that are zero by themselves). Rounded, so that the same
-    density reached by other steps is the same number.
+    Measured ones differ a little by arm (rounding, weights that are zero by themselves).
     """
     steps = (1 - fraction) ** np.arange(len(measured))
-    allowed = np.append(steps[steps > end * (1 + 1e-9)], end or [])
-    nearest = np.abs(np.log(measured)[:, None] - np.log(allowed)).argmin(1)
-    return np.array([float(f"{density:.9g}") for density in allowed[nearest]])
+    return nearest(measured, np.append(steps[steps > end * (1 + 1e-9)], end or []))
+
+
+def nearest(measured: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Return the nearest of the allowed densities, in ratios.
+
+    Rounded, so that the same density reached by other steps is the same number.
+    """
+    found = np.abs(np.log(measured)[:, None] - np.log(allowed)).argmin(1)
+    return np.array([float(f"{density:.9g}") for density in allowed[found]])
 
 
 def write_job(file: Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Write a job's file, whole or not at all."""
-    with replacing(file) as part:
-        np.savez_compressed(part, about=np.array(json.dumps(about)), **arrays)
+    with replacing(file) as part, part.open("wb") as open_file:  # a name would be given the ending of an archive
+        np.savez_compressed(open_file, about=np.array(json.dumps(about)), **arrays)
 
 
 def read_jobs(folder: Path) -> list[Job]:

@@ -43,6 +43,12 @@ def test_densities_are_those_that_the_job_was_told_to_reach(measured, fraction, 
     assert files.nominal(np.array(measured), fraction, end).tolist() == expected
 
 
+def test_a_gradual_arm_has_the_densities_that_it_lists():
+    about = {"config": {"callbacks": {"classprune": {"search": {"densities": [0.00390625]}}}}}
+    arrays = {"density": np.array([0.99999, 0.003905])}
+    assert files.Job("cracks", "gradual", 1, about, arrays).densities.tolist() == [1.0, 0.00390625]
+
+
 def arms(**densities: tuple[int, list[float]]) -> dict[str, dict[int, files.Job]]:
     """Arms of so many seeds with these densities, their last one the target; two positives and two negatives."""
     made = {}
