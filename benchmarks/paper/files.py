@@ -69,7 +69,8 @@ def nearest(measured: np.ndarray, allowed: np.ndarray) -> np.ndarray:
 
 def write_job(file: Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Write a job's file, whole or not at all."""
-    with replacing(file) as part, part.open("wb") as open_file:  # a name would be given the ending of an archive
+    # Not by its name, to which NumPy would add the ending of an archive.
+    with replacing(file) as part, part.open("wb") as open_file:
         np.savez_compressed(open_file, about=np.array(json.dumps(about)), **arrays)
 
 
