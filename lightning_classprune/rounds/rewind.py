@@ -17,6 +17,8 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from lightning_classprune.files import replacing
+from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding
 from lightning_classprune.trainer.snapshots import Tensors, TrainingState
 
@@ -131,19 +133,26 @@ def load_point(saved: Mapping[str, Any] | None, sharding: Sharding) -> RewindPoi
     )
 
 
-def write_point(saved: Mapping[str, Any], path: str | os.PathLike[str], write: bool) -> dict[str, str]:
-    """Put a saved rewind point into a file of its own, once; what checkpoints hold instead.
+def write_point(
+    saved: Mapping[str, Any], path: str | os.PathLike[str], processes: Processes
+) -> dict[str, str]:
+    """Put a saved rewind point into a file of its own, once; what checkpoints hold instead. All processes call this.
 
     Args:
         saved: What `save_point` returned.
-        path: The file.
-        write: Whether this process writes it (one of all).
+        path: The file, which the first process writes.
+        processes: Of the job.
+
+    Raises:
+        OSError: It cannot be written; on all processes, for the others would wait for the first.
     """
-    if write:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(saved), f"{path}.part")
-        os.replace(f"{path}.part", path)
-    return {"file": os.path.abspath(path), "sha256": _sha256(path) if write else ""}
+
+    def write() -> None:
+        with replacing(path) as part:
+            torch.save(dict(saved), part)
+
+    processes.on_first(write)
+    return {"file": os.path.abspath(path), "sha256": _sha256(path) if processes.rank == 0 else ""}
 
 
 def _read(path: str, sha256: str) -> dict[str, Any]:

@@ -173,8 +173,7 @@ class RoundStart:
         self.point = RewindPoint(capture_tensors(self._module), capture_training(self._trainer), length)
         if self._file is not None:
             saved = save_point(self.point, self._sharding)
-            first = self._sharding.processes.rank == 0
-            self._reference = write_point(saved, self._file, write=first)
+            self._reference = write_point(saved, self._file, self._sharding.processes)
 
     # -- going back --
 

@@ -58,7 +58,7 @@ from lightning_classprune.tickets.kept import KeptTickets
 from lightning_classprune.tickets.spent import SpentTests
 from lightning_classprune.trainer.batches import described, reading
 from lightning_classprune.trainer.checkpoint_hashes import hash_checkpoints, release_checkpoints
-from lightning_classprune.trainer.compatibility import refuse_finders
+from lightning_classprune.trainer.compatibility import refuse_finders, refuse_optimizers
 from lightning_classprune.trainer.forward import default_predict
 from lightning_classprune.trainer.loaders import is_stream
 from lightning_classprune.trainer.monitor import find_monitor
@@ -159,6 +159,7 @@ class Startup:
         settings, trainer, processes = self._settings, self._trainer, self._processes
         if self._resumed is not None or self._foreign_epochs is not None:
             refuse_finders(trainer)
+        refuse_optimizers(trainer.optimizers)
         self._randomness.agree()
         frozen = self._other_callbacks.by_epoch.unfreezes
         cutter = Cutter.find(settings.cut, settings.criterion, trainer, pl_module, processes, frozen=frozen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -43,6 +44,21 @@ def check_trainer(trainer: Any, owner: Any) -> None:
             "max_epochs=-1 without max_steps or EarlyStopping: nothing ends a round, so nothing would ever be judged; "
             "set max_epochs or max_steps to the length of one training"
         )
+
+
+def refuse_optimizers(optimizers: Sequence[Any]) -> None:
+    """Refuse optimizers that hold a part of the training state on each process.
+
+    Raises:
+        MisconfigurationException: There is one; it would fail, or be rewound in part, after the dense training.
+    """
+    for optimizer in optimizers:
+        if "ZeroRedundancyOptimizer" in {kind.__name__ for kind in type(optimizer).__mro__}:
+            raise MisconfigurationException(
+                "ZeroRedundancyOptimizer spreads the optimizer's state over the processes, which cannot be rewound; "
+                "use the plain optimizer with strategy='ddp', or shard the model too (ModelParallelStrategy with "
+                "fully_shard)"
+            )
 
 
 def refuse_finders(trainer: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 RandomState = dict[str, Any]
 
@@ -27,13 +28,17 @@ def seed_process(seed: int) -> None:
 
 
 def random_state() -> RandomState:
-    """The state of all global generators, in tensors and primitives that `weights_only=True` loads."""
+    """The state of all global generators, in tensors and primitives that `weights_only=True` loads.
+
+    Of CUDA that of the device in use: processes see devices by other numbers, and other many, when they go on. CUDA is
+    not touched by a process that has not used it, which could no longer be forked.
+    """
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
         "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), *(float(r) for r in rest)),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
 
 
@@ -43,8 +48,15 @@ def set_random_state(state: RandomState) -> None:
     name, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), int(position), int(has_gauss), gauss))
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is None:
+        return
+    if torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(state["cuda"])
+    else:
+        rank_zero_warn(
+            "the random state that was saved has one of a CUDA device, and this process uses none: what CUDA drew is "
+            "drawn otherwise from here on"
+        )
 
 
 @contextmanager

@@ -146,3 +146,27 @@ def test_a_restored_generator_shuffles_again_the_same_way():
     assert next(iter(loader)).tolist() == first
     generator.manual_seed(generator.initial_seed())
     assert next(iter(loader)).tolist() == first
+
+
+def test_of_cuda_the_state_of_the_device_in_use_is_kept(monkeypatch):
+    on_device = [torch.tensor([1, 2], dtype=torch.uint8)]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: on_device[0].clone())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state: on_device.__setitem__(0, state))
+    kept = random_state()
+    on_device[0] = torch.tensor([9, 9], dtype=torch.uint8)
+    set_random_state(kept)
+    assert on_device[0].tolist() == [1, 2]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    with pytest.warns(UserWarning, match="this process uses none"):
+        set_random_state(kept)
+
+
+def test_cuda_is_not_touched_by_a_process_that_has_not_used_it(monkeypatch):
+    def touched(*_):
+        raise AssertionError
+
+    for name in ("is_available", "device_count", "init", "_lazy_init", "get_rng_state", "get_rng_state_all"):
+        monkeypatch.setattr(torch.cuda, name, touched)
+    with untouched_randomness():
+        draw()
