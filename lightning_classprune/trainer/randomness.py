@@ -38,7 +38,7 @@ def random_state() -> RandomState:
         "python": random.getstate(),
         "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), *(float(r) for r in rest)),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,  # type: ignore[no-untyped-call]
     }
 
 
@@ -50,7 +50,7 @@ def set_random_state(state: RandomState) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is None:
         return
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.set_rng_state(state["cuda"])
     else:
         rank_zero_warn(
