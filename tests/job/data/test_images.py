@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -81,8 +82,10 @@ def test_folder_errors(tmp_path: Path) -> None:
 
 
 def test_what_is_in_no_part_or_class_is_said_and_files_of_both_kinds_are_read(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A job that ran in this process before has given the logger handlers of its own.
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch.utilities.rank_zero"), "propagate", True)
     tree(tmp_path)
     (tmp_path / ".ipynb_checkpoints").mkdir()
     Image.new("L", (9, 9)).save(tmp_path / ".ipynb_checkpoints" / "1.png")
