@@ -23,6 +23,7 @@ from lightning_classprune import (
     Gradual,
     Guard,
 )
+from lightning_classprune.job.configuration import conf_dir
 from lightning_classprune.rounds.options import Search, SearchName
 from tests.support import ROOT
 from tests.support.readme_names import MyData, MyModule
@@ -152,7 +153,7 @@ def test_any_hydra_application_can_choose(overrides: list[str], search: Search) 
 def test_the_job_chooses_a_search_by_its_group() -> None:
     words = ["data=breast_cancer", "run_dir=here", "facts.num_classes=2", "facts.class_names=[a,malignant]"]
     more = ["callbacks.classprune.guard.confidence=0.9", "callbacks.classprune.cut.criterion=random"]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         default = compose("config", words)
         chosen = compose("config", [*words, "search=fixed", "search.fraction=0.5", *more])
     assert instantiate(default.callbacks.classprune).settings.search == Gradual(
