@@ -40,7 +40,6 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from benchmarks import support
-from benchmarks.search.both_sides import exact_interval
 from lightning_classprune import files
 from lightning_classprune.guard import statistics, verdict
 from lightning_classprune.guard.classification import Classes
@@ -55,6 +54,7 @@ from lightning_classprune.guard.protected import Protected
 from lightning_classprune.guard.statistics import exact_p_value
 from lightning_classprune.guard.task import Columns
 from lightning_classprune.guard.tolerance import FNTolerance
+from lightning_classprune.job.measures import exact_interval
 from lightning_classprune.rounds.judgement import judge_once
 from lightning_classprune.rounds.search import Look, Search
 from lightning_classprune.trainer.forward import default_predict

@@ -18,20 +18,13 @@ from __future__ import annotations
 
 from benchmarks.search.arms import ARMS
 from benchmarks.search.report import report
-from benchmarks.search.runs import command_line, quieten, run_all
-from benchmarks.support import one_thread
+from benchmarks.search.runs import answer, command_line, run_all
 
 
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    given = parser.parse_args()
-    one_thread()
-    quieten()
-    if given.what == "report":
-        report(given.runs, given.out)
-    else:
-        run_all(given.data, given.root, given.seeds, given.arms, given.runs)
+    answer(parser.parse_args(), run_all, report)
 
 
 if __name__ == "__main__":

@@ -33,17 +33,27 @@ from hydra.utils import instantiate
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.callbacks import ModelPruning
 from omegaconf import DictConfig
-from scipy import special, stats
+from scipy import stats
 from torch import nn
 from torch.nn.utils import prune
 
 from benchmarks import support
 from benchmarks.search.arms import DATA
-from benchmarks.search.runs import command_line, cost, cubic_share, on_test, quieten, trainer
-from benchmarks.support import markdown, one_thread, write
-from lightning_classprune import ClassAwarePruningCallback, DecisionOffset, files, load_ticket
+from benchmarks.search.runs import (
+    answer,
+    command_line,
+    cost,
+    cubic_share,
+    file_of,
+    on_test,
+    run_missing,
+    trainer,
+)
+from benchmarks.support import markdown, write
+from lightning_classprune import ClassAwarePruningCallback, DecisionOffset, load_ticket
 from lightning_classprune.job import app
 from lightning_classprune.job.data.base import SplitDataModule
+from lightning_classprune.job.measures import exact_interval
 
 GUARD = "callbacks.classprune.guard"
 NOW, BY_HAND, LIGHTNING, LONG = "now", "by hand", "ModelPruning", "dense as long"
@@ -165,41 +175,30 @@ def little_by_little(module: LightningModule, data: SplitDataModule, sparsity: f
     trainer(epochs, pruning).fit(module, datamodule=data)
 
 
-def file_of(runs: Path, data: str, arm: str, seed: int) -> Path:
-    return runs / data / f"{arm.replace(' ', '_')}-{seed}.json"
-
-
 def dense_of(runs: Path, data: str, seed: int) -> Path:
     return runs / data / f"dense-{seed}.pt"
 
 
 def run_all(data: str, root: str | None, seeds: Sequence[int], arms: Sequence[str], runs: Path) -> None:
-    (runs / data).mkdir(parents=True, exist_ok=True)
-    for arm in arms:
-        for seed in seeds:
-            file = file_of(runs, data, arm, seed)
-            if file.exists():
-                continue
-            result = run_arm(arm, data, root, seed, runs)
-            files.write_text(file, json.dumps(result))
-            before, now = result["dense"], result["test"]
-            print(
-                f"{data} seed {seed} {arm}: density {result['density']:.4f}, {result['all_epochs']} epochs, "
-                f"{result['all_seconds']:.0f} s; FN {before['fn']} -> {now['fn']}, FP {before['fp']} -> {now['fp']}, "
-                f"AUC {before['auc']:.3f} -> {now['auc']:.3f}; {trace(result['rows'])}",
-                flush=True,
-            )
+    run_missing(
+        data,
+        runs,
+        ((arm, seed) for arm in arms for seed in seeds),  # controls follow "now"
+        lambda arm, seed: run_arm(arm, data, root, seed, runs),
+        summed_up,
+    )
+
+
+def summed_up(result: Mapping[str, Any]) -> str:
+    before, now = result["dense"], result["test"]
+    return (
+        f"density {result['density']:.4f}, {result['all_epochs']} epochs, {result['all_seconds']:.0f} s; "
+        f"FN {before['fn']} -> {now['fn']}, FP {before['fp']} -> {now['fp']}, "
+        f"AUC {before['auc']:.3f} -> {now['auc']:.3f}; {trace(result['rows'])}"
+    )
 
 
 # -- the report --
-
-
-def exact_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of Clopper & Pearson for a share, after k of n."""
-    tail = (1 - confidence) / 2
-    low = 0.0 if k == 0 else float(special.betaincinv(k, n - k + 1, tail))
-    high = 1.0 if k == n else float(special.betaincinv(k + 1, n - k, 1 - tail))
-    return low, high
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
@@ -325,13 +324,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    given = parser().parse_args()
-    one_thread()
-    quieten()
-    if given.what == "report":
-        report(given.runs, given.out)
-    else:
-        run_all(given.data, given.root, given.seeds, given.arms, given.runs)
+    answer(parser().parse_args(), run_all, report)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,17 +206,45 @@ def file_of(runs: Path, data: str, arm: str, seed: int) -> Path:
     return runs / data / f"{name}-{seed}.json"
 
 
-def run_all(data: str, root: str | None, seeds: Sequence[int], arms: Sequence[str], runs: Path) -> None:
+def run_missing(
+    data: str,
+    runs: Path,
+    wanted: Iterable[tuple[str, int]],
+    run: Callable[[str, int], dict[str, Any]],
+    told: Callable[[Mapping[str, Any]], str],
+) -> None:
+    """Run each arm with its seed unless its file is there, and tell what it came to."""
     (runs / data).mkdir(parents=True, exist_ok=True)
-    for seed in seeds:
-        for arm in arms:
-            file = file_of(runs, data, arm, seed)
-            if file.exists():
-                continue
-            result = run_arm(arm, data, root, seed, runs)
+    for arm, seed in wanted:
+        file = file_of(runs, data, arm, seed)
+        if not file.exists():
+            result = run(arm, seed)
             files.write_text(file, json.dumps(result))
-            print(
-                f"{data} seed {seed} {arm}: density {result['density']:.4f} after {result['epochs']} epochs "
-                f"({result['all_epochs']}), {result['seconds']:.0f} s, test FN {result['fn']}",
-                flush=True,
-            )
+            print(f"{data} seed {seed} {arm}: {told(result)}", flush=True)
+
+
+def run_all(data: str, root: str | None, seeds: Sequence[int], arms: Sequence[str], runs: Path) -> None:
+    run_missing(
+        data,
+        runs,
+        ((arm, seed) for seed in seeds for arm in arms),
+        lambda arm, seed: run_arm(arm, data, root, seed, runs),
+        lambda result: (
+            f"density {result['density']:.4f} after {result['epochs']} epochs ({result['all_epochs']}), "
+            f"{result['seconds']:.0f} s, test FN {result['fn']}"
+        ),
+    )
+
+
+def answer(
+    given: argparse.Namespace,
+    run: Callable[[str, str | None, Sequence[int], Sequence[str], Path], None],
+    report: Callable[[Path, Path], None],
+) -> None:
+    """Do what the command line asks for, on one thread."""
+    support.one_thread()
+    quieten()
+    if given.what == "report":
+        report(given.runs, given.out)
+    else:
+        run(given.data, given.root, given.seeds, given.arms, given.runs)

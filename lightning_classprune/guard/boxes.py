@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -38,6 +38,31 @@ class ImageMatch:
     area: NDArray[np.int64]
     scores: Floats
     unmatched: Floats
+
+
+def read_images(
+    task: str,
+    scores: Any,
+    target: Any,
+    threshold: float,
+    how: Reading,
+    of_image: Callable[[Mapping[str, Any], Mapping[str, Any], str, Reading], dict[int, ImageMatch]],
+) -> tuple[int, dict[int, Seen]]:
+    """A batch of images with a dict each; see `Kind.read`.
+
+    Args:
+        task: What messages name.
+        scores: Predictions.
+        target: Targets.
+        threshold: Of a prediction's score.
+        how: What is known of classes and biases.
+        of_image: Matches the prediction and the target of an image, which the third argument names, by class.
+    """
+    images: dict[int, list[ImageMatch]] = {index: [] for index in how.protected}
+    for place, (prediction, truth) in enumerate(dicts(task, scores, target)):
+        for index, one in of_image(prediction, truth, f"image {place} of a batch", how).items():
+            images[index].append(one)
+    return len(target), {index: seen_in(found, threshold, how) for index, found in images.items()}
 
 
 def seen_in(images: list[ImageMatch], threshold: float, how: Reading) -> Seen:
@@ -101,13 +126,7 @@ class Detection:
 
     def read(self, scores: Any, target: Any, how: Reading) -> tuple[int, dict[int, Seen]]:
         """The boxes of a batch; see `Kind`."""
-        images: dict[int, list[ImageMatch]] = {index: [] for index in how.protected}
-        for place, (prediction, truth) in enumerate(dicts("Detection", scores, target)):
-            for index, one in self._of_image(prediction, truth, f"image {place} of a batch", how).items():
-                images[index].append(one)
-        return len(target), {
-            index: seen_in(found, self.score_threshold, how) for index, found in images.items()
-        }
+        return read_images("Detection", scores, target, self.score_threshold, how, self._of_image)
 
     def _of_image(
         self, prediction: Mapping[str, Any], target: Mapping[str, Any], where: str, how: Reading

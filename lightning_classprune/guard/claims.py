@@ -65,6 +65,18 @@ def _has_classes(scores: Tensor, how: Reading) -> bool:
     return scores.shape[-1] == len(how.names)
 
 
+def check_kind(scores: Tensor) -> None:
+    """Refuse scores that are neither real numbers nor decisions.
+
+    Raises:
+        ValueError: Names `predict` and their dtype.
+    """
+    if not (scores.is_floating_point() or scores.dtype == torch.bool):
+        raise ValueError(
+            f"predict returned scores of dtype {scores.dtype}; real ones, or decisions of dtype bool, are needed"
+        )
+
+
 def check_numbers(scores: Tensor) -> None:
     """Refuse scores that are not numbers.
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_classprune.guard.boxes import ImageMatch, score_biases, seen_in
-from lightning_classprune.guard.lists import dicts, field, labelled
+from lightning_classprune.guard.boxes import ImageMatch, read_images, score_biases
+from lightning_classprune.guard.lists import field, labelled
 from lightning_classprune.guard.masks import OF_THE_CLASS, MaskRule, check_rule, in_words
 from lightning_classprune.guard.matching import boxes_of, centroids, claimed_by, in_turn
 from lightning_classprune.guard.objects import Reading, Seen
@@ -176,13 +176,7 @@ class InstanceSegmentation:
 
     def read(self, scores: Any, target: Any, how: Reading) -> tuple[int, dict[int, Seen]]:
         """The masks of a batch; see `Kind`."""
-        images: dict[int, list[ImageMatch]] = {index: [] for index in how.protected}
-        for place, (prediction, truth) in enumerate(dicts("InstanceSegmentation", scores, target)):
-            for index, one in self._of_image(prediction, truth, f"image {place} of a batch", how).items():
-                images[index].append(one)
-        return len(target), {
-            index: seen_in(found, self.score_threshold, how) for index, found in images.items()
-        }
+        return read_images("InstanceSegmentation", scores, target, self.score_threshold, how, self._of_image)
 
     def _of_image(
         self, prediction: Mapping[str, Any], target: Mapping[str, Any], where: str, how: Reading

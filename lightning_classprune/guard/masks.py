@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_classprune.guard.claims import (
     SCORE_BIASES,
+    check_kind,
     check_numbers,
     check_target,
     claims,
@@ -172,10 +172,7 @@ class Segmentation:
                 f"and num_classes={classes}; scores (n, {classes}, H, W){also} and a target (n, H, W) of the same H "
                 "and W are needed: bring the scores to the size of the target"
             )
-        if not (scores.is_floating_point() or scores.dtype == torch.bool):
-            raise ValueError(
-                f"predict returned scores of dtype {scores.dtype}; real ones, or decisions of dtype bool, are needed"
-            )
+        check_kind(scores)
         check_numbers(scores)
         check_target(target, self.ignore_index, how)
         return found, target

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_classprune.guard.claims import (
     SCORE_BIASES,
+    check_kind,
     check_numbers,
     check_target,
     claims,
@@ -95,10 +95,7 @@ class Tokens:
                 f"predict returned scores {tuple(scores.shape)}, target {tuple(target.shape)} for task=Tokens() and "
                 f"num_classes={classes}; scores (n, T, {classes}) and a target (n, T) are needed"
             )
-        if not (scores.is_floating_point() or scores.dtype == torch.bool):
-            raise ValueError(
-                f"predict returned scores of dtype {scores.dtype}; real ones, or decisions of dtype bool, are needed"
-            )
+        check_kind(scores)
         check_numbers(scores[target != self.ignore_index])
         check_target(target, self.ignore_index, how)
 

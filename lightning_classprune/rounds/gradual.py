@@ -102,8 +102,11 @@ class GradualMask:
         Returns:
             The new masks; None if they are as they were.
         """
-        shrinking, progress, step = self._shrinking, self._clock.progress, self._clock.round_step
-        if shrinking is None or self.diverged or not shrinking.is_due(progress, step - self._last):
+        shrinking = self._shrinking
+        if shrinking is None or self.diverged:
+            return None
+        progress, step = self._clock.progress, self._clock.round_step
+        if not shrinking.is_due(progress, step - self._last):
             return None
         pruned = shrinking.pruned(progress)
         if pruned > self._pruned:

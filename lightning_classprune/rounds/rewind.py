@@ -6,18 +6,16 @@ optimizer or a scheduler returns is live, so everything is copied when captured 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lightning_classprune.files import replacing
+from lightning_classprune import files
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding
 from lightning_classprune.trainer.snapshots import Tensors, TrainingState
@@ -148,11 +146,11 @@ def write_point(
     """
 
     def write() -> None:
-        with replacing(path) as part:
+        with files.replacing(path) as part:
             torch.save(dict(saved), part)
 
     processes.on_first(write)
-    return {"file": os.path.abspath(path), "sha256": _sha256(path) if processes.rank == 0 else ""}
+    return {"file": os.path.abspath(path), "sha256": files.sha256(path) if processes.rank == 0 else ""}
 
 
 def _read(path: str, sha256: str) -> dict[str, Any]:
@@ -160,14 +158,10 @@ def _read(path: str, sha256: str) -> dict[str, Any]:
         raise MisconfigurationException(
             f"rewind_file: the checkpoint's rewind point is in {path}, which does not exist; put it back there"
         )
-    if _sha256(path) != sha256:
+    if files.sha256(path) != sha256:
         raise MisconfigurationException(
             f"rewind_file: {path} is not the file that the checkpoint was written with (its SHA-256 differs); "
             "give every run a file of its own"
         )
     state: dict[str, Any] = torch.load(path, weights_only=True)
     return state
-
-
-def _sha256(path: str | os.PathLike[str]) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

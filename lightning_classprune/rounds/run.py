@@ -344,8 +344,7 @@ class PruningRun:
 
     def close(self) -> None:
         """Judge the candidates that were kept; see `Closing.close`."""
-        validation = None if self.search is None else self.search.data
-        self.closing.close(self._guard_data, validation)
+        self.closing.close(self._guard_data, self._validation_data)
 
     def _guard_data(self) -> GuardData:
         """The guard data, also of a finished run that is resumed and does not start."""
@@ -354,8 +353,11 @@ class PruningRun:
         return self.data
 
     def _bias_for(self, offsets: Mapping[str, float], outcomes: Outcomes | None) -> str | None:
-        validation = None if self.search is None else self.search.data
-        return self.delivery.handover.bias_for(offsets, outcomes, self.data, validation)
+        return self.delivery.handover.bias_for(offsets, outcomes, self.data, self._validation_data)
+
+    @property
+    def _validation_data(self) -> GuardData | None:
+        return None if self.search is None else self.search.data
 
     def _commit(self, tensors: Tensors, look: Look, outcomes: Outcomes | None) -> None:
         masks = {name: mask.clone() for name, mask in self.masks.items()}

@@ -173,6 +173,7 @@ class Startup:
         if not settings.criterion.looks_first:
             check_criterion(settings.criterion, units.parameters)
         evaluator = Evaluator(settings.task, settings.predict, processes)
+        name = processes.first(uuid.uuid4().hex[:8])  # in those of the files that it keeps
         run = PruningRun(
             settings=settings,
             trainer=trainer,
@@ -187,8 +188,8 @@ class Startup:
             randomness=self._randomness,
             recorder=Recorder(trainer),
             ladder=self._ladder,
-            kept=self._kept(),
-            spent=SpentTests(self._folder(), self._processes.first(uuid.uuid4().hex[:8]), self._processes),
+            kept=self._kept(name),
+            spent=SpentTests(self._folder(), name, processes),
             best=None if self._monitor is None else BestEpoch(self._monitor, trainer, processes),
             masks=masks,
         )
@@ -198,11 +199,11 @@ class Startup:
         self._run = run
         return run
 
-    def _kept(self) -> KeptTickets | None:
+    def _kept(self, name: str) -> KeptTickets | None:
         """Where candidates wait for their judgement: the ladder's folder, else that of the checkpoints."""
         if self._settings.guard.judging != "end" or self._trainer.fast_dev_run:
             return None
-        return KeptTickets(self._folder(), self._processes.first(uuid.uuid4().hex[:8]), self._processes)
+        return KeptTickets(self._folder(), name, self._processes)
 
     def _folder(self) -> str:
         """Where a run keeps files of its own: in that of the ladder, or of the checkpoints."""
@@ -344,7 +345,7 @@ class Startup:
 
     def _check_validation(self, run: PruningRun, search: Search) -> None:
         saved = None if self._resumed is None else self._resumed["search"]
-        known = None if saved is None or saved["dense"] is None else saved["dense"]
+        known = None if saved is None else saved["dense"]
         streams = any(is_stream(loader) for loader in search.data.loaders)
         if known is None and not streams:
             return
