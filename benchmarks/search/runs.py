@@ -40,7 +40,7 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
     parser = support.command_line(description)
     parser.add_argument("what", choices=["run", "report"])
     parser.add_argument("--data", choices=list(DATA), default="elpv")
-    parser.add_argument("--root", help="folder of the archive skin_dermamnist_28.npz")
+    parser.add_argument("--root", help="folder of the archives of derma and cracks")
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[4, 5, 6, 7, 8])
     return parser
