@@ -74,7 +74,35 @@ class ClassCounts(TypedDict):
     rule: str | None
 
 
-class Row(TypedDict):
+class FileVerdict(TypedDict):
+    """What a row says of a file that the guard judged beside its network.
+
+    Attributes:
+        file: Its name, in the folder of the ladder or of the checkpoints; empty where it could not be made.
+        sha256: Of its content, in hexadecimal; empty as `file`.
+        bytes: Its size.
+        verdict: `"accepted"`, `"refused"` or `"unproven"`.
+        reason: In words.
+        classes: The protected classes by name; empty where nothing was counted.
+        level: Error level of the test; None where there was none.
+        calibration: What it was calibrated on: number of `samples`, and their `sha256`; None of sixteen bits.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+    verdict: str
+    reason: str
+    classes: dict[str, ClassCounts]
+    level: float | None
+    calibration: dict[str, Any] | None
+
+
+class _Files(TypedDict, total=False):
+    files: dict[str, FileVerdict]
+
+
+class Row(_Files):
     """One attempted round, in primitives: the public result of a run.
 
     Attributes:
@@ -93,6 +121,7 @@ class Row(TypedDict):
         seconds: That it took.
         seed: That reproduces it.
         validation_passes: Passes over the validation data that the search made for it.
+        files: The files that were judged beside it, by kind; only with `Files(judged=...)`.
     """
 
     round: int
