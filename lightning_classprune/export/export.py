@@ -127,8 +127,7 @@ def export(
             "int8 writes an ONNX file, which a microcontroller does not run; leave out purpose='mcu'"
         )
     if purpose != "mcu":
-        # With another threshold it would not be what was judged.
-        judged = JudgedFormat(judged_in, None if thresholds else told["verdict"])
+        judged = JudgedFormat(judged_in, told["verdict"], thresholds)
         formats += [judged, *([Int8Format()] if int8 is not None and "int8" not in judged.there else [])]
     stale = _with_own_verdicts(folder / "card.json")
     with files.filling(folder, last=("card.json", "card.md")) as part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from math import inf
 from pathlib import Path
@@ -50,10 +51,9 @@ def int8_file(graph: Graph, path: Path, samples: Tensor, metadata: Mapping[str, 
 
     proto = quantized(graph.proto, samples)
     pack_weights(proto, half=False)
-    onnx.helper.set_model_props(proto, dict(metadata))
+    calibration = calibration_facts(samples)
+    onnx.helper.set_model_props(proto, {**metadata, "calibration": json.dumps(calibration)})
     with replacing(path) as part:
         part.write_bytes(proto.SerializeToString())
         onnx.checker.check_model(part, full_check=True)
-    return Artefact(
-        path, OnnxFile(path), inf, RUNTIME, {"calibration": calibration_facts(samples)}, NOT_DECLARED
-    )
+    return Artefact(path, OnnxFile(path), inf, RUNTIME, {"calibration": calibration}, NOT_DECLARED)

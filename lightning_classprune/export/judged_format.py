@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ class JudgedFormat:
     Args:
         folder: Where the run keeps them; None finds none.
         row: Of the network that is exported.
+        thresholds: By which it is to decide; a file that decides by others is not it.
 
     Attributes:
         there: Kind -> what the row says of its file, where the file is the one that was judged.
@@ -31,21 +34,26 @@ class JudgedFormat:
     name = "judged"
     extra = "onnx"
 
-    def __init__(self, folder: str | os.PathLike[str] | None, row: Row | None) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str] | None, row: Row | None, thresholds: Mapping[int, float]
+    ) -> None:
         self._folder = Path(folder) if folder is not None else None
         said = row.get("files", {}) if row is not None else {}
+        self._thresholds = json.dumps(dict(thresholds))
         self.there = {kind: one for kind, one in said.items() if self._is_there(one)}
         for kind in sorted(said.keys() - self.there.keys()):
             rank_zero_warn(
-                f"the {kind} file that the guard judged, {said[kind]['file']}, is not in {self._folder}, or was "
-                "changed: it is not exported, and another one would have no verdict"
+                f"the {kind} file that the guard judged, {said[kind]['file']}, is not in {self._folder}, was "
+                "changed, or decides by another threshold: it is not exported, and another one would have no verdict"
             )
 
     def _is_there(self, one: FileVerdict) -> bool:
         if self._folder is None or not one["file"] or Path(one["file"]).name != one["file"]:
             return False
         path = self._folder / one["file"]
-        return path.is_file() and files.sha256(path) == one["sha256"]
+        if not path.is_file() or files.sha256(path) != one["sha256"]:
+            return False
+        return OnnxFile(path).metadata.get("thresholds") == self._thresholds
 
     def write(self, rule: Deployed, folder: Path, spec: Spec) -> list[Artefact]:
         """Copy them.

@@ -199,13 +199,54 @@ def verdict_row(
         offsets: Its decision offsets, by class; 0 for those not named.
         chance: What validation data said of it, by class.
     """
+    classes = _compared(outcomes, dense, verdict, offsets, chance)
+    level = next((judged.level for judged in verdict.classes.values()), None)
+    return _row(common, verdict.outcome, verdict.reason, classes, level)
+
+
+def _compared(
+    outcomes: Outcomes | None,
+    dense: Outcomes | None,
+    verdict: Verdict,
+    offsets: Mapping[str, float],
+    chance: Mapping[str, float],
+) -> dict[str, ClassCounts]:
     classes = {}
     for name, judged in verdict.classes.items():
         assert outcomes is not None
         assert dense is not None
         classes[name] = _counts(outcomes.pairs(dense, name), judged, offsets.get(name, 0.0), chance.get(name))
-    level = next((judged.level for judged in verdict.classes.values()), None)
-    return _row(common, verdict.outcome, verdict.reason, classes, level)
+    return classes
+
+
+def file_verdict(
+    facts: Mapping[str, Any],
+    outcomes: Outcomes | None,
+    dense: Outcomes | None,
+    verdict: Verdict,
+    offsets: Mapping[str, float],
+    chance: Mapping[str, float],
+) -> FileVerdict:
+    """What the row of a candidate says of one of its files.
+
+    Args:
+        facts: File, SHA-256, bytes and calibration.
+        outcomes: As the others of `verdict_row`.
+        dense: What the dense network decided.
+        verdict: Its own.
+        offsets: Of the candidate; they are in the file.
+        chance: Of the candidate.
+    """
+    return {
+        "file": facts["file"],
+        "sha256": facts["sha256"],
+        "bytes": facts["bytes"],
+        "verdict": verdict.outcome,
+        "reason": verdict.reason,
+        "classes": _compared(outcomes, dense, verdict, offsets, chance),
+        "level": next((judged.level for judged in verdict.classes.values()), None),
+        "calibration": facts["calibration"],
+    }
 
 
 def kept_row(common: Mapping[str, Any], reason: str) -> Row:
