@@ -98,11 +98,23 @@ class FileVerdict(TypedDict):
     calibration: dict[str, Any] | None
 
 
-class _Files(TypedDict, total=False):
-    files: dict[str, FileVerdict]
+class _Attempt(TypedDict):
+    round: int
+    attempt: int
+    sparsity: float
+    units: str
+    verdict: str
+    reason: str
+    classes: dict[str, ClassCounts]
+    level: float | None
+    confidence: float | None
+    epochs: int
+    seconds: float
+    seed: int
+    validation_passes: int
 
 
-class Row(_Files):
+class Row(_Attempt, total=False):
     """One attempted round, in primitives: the public result of a run.
 
     Attributes:
@@ -124,19 +136,7 @@ class Row(_Files):
         files: The files that were judged beside it, by kind; only with `Files(judged=...)`.
     """
 
-    round: int
-    attempt: int
-    sparsity: float
-    units: str
-    verdict: str
-    reason: str
-    classes: dict[str, ClassCounts]
-    level: float | None
-    confidence: float | None
-    epochs: int
-    seconds: float
-    seed: int
-    validation_passes: int
+    files: dict[str, FileVerdict]
 
 
 _Logged = Literal[

@@ -333,7 +333,8 @@ class PruningRun:
         if waiting - self._of_each <= MANY < waiting:
             rank_zero_warn(
                 f"more than {MANY} candidates wait for the guard: Holm's first level is the error level divided by "
-                "their number, so each more makes every proof harder; lower max_rounds, prune in larger steps, or judge fewer files"
+                "their number, so each more makes every proof harder; lower max_rounds, prune in larger steps, or "
+                "judge fewer files"
             )
         self.state = after_verdict(self.plan, self.state, True, reach)
         self._extend_or_end(job_over)
