@@ -90,7 +90,7 @@ def report() -> list[str]:
         "",
         "`python -m benchmarks.error_budget --help` explains how this was made. Error level "
         f"{ALPHA}, tolerance {TOLERANCE}.",
-        "Columns: the share before the first refusal, and among how many of the M tests refusals are counted as a choice.",
+        "Columns: the share before the first refusal, and of how many of the M tests refusals are a choice.",
         "Each cell: the probability that anything is accepted, and how many candidates on average; all are harmless.",
         "",
         markdown([row(*guard, *run) for guard, run in product(GUARDS, RUNS)]),
