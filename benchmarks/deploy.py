@@ -4,8 +4,8 @@
 
 Trains networks on the solar cells (the package elpv-dataset): the default one as it ships, once at 85% with its int8
 and fp16 files declared, once at 98% and once with whole channels, and two large ones. Exports each with
-`classprune-export`, and writes deploy.md and deploy.json. Those at 98% and 99% are not guarded, for their size is what is
-measured here. A finished run is not trained again, and with `--only` what is known of the other networks stays. Times
+`classprune-export`, and writes deploy.md and deploy.json. Those at 98% and 99% are not guarded, for their size is what
+is measured here. A finished run is not trained again, and with `--only` what is known of the others stays. Times
 are CPU time of one thread, the shortest of calls in turns. Who runs the files is in benchmarks/clients.py.
 
 Of eight bits, three calibrations are counted on the guard split against the dense network, beside the files that a run
