@@ -9,11 +9,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
 from lightning_classprune import ClassAwarePruningCallback
 from lightning_classprune.trainer.names import canonical
+from tests.support.averaging import EMAWeightAveraging
 from tests.support.compare import assert_same, weights, without_seconds
 from tests.support.kit import Tiny, fit, pruner, val_loader, verdicts
 from tests.support.witness import Keep, log_messages

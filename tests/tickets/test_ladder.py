@@ -11,12 +11,12 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 
 from lightning_classprune import ClassAwarePruningCallback, load_ticket
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
+from tests.support.averaging import EMAWeightAveraging
 from tests.support.compare import assert_same, weights
 from tests.support.kit import fit, pruner, refusing, tiny, verdicts
 from tests.support.witness import Keep, log_messages

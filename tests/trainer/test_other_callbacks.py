@@ -15,7 +15,6 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     EarlyStopping,
-    EMAWeightAveraging,
     GradientAccumulationScheduler,
     LearningRateMonitor,
     ModelCheckpoint,
@@ -24,11 +23,12 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     Timer,
     TQDMProgressBar,
-    WeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_classprune.trainer.other_callbacks import EarlyStoppings, EpochFollowers, of_type, package_of
+from lightning_classprune.trainer.other_callbacks import EarlyStoppings, EpochFollowers
+from lightning_classprune.trainer.versions import of_type, package_of
+from tests.support.averaging import EMAWeightAveraging, WeightAveraging
 from tests.support.compare import assert_same
 from tests.support.witness import (
     Classifier,
