@@ -1,4 +1,4 @@
-"""Versions: what differs between Lightning's packages and versions, all of it here.
+"""Versions: what differs between versions of Lightning and torch, and between Lightning's two packages, all of it here.
 
 A class comes from the package of the trainer at hand: those of `lightning.pytorch` and of `pytorch_lightning` are not
 each other's, and an older version lacks some.
@@ -7,11 +7,39 @@ each other's, and an older version lacks some.
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_warn
+
+try:
+    from torch.distributed.tensor import DTensor, Shard
+except ImportError:  # torch 2.4
+    from torch.distributed._tensor import DTensor, Shard  # type: ignore[attr-defined]
+try:
+    from torch.distributed.fsdp import FSDPModule
+except ImportError:  # torch 2.5 and older
+    from torch.distributed._composable.fsdp import FSDPModule  # type: ignore[attr-defined]
+
+__all__ = [
+    "DTensor",
+    "FSDPModule",
+    "Shard",
+    "callbacks_module",
+    "check_version",
+    "has_stopped",
+    "makes_iterator",
+    "mark_stopped",
+    "of_type",
+    "package_of",
+    "safe_loading",
+    "uncompiled",
+    "warn_of_checkpoint",
+]
 
 OLDEST, NEWEST = (2, 4), (2, 6)  # that the tests were run with, see benchmarks/results/versions.md
 
@@ -45,7 +73,7 @@ def has_stopped(stopping: Any) -> bool:
     """Whether an EarlyStopping callback has ended a training since it was marked as one that has not."""
     if (reason := _reason(stopping)) is not None:
         return reason is not type(reason).NOT_STOPPED
-    return stopping.stopped_epoch != _NEVER
+    return bool(stopping.stopped_epoch != _NEVER)
 
 
 def mark_stopped(stopping: Any, stopped: bool) -> None:
@@ -62,23 +90,61 @@ def _reason(stopping: Any) -> Any:
     return getattr(stopping, "stopping_reason", None)  # 2.5 and older know the epoch alone
 
 
+def safe_loading(trainer: Any) -> dict[str, Any]:
+    """Arguments with which `fit` and `test` read a checkpoint as tensors and primitives, and run no code of it.
+
+    A Lightning whose `fit` does not know them (2.5 and older) is made to read so.
+    """
+    if "weights_only" in inspect.signature(trainer.fit).parameters:
+        return {"weights_only": True}
+    trainer.strategy.checkpoint_io.load_checkpoint = _load_safely
+    return {}
+
+
+def _load_safely(path: Any, map_location: Any = "cpu", **_: Any) -> Any:
+    return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Inside, networks that were compiled run as they are written, where torch can do so (2.6 and newer)."""
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    return set_stance("force_eager") if set_stance is not None else nullcontext()
+
+
 def check_version(trainer: Any) -> None:
     """Refuse a Lightning that is too old, and warn of one that nobody tried.
 
     Raises:
         MisconfigurationException: It is too old.
     """
-    package = package_of(trainer).split(".")[0]
-    version = str(importlib.import_module(package).__version__)
+    package, version, told = _version(trainer)
     oldest, newest = (".".join(map(str, one)) for one in (OLDEST, NEWEST))
-    told = tuple(map(int, re.findall(r"\d+", version)[:2]))
+    project = package.replace("_", "-")
     if told < OLDEST:
         raise MisconfigurationException(
             f"{package} {version} is too old: rounds in one `fit` need {oldest} or newer; "
-            f"pip install '{package.replace('_', '-')}>={oldest}'"
+            f"pip install '{project}>={oldest}'"
         )
     if told > NEWEST:
         rank_zero_warn(
             f"{package} {version} is newer than what ClassAwarePruningCallback was tried with ({oldest} to {newest}); "
-            f"if something fails, pip install '{package.replace('_', '-')}~={newest}.0'"
+            f"if something fails, pip install '{project}~={newest}.0'"
         )
+
+
+def warn_of_checkpoint(trainer: Any, checkpoint: dict[str, Any]) -> None:
+    """Say so where Lightning will not go on with a checkpoint as it was: 2.4, inside an epoch."""
+    package, version, told = _version(trainer)
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    if told < (2, 5) and epochs["ready"] != epochs["processed"]:
+        rank_zero_warn(
+            f"the checkpoint is from inside an epoch or from the end of a validation, and {package} {version} does not "
+            "go on with such a one as it was (schedulers step again): take one from the end of an epoch, or update to "
+            "2.5 or newer"
+        )
+
+
+def _version(trainer: Any) -> tuple[str, str, tuple[int, ...]]:
+    package = package_of(trainer).split(".")[0]
+    version = str(importlib.import_module(package).__version__)
+    return package, version, tuple(map(int, re.findall(r"\d+", version)[:2]))

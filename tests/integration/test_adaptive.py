@@ -19,9 +19,9 @@ from lightning_classprune.guard.offset import Labels, chance_on_both_sides, one_
 from lightning_classprune.guard.protected import Protected
 from lightning_classprune.rounds.schedules import AdaptiveSteps
 from lightning_classprune.rounds.search import CHANCE, LEVEL, beyond
-from tests.support.averaging import EMAWeightAveraging
 from tests.support.compare import assert_same, checkpoints, weights, without_seconds
 from tests.support.kit import dataset, fit, pruner, tiny, verdicts
+from tests.support.older import EMAWeightAveraging
 from tests.support.witness import Keep, Watch
 
 VALIDATION, GUARD = 1, 2

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lightning_classprune import ClassAwarePruningCallback
 from lightning_classprune.trainer.names import canonical
-from tests.support.averaging import EMAWeightAveraging
 from tests.support.compare import assert_same, weights, without_seconds
 from tests.support.kit import Tiny, fit, pruner, val_loader, verdicts
+from tests.support.older import EMAWeightAveraging
 from tests.support.witness import Keep, log_messages
 
 #: What is logged at the end of each epoch of the loop: rounds of three epochs, whose best are 1 (of 3), 2 and 3.

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lightning_classprune import ClassAwarePruningCallback
 from lightning_classprune.pruning import class_gradient, moments
-from tests.support.averaging import EMAWeightAveraging
 from tests.support.compare import assert_same, weights, without_seconds
 from tests.support.kit import Tiny, fit, loader, pruner, refusing, tiny, verdicts
+from tests.support.older import EMAWeightAveraging
 from tests.support.witness import Keep, Watch
 
 LOOK_BACK = 20  # the fewest steps, for six of them are an epoch

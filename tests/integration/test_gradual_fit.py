@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance, Gradual
 from lightning_classprune.trainer.names import named_parameters
-from tests.support.averaging import EMAWeightAveraging
 from tests.support.compare import assert_same, optimizer_states, weights, without_seconds
 from tests.support.kit import dataset, fit, pruner, tiny, verdicts
+from tests.support.older import EMAWeightAveraging
 from tests.support.witness import Keep, Probe, Watch
 
 STEPS = 12  # of a round: two epochs of six batches

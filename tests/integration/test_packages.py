@@ -15,9 +15,9 @@ from jsonargparse import ArgumentParser
 
 from lightning_classprune import Adaptive, ClassAwarePruningCallback, Cut, Files, Fixed, FNTolerance, Guard
 from lightning_classprune.pruning.criteria import CRITERIA, CriterionName
-from tests.support.averaging import averaging_of
 from tests.support.compare import assert_same
 from tests.support.kit import QUIET
+from tests.support.older import averaging_of
 from tests.support.witness import Witness, classifier_of, pruning_callback, train_data, val_data
 
 PACKAGES = ["lightning.pytorch", "pytorch_lightning"]

@@ -33,6 +33,7 @@ from tests.support.kit import (
     val_loader,
     verdicts,
 )
+from tests.support.older import RESUMES_INSIDE_EPOCHS, needs_resuming_inside_epochs
 from tests.support.witness import Keep, Watch
 
 KEY = "ClassAwarePruningCallback"
@@ -147,7 +148,10 @@ def resume_everywhere(scenario: dict[str, Any], keep: Any) -> None:
             raise AssertionError(f"resumed from {os.path.basename(path)}: {error}") from error
 
 
-@pytest.mark.parametrize("at", ["epoch end", "validation end"])
+INSIDE = [pytest.param("validation end", marks=needs_resuming_inside_epochs)]
+
+
+@pytest.mark.parametrize("at", ["epoch end", *INSIDE])
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_resumed_equals_uninterrupted(name, at, tmp_path):
     resume_everywhere(SCENARIOS[name], Keep(tmp_path, at))
@@ -172,7 +176,7 @@ class Crashes(pl.Callback):
 
 
 @pytest.mark.parametrize("save_top_k", [1, -1])
-@pytest.mark.parametrize("on_epoch_end", [True, False])
+@pytest.mark.parametrize("on_epoch_end", [True, pytest.param(False, marks=needs_resuming_inside_epochs)])
 def test_resumed_after_a_crash_from_the_newest_file_of_model_checkpoint(on_epoch_end, save_top_k, tmp_path):
     """What ModelCheckpoint tracks, and the files that it leaves, are the same as well."""
     folder = tmp_path / "user"
@@ -222,7 +226,7 @@ def test_resumed_from_inside_an_epoch(limits, tmp_path):
 def test_a_run_may_be_interrupted_more_than_once(tmp_path):
     whole = Job({"scheduler": "plateau"}).run(keep := Keep(tmp_path, "epoch end"))
     (tmp_path / "again").mkdir()
-    second = Keep(tmp_path / "again", "validation end")
+    second = Keep(tmp_path / "again", "validation end" if RESUMES_INSIDE_EPOCHS else "epoch end")
     Job({"scheduler": "plateau"}, 99).run(second, ckpt_path=keep.files[2], seed=1)
     third = Job({"scheduler": "plateau"}, 98).run(ckpt_path=second.files[2], seed=2)
     assert_same(third.result(), whole.result())

@@ -11,11 +11,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_classprune.guard.tasks import Tokens
+from lightning_classprune.trainer.versions import DTensor
 from tests.support import kit
 from tests.support.ddp_job import (
     Net,
@@ -28,6 +27,11 @@ from tests.support.ddp_job import (
     train_loader,
     val_loader,
 )
+
+try:
+    from torch.distributed.fsdp import fully_shard
+except ImportError:  # torch 2.5 and older
+    from torch.distributed._composable.fsdp import fully_shard
 
 torch.set_num_threads(1)
 

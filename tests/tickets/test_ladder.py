@@ -16,9 +16,9 @@ from torch import nn
 from lightning_classprune import ClassAwarePruningCallback, load_ticket
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
-from tests.support.averaging import EMAWeightAveraging
 from tests.support.compare import assert_same, weights
 from tests.support.kit import fit, pruner, refusing, tiny, verdicts
+from tests.support.older import EMAWeightAveraging
 from tests.support.witness import Keep, log_messages
 
 

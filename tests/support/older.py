@@ -1,11 +1,18 @@
-"""Weight averaging, which Lightning has from 2.6 on: a test that makes one is skipped with an older one."""
+"""What an older Lightning lacks: tests that need it are skipped there."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
+import lightning
 import pytest
+
+#: Whether a checkpoint from inside an epoch, or from the end of a validation, is gone on with by Lightning as it was.
+RESUMES_INSIDE_EPOCHS = not lightning.__version__.startswith("2.4.")
+needs_resuming_inside_epochs = pytest.mark.skipif(
+    not RESUMES_INSIDE_EPOCHS, reason="Lightning 2.4 steps schedulers again"
+)
 
 
 def averaging_of(package: str, name: str) -> Any:
@@ -15,7 +22,7 @@ def averaging_of(package: str, name: str) -> Any:
 
 class _Missing:
     def __init__(self, **_: Any) -> None:
-        pytest.skip("this Lightning has no WeightAveraging")
+        pytest.skip("Lightning has weight averaging from 2.6 on")
 
 
 WeightAveraging = averaging_of("lightning.pytorch", "WeightAveraging")
