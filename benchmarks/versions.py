@@ -162,9 +162,9 @@ def main() -> None:
     text = [
         "# Versions",
         "",
-        "`python -m benchmarks.versions --help` explains how this was made: the core of the tests in the environment of",
-        "each row. Skipped is what a version has not: weight averaging comes with Lightning 2.6, going on inside an",
-        "epoch with 2.5, channels of compiled networks with torch 2.6.",
+        "`python -m benchmarks.versions --help` explains how this was made: tests in each environment.",
+        "Skipped is what a version lacks: weight averaging comes with Lightning 2.6, going on inside an epoch with",
+        "2.5.",
         "",
         markdown(rows),
     ]
