@@ -221,6 +221,7 @@ class ClassAwarePruningCallback(_Callback):
             )
         if not data and not fit_arguments:
             data, fit_arguments = _of_the_last_fit(trainer)
+        trainer.should_stop = False  # of the interrupted fit, which Lightning 2.4 leaves so
         # Lightning reads a checkpoint after `setup`, where it does not say that there is one.
         self._closing, self._closing_checkpoint = True, fit_arguments.get("ckpt_path") is not None
         try:

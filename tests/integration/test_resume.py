@@ -207,6 +207,7 @@ def test_resumed_after_a_crash_from_the_newest_file_of_model_checkpoint(on_epoch
         assert_same(dict(saved), weights(whole.module))
 
 
+@needs_resuming_inside_epochs
 @pytest.mark.parametrize("limits", [{"max_epochs": None, "max_steps": 9}, {"max_epochs": 2}])
 def test_resumed_from_inside_an_epoch(limits, tmp_path):
     """Not exact, for Lightning loses its place in the data; but every round is judged, and at its own length."""

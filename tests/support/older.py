@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 import lightning
 import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 #: Whether a checkpoint from inside an epoch, or from the end of a validation, is gone on with by Lightning as it was.
 RESUMES_INSIDE_EPOCHS = not lightning.__version__.startswith("2.4.")
 needs_resuming_inside_epochs = pytest.mark.skipif(
     not RESUMES_INSIDE_EPOCHS, reason="Lightning 2.4 steps schedulers again"
+)
+
+#: Of `ModelCheckpoint`.
+needs_saving_on_exceptions = pytest.mark.skipif(
+    "save_on_exception" not in inspect.signature(ModelCheckpoint).parameters,
+    reason="Lightning saves on exceptions by itself from 2.6 on",
 )
 
 

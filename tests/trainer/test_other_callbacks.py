@@ -28,7 +28,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_classprune.trainer.other_callbacks import EarlyStoppings, EpochFollowers
 from lightning_classprune.trainer.versions import safe_loading
 from tests.support.compare import assert_same
-from tests.support.older import EMAWeightAveraging, WeightAveraging
+from tests.support.older import EMAWeightAveraging, WeightAveraging, needs_saving_on_exceptions
 from tests.support.witness import (
     Classifier,
     Job,
@@ -580,7 +580,9 @@ def test_an_exception_before_training_leaves_the_trainer_as_it_was() -> None:
         assert job.pruning.ledger == []
 
 
-@pytest.mark.parametrize("kind", ["on_exception", "save_on_exception"])
+@pytest.mark.parametrize(
+    "kind", ["on_exception", pytest.param("save_on_exception", marks=needs_saving_on_exceptions)]
+)
 def test_what_is_saved_on_an_exception_is_the_state_in_the_middle_of_the_round(
     kind: str, tmp_path: Path
 ) -> None:
