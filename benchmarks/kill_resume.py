@@ -159,7 +159,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     one_thread()
-    SERVER.set_forkserver_preload(["lightning.pytorch", "pytorch_lightning", "torchmetrics", "scipy.stats"])
+    SERVER.set_forkserver_preload(["tests.support.killed_job"])  # which imports what takes long
     kept = Kept(options.kept)
     ways = (
         Way((*KINDS, OUTSIDE, *SENT), options.each),
