@@ -128,12 +128,12 @@ class Job:
         }
 
 
-def resume_everywhere(scenario: dict[str, Any], keep: Any) -> None:
+def resume_everywhere(scenario: dict[str, Any], keep: Any, which: slice = slice(None)) -> None:
     whole = Job(scenario).run(keep)
     assert verdicts(whole.callback)[:4] == ["baseline", "accepted", "refused", "accepted"]
     assert len(keep.files) >= 5
     expected = whole.result()
-    for path in keep.files:
+    for path in keep.files[which]:
         steps = torch.load(path, weights_only=True)["global_step"]
         if steps % scenario.get("exact", 1):
             continue
@@ -154,7 +154,8 @@ INSIDE = [pytest.param("validation end", marks=needs_resuming_inside_epochs)]
 @pytest.mark.parametrize("at", ["epoch end", *INSIDE])
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_resumed_equals_uninterrupted(name, at, tmp_path):
-    resume_everywhere(SCENARIOS[name], Keep(tmp_path, at))
+    # Of each epoch either its end or that of its validation.
+    resume_everywhere(SCENARIOS[name], Keep(tmp_path, at), slice(at == "validation end", None, 2))
 
 
 @pytest.mark.parametrize("name", ["onecycle", "plateau", "max_steps"])

@@ -66,6 +66,31 @@ def module(optimizer: str = "adam") -> Sharded:
     return Sharded(optimizer)
 
 
+class Recurrent(Sharded):
+    """An LSTM over sequences of one step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(11)
+        self.net = nn.ModuleList([nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 2)])
+
+    def configure_model(self) -> None:
+        mesh = getattr(self, "_device_mesh", None)
+        if mesh is not None and not isinstance(self.net[1].weight, DTensor):
+            for part in (*self.net, self):
+                fully_shard(part, mesh=mesh["data_parallel"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net[1](self.net[0](x[:, None])[0][:, -1])
+        return scores
+
+
+def recurrent(kind: str, folder: str) -> dict[str, Any]:
+    net, callback = Recurrent(), pruner(max_rounds=1)
+    fit(net, kind, folder, callback)
+    return results(callback, net)
+
+
 class Leaks(pl.Callback):
     """Counts pruned weights of this process' pieces that are not zero, after every step."""
 
@@ -315,6 +340,8 @@ def main(folder: str) -> None:
         ),
         "objects, whole": objects("ddp", folder),
         "objects": objects("fsdp2", folder),
+        "recurrent, whole": recurrent("ddp", folder),
+        "recurrent": recurrent("fsdp2", folder),
         "best epoch, whole": best("ddp", folder),
         "best epoch": best("fsdp2", folder),
         "best epoch, resumed": best("fsdp2", folder, cut=2),
