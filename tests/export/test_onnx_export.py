@@ -351,6 +351,6 @@ def test_a_pruned_lstm_is_exported_with_its_weights_packed(tmp_path: Path) -> No
     assert (told.max_difference < 1e-5, told.changed_decisions) == (True, 0)
     assert told.bytes < told.dense_bytes / 5
     more = torch.randn(7, 5, 32)
-    apply_masks(net, masks)
+    apply_masks(masks, dict(net.named_parameters()))
     (scores,) = onnxruntime.InferenceSession(file.read_bytes()).run(None, {"input": more.numpy()})
     np.testing.assert_allclose(scores, net(more).detach().numpy(), atol=1e-5)
