@@ -106,7 +106,7 @@ def measure(python: Path, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = dict(zip(("Python", "torch", "Lightning"), told.stdout.split(), strict=True))
     started = time.time()
     for part, files in CORE.items():
-        log, xml = folder.with_suffix(".log"), folder.with_suffix(".xml")
+        log, xml = beside(folder, "log"), beside(folder, "xml")
         arguments = ["-n", "0", "-q", "-p", "no:cacheprovider", "--tb=short", f"--junitxml={xml}"]
         command = [python, "-m", "pytest", *arguments, *(f"tests/{name}" for name in files.split())]
         with log.open("a") as output:
@@ -114,6 +114,11 @@ def measure(python: Path, folder: Path) -> dict[str, Any]:
         found[part] = counted(xml) if code in (0, 1) else f"pytest ended with {code}"
         print(folder.name, part, found[part], flush=True)
     return found | {"minutes": round((time.time() - started) / 60)}
+
+
+def beside(folder: Path, ending: str) -> Path:
+    """A file of an environment's name, beside its folder."""
+    return folder.with_name(f"{folder.name}.{ending}")
 
 
 def counted(xml: Path) -> str:
@@ -149,7 +154,7 @@ def main() -> None:
     rows = []
     for name in given.cases:
         folder = given.folder.resolve() / name.replace(" ", "-")
-        kept = folder.with_suffix(".json")
+        kept = beside(folder, "json")
         if not kept.exists():
             python = environment(CASES[name], folder, pythons)
             if python is None:
