@@ -108,10 +108,11 @@ class JointLadder:
         info, part = self.tensors[place], self.parts[number][place]
         owner = self.parts[part.of][place]
         flat = owner.values
-        if (mask := owner.mask(info.size)) is not None:
-            flat = torch.zeros(info.size, dtype=info.dtype).masked_scatter_(mask, flat)
+        if (whole := owner.mask(info.size)) is not None:
+            flat = torch.zeros(info.size, dtype=info.dtype).masked_scatter_(whole, flat)
         if part is not owner and (mask := part.mask(info.size)) is not None:
-            flat = flat.masked_fill(~mask, 0)
+            out = mask.logical_not_()
+            flat = flat.masked_fill(out, 0) if whole is None else flat.masked_fill_(out, 0)
         return flat.reshape(info.shape)
 
     def network(self, number: int) -> tuple[dict[str, Tensor], Masks]:
