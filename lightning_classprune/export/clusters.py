@@ -22,9 +22,8 @@ def k_means(points: Floats, weights: Floats, k: int, seed: int) -> NDArray[np.in
         seed: For the starts.
     """
     if points.shape[1] > len(points):
-        points = np.linalg.qr(
-            points.T, mode="r"
-        ).T  # as far from each other, in as many dimensions as there are points
+        # As far from each other, in as many dimensions as there are points.
+        points = np.ascontiguousarray(np.asarray(np.linalg.qr(points.T, mode="r")).T)
     generator = np.random.default_rng(seed)
     weights = weights if weights.any() else np.ones_like(weights)
     best: tuple[float, NDArray[np.int64]] | None = None
