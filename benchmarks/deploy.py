@@ -38,12 +38,15 @@ from lightning_classprune.job import app
 from lightning_classprune.job.export_run import export_run, read_delivered
 from lightning_classprune.job.run_folder import RunFolder
 
-TO_99 = [
-    "search=fixed",
+UNGUARDED = [
     "callbacks.classprune.guard.judging=round",
     "callbacks.classprune.guard.offset=none",
     "callbacks.classprune.guard.confidence=null",
     "protect.defective=1.0",
+]
+TO_99 = [
+    *UNGUARDED,
+    "search=fixed",
     "search.rewind=lr",
     "search.fraction=0.8",
     "callbacks.classprune.target_sparsity=0.99",
@@ -51,6 +54,11 @@ TO_99 = [
 ]
 NETWORKS = {
     "default network": [],
+    "default network, 85%, int8 and fp16 declared": [
+        "search.densities=[0.15]",
+        "callbacks.classprune.files.judged=[int8,fp16]",
+    ],
+    "default network, 98%, unguarded": ["search.densities=[0.02]", *UNGUARDED],
     "default network, whole channels": ["callbacks=[default,channel]"],
     "paper's AlexNet, 99%": [
         "model=paper_alexnet",
