@@ -35,8 +35,8 @@ from lightning_classprune.pruning.slicing import (
 from lightning_classprune.trainer.names import canonical, named_parameters
 from lightning_classprune.trainer.randomness import untouched_randomness
 
-#: What can be said of a network that was changed after it was judged, and not declared before.
-UNPROVEN = "unproven (not declared)"
+#: What is said of what the guard did not judge, though it may decide otherwise than the network that it judged.
+NOT_DECLARED = "unproven (not declared)"
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def compact(
         of_folding = {
             "merged": {name: list(width) for name, width in folding.merged.items()},
             "batchnorm": measured,
-            "claim": UNPROVEN,
+            "claim": NOT_DECLARED,
         }
         with torch.no_grad():
             difference = _difference(run(reference, example), run(smaller, example))

@@ -17,7 +17,7 @@ from tests.support.compare import assert_same, weights
 
 pytest.importorskip("torch_pruning")
 
-from lightning_classprune.export.compact import UNPROVEN, compact
+from lightning_classprune.export.compact import NOT_DECLARED, compact
 from lightning_classprune.export.compact_files import load_compact, save_compact
 from lightning_classprune.export.folding import estimate_batchnorm
 from lightning_classprune.pruning.channels import find_channels
@@ -112,7 +112,7 @@ def test_equal_channels_become_one_without_a_trace(name: str) -> None:
     # Of channels that are read: those of a grouped convolution count once for all parts.
     assert made.report["merged"] == {g.name: [g.size // 2, g.size] for g in groups}
     assert made.report["difference"] < 1e-5
-    assert made.report["claim"] == UNPROVEN == "unproven (not declared)"
+    assert made.report["claim"] == NOT_DECLARED == "unproven (not declared)"
     same(net, made.model, X)
 
 
@@ -277,4 +277,4 @@ def test_a_folded_network_is_saved_and_loaded(tmp_path: Path) -> None:
     save_compact(tmp_path / "folded.safetensors", made, {})
     loaded, told = load_compact(tmp_path / "folded.safetensors", copy.deepcopy(net))
     assert torch.equal(loaded(X), made.model(X))
-    assert told["report"]["claim"] == UNPROVEN
+    assert told["report"]["claim"] == NOT_DECLARED
