@@ -13,10 +13,11 @@ from torch import nn
 from lightning_classprune import DecisionOffset
 from lightning_classprune.tickets.joint import JointLadder
 from lightning_classprune.tickets.joint_file import read_ladder, save_ladder
+from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.loading import load_ticket
 from lightning_classprune.tickets.switching import switch_ticket
 from tests.support.compare import assert_same, weights
-from tests.support.ladders import network, written
+from tests.support.ladders import card, network, written
 
 
 @pytest.fixture(params=[True, False], ids=["nested", "own values"])
@@ -146,16 +147,29 @@ def test_from_a_folder_and_from_a_file(ladder: JointLadder, tmp_path: Path) -> N
         switch_ticket(nets[0], tmp_path / "nowhere", max_bytes=10**9)
 
 
-def test_channels_last_compiled_and_tied(ladder: JointLadder, tmp_path: Path) -> None:
-    plain, compiled = network(), torch.compile(network(3), backend="eager")
-    for net in (plain, compiled):
-        switch_ticket(net, ladder, max_bytes=sizes(ladder)[2])
-    assert_same(weights(compiled._orig_mod), weights(plain))
-    turned = network()
+def test_the_layout_of_a_weight_and_what_wraps_it_stay(ladder: JointLadder) -> None:
+    plain, turned, wrapped = network(), network(), nn.Module()
+    wrapped._orig_mod = network(3)  # what torch.compile puts around a module
     turned[0].weight.data = turned[0].weight.data.t().contiguous().t()
-    switch_ticket(turned, ladder, max_bytes=sizes(ladder)[2])
+    for net in (plain, turned, wrapped):
+        switch_ticket(net, ladder, max_bytes=sizes(ladder)[2])
     assert not turned[0].weight.is_contiguous()
     assert_same(weights(turned), weights(plain))
+    assert_same(weights(wrapped._orig_mod), weights(plain))
+
+
+def test_tied_weights_and_the_network_of_a_lightning_module(tmp_path: Path) -> None:
+    net = nn.ModuleDict({"one": nn.Linear(3, 3), "two": nn.Linear(3, 3)})
+    net["two"].weight = net["one"].weight
+    told = card(0, 0.5)
+    whole = nn.ModuleDict({"network": net, "loss": nn.BatchNorm1d(2)})
+    Ladder(tmp_path).add(told["verdict"], whole.state_dict(), {}, told)
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other["one"].weight.zero_()
+    switch_ticket(other, tmp_path, max_bytes=10**6)
+    assert other["one"].weight is other["two"].weight
+    assert_same(weights(other), weights(net))
 
 
 def test_offsets_come_along(tmp_path: Path) -> None:
