@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lightning_classprune.export.compact import compact
     from lightning_classprune.export.compact_files import load_compact, save_compact
     from lightning_classprune.export.export import export
+    from lightning_classprune.export.guard_split import GuardSplit
     from lightning_classprune.export.ladder_costs import measure_ladder
     from lightning_classprune.export.onnx_export import export_onnx
     from lightning_classprune.export.sparse_inference import sparsify_for_inference
@@ -56,6 +57,7 @@ __all__ = [
     "Fixed",
     "Gradual",
     "Guard",
+    "GuardSplit",
     "LiveView",
     "PairwiseRankingLoss",
     "certify_threshold",
@@ -87,6 +89,7 @@ _HOMES = {
     "Fixed": "rounds.options",
     "Gradual": "rounds.options",
     "Guard": "guard.options",
+    "GuardSplit": "export.guard_split",
     "LiveView": "live",
     "PairwiseRankingLoss": "losses",
     "certify_threshold": "guard.thresholds",
