@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_classprune.pruning.masks import Masks
-from lightning_classprune.tickets.ladder import LIST, Ladder, is_recall, lowest_recall
+from lightning_classprune.tickets.ladder import LIST, Ladder, is_recall
 from lightning_classprune.tickets.packing import TensorInfo
 from lightning_classprune.tickets.ticket_file import check_fit, damaged, inside, read_ticket
 from lightning_classprune.trainer.names import canonical
@@ -54,11 +54,6 @@ class Member:
         """Its row of the ledger: counts, verdict, sparsity."""
         row: dict[str, Any] = self.card["verdict"]
         return row
-
-    @property
-    def recall(self) -> float:
-        """The lowest recall of the protected classes on the guard data; 0 where one had no positives."""
-        return lowest_recall(self.verdict)
 
     @property
     def offsets(self) -> dict[str, float]:

@@ -29,7 +29,10 @@ def switch_ticket(
     max_multiplications: int | None = None,
     max_ms: float | None = None,
 ) -> Member:
-    """Make a running network the best accepted ticket of its ladder that keeps a budget; give exactly one.
+    """Make a running network the densest accepted ticket of its ladder that keeps a budget; give exactly one.
+
+    The densest, because every ticket was accepted and a budget is there to be used: by recall on the guard data one
+    ticket would be taken for almost every budget, as `load_ticket` does.
 
     Parameters and buffers are written in place, so that optimizers and other threads of the program hold them still;
     modes and gradients stay. Call it between two forwards. A `DecisionOffset` behind the network is set to the ticket's
@@ -43,8 +46,8 @@ def switch_ticket(
         max_ms: Milliseconds of one forward, above 0.
 
     Returns:
-        The ticket that the network is now, with its own verdict: of those that keep the budget, the one of the best
-        recall (lowest of the protected classes, on the guard data), and of several the cheapest.
+        The ticket that the network is now, with its own verdict: of those that keep the budget, the one of the largest
+        ticket file.
 
     Raises:
         FileNotFoundError: There is no such path.
@@ -107,7 +110,7 @@ def _choose(ladder: JointLadder, name: str, limit: float) -> int:
     if not fitting:
         there = ", ".join(f"round {ladder.members[n].round}: {cost:.6g}" for n, cost in costs.items())
         raise ValueError(f"no ticket in {ladder.path} keeps {name}={limit!r}; there are {there}")
-    return max(fitting, key=lambda number: (ladder.members[number].recall, -costs[number]))
+    return max(fitting, key=lambda number: ladder.members[number].bytes)
 
 
 def _behind(model: nn.Module) -> tuple[DecisionOffset | None, nn.Module]:

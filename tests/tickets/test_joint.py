@@ -39,7 +39,7 @@ def test_every_ticket_is_what_its_file_holds(nested: bool, tmp_path: Path) -> No
         assert_same(found_masks, masks)
         assert ladder.members[number].sha256 == digest(state, masks)
         assert ladder.members[number].bytes == (tmp_path / f"round={number:02d}.safetensors").stat().st_size
-    assert [one.recall for one in ladder.members] == [0.9, 0.8, 0.7]
+    assert [one.verdict["classes"]["crack"]["recall"] for one in ladder.members] == [0.9, 0.8, 0.7]
     assert [one.verdict["round"] for one in ladder.members] == [0, 1, 2]
     assert "ledger" not in ladder.members[2].card
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,16 @@ def test_a_gradient_that_was_on_its_way_is_refused_by_torch(ladder: JointLadder)
         loss.backward()
 
 
-def test_the_best_recall_and_then_the_cheapest(tmp_path: Path) -> None:
-    written(tmp_path, recalls=(0.7, 0.9, 0.9))
+@pytest.mark.parametrize("recalls", [(0.9, 0.8, 0.7), (0.7, 0.8, 0.9)])
+def test_the_densest_that_keeps_the_budget(recalls: tuple[float, ...], tmp_path: Path) -> None:
+    written(tmp_path, recalls=recalls)
     ladder = read_ladder(tmp_path)
-    for limit, number in ((10**9, 2), (sizes(ladder)[1], 2)):
+    dense, half, tenth = sizes(ladder)
+    assert dense > half > tenth
+    for limit, number in ((10**9, 0), (dense, 0), (dense - 1, 1), (half, 1), (half - 1, 2), (tenth, 2)):
         assert switch_ticket(network(), ladder, max_bytes=limit).round == number
+    same = replace(ladder, members=tuple(replace(one, ms=5.0) for one in ladder.members))
+    assert switch_ticket(network(), same, max_ms=5).round == 0
 
 
 @pytest.mark.parametrize(
