@@ -9,9 +9,8 @@ The default network is the dense one that `benchmarks.search.both_sides run --ar
 the residual one, a ResNet-18 of a quarter of the width, is trained here for 8 epochs, with the job's data and loss. Of
 each group of coupled channels the same number stays in every arm, so that all have the same shapes: "removed" keeps
 those of the largest weights (group magnitude, `ChannelUnits` by layer), "folded" merges by `compact(fold=...)`. "+ BN"
-measures BatchNorm anew on the training data, once through. All numbers are of the test split, which nothing else reads;
-how rows are weighted was chosen on validation data of seeds 46 to 49. A run leaves one JSON and is skipped where that
-exists.
+measures BatchNorm anew on the training data, once through. Nothing was tuned. All numbers are of the test split, which
+nothing else reads. A run leaves one JSON and is skipped where that exists.
 """
 
 from __future__ import annotations
