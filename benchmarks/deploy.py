@@ -299,6 +299,11 @@ def page(found: dict[str, dict[str, Any]], about: dict[str, Any]) -> list[str]:
         ]
         if "low_precision" in one:
             lines += ["", markdown([low_precision_row(row) for row in one["low_precision"]])]
+        else:
+            lines += [
+                "",
+                "Of an earlier version of this benchmark: no files of 8 bits, and times are medians.",
+            ]
         before, after = one["compact"]["parameters"]
         macs_before, macs_after = one["compact"]["macs"]
         ticket = next(row["bytes"] for row in one["rows"] if row["artefact"] == "ticket")

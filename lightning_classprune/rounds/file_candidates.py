@@ -116,6 +116,7 @@ class FileCandidates:
 
         def write() -> None:
             folder = self._folder()
+            files.sweep(folder)
             paths = {kind: folder / self._name(kept, kind) for kind in self._kinds}
             missing = {kind: path for kind, path in paths.items() if not path.is_file()}
             failed = self._maker.make(trainer, module, masks, kept.offsets, missing) if missing else {}
