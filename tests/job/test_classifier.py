@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPl
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_classprune.job.classifier import Classifier, decide
-from lightning_classprune.job.optimization import open_horizon
 from lightning_classprune.job.models import mlp
+from lightning_classprune.job.optimization import open_horizon
 from lightning_classprune.losses import ClassDependentLoss
 
 

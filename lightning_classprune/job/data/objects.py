@@ -164,8 +164,8 @@ class ObjectArchive(SplitDataModule):
         for part in PARTS:
             if not len(indices[part]) and self.fractions[part] > 0:
                 raise ValueError(
-                    f"{arrays.path}: {len(x)} pictures in {len(set(units.tolist()))} units leave none for {part!r}; give "
-                    "more units, or other data.fractions"
+                    f"{arrays.path}: {len(x)} pictures in {len(set(units.tolist()))} units leave none for {part!r}; "
+                    "give more units, or other data.fractions"
                 )
         names = [str(number) for number in range(len(x))]
         warn_of_flat(x[known], [names[i] for i in known.nonzero().flatten().tolist()])

@@ -57,32 +57,36 @@ class ObjectAnswers:
     alarms: Alarms
 
     def counted(self) -> dict[str, Any]:
-        """What `test.json` says, of protected classes: `support`, `fn` and `fp` are of objects and predictions.
+        """What `test.json` says; see `counted`."""
+        return counted(self.found)
 
-        `{"samples", "accuracy": None, "units", "classes": {name: {"support", "fn", "fp", "recall", "units", "units_fn",
-        "units_fp"}}}`.
-        """
-        found = self.found
-        classes = {}
-        for index in sorted(set(found.kind[:, 1].tolist())):
-            name = found.names[index]
-            misses, alarms = found.pairs(found, name)
-            missed, support = misses.cases
-            classes[name] = {
-                "support": support,
-                "fn": missed,
-                "fp": alarms.cases[0],
-                "recall": (support - missed) / support if support else None,
-                "units": misses.support,
-                "units_fn": misses.fn,
-                "units_fp": alarms.fn,
-            }
-        return {
-            "samples": len(set(found.sample.tolist())),
-            "accuracy": None,
-            "units": len(set(found.unit.tolist())),
-            "classes": classes,
+
+def counted(found: Found) -> dict[str, Any]:
+    """Counts of the protected classes: `support`, `fn` and `fp` are of objects, and of predictions that match none.
+
+    `{"samples", "accuracy": None, "units", "classes": {name: {"support", "fn", "fp", "recall", "units", "units_fn",
+    "units_fp"}}}`.
+    """
+    classes = {}
+    for index in sorted(set(found.kind[:, 1].tolist())):
+        name = found.names[index]
+        misses, alarms = found.pairs(found, name)
+        missed, support = misses.cases
+        classes[name] = {
+            "support": support,
+            "fn": missed,
+            "fp": alarms.cases[0],
+            "recall": (support - missed) / support if support else None,
+            "units": misses.support,
+            "units_fn": misses.fn,
+            "units_fp": alarms.fn,
         }
+    return {
+        "samples": len(set(found.sample.tolist())),
+        "accuracy": None,
+        "units": len(set(found.unit.tolist())),
+        "classes": classes,
+    }
 
 
 def found_arrays(found: Found) -> dict[str, NDArray[Any]]:

@@ -104,9 +104,9 @@ def _boxes(heat: Tensor, sizes: Tensor) -> dict[str, Tensor]:
 
 
 def centre_detector(
-    in_channels: int = 3, num_classes: int = 2, width: int = 16, size_weight: float = 3.0
+    in_channels: int = 3, num_classes: int = 2, width: int = 9, size_weight: float = 3.0
 ) -> CentreDetector:
-    """Build the detector; about .3 million weights with a width of 16.
+    """Build the detector; about .3 million weights with a width of 9.
 
     `num_classes` counts the background. Raises ValueError for a size below 1 or a `size_weight` that is not above 0.
     """

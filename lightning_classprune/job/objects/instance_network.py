@@ -113,9 +113,9 @@ def _objects(chances: Floats) -> dict[str, Tensor]:
 
 
 def unet(
-    in_channels: int = 3, num_classes: int = 2, width: int = 21, border_weight: float = 3.0
+    in_channels: int = 3, num_classes: int = 2, width: int = 12, border_weight: float = 3.0
 ) -> InstanceNetwork:
-    """Build the U-Net for objects with masks; about half a million weights with a width of 21.
+    """Build the U-Net for objects with masks; about half a million weights with a width of 12.
 
     `num_classes` counts the background. Raises ValueError for a size below 1 or a `border_weight` below 1.
     """

@@ -21,22 +21,23 @@ class UNet(nn.Module):
     Args:
         in_channels: C.
         outputs: Scores of every pixel.
-        width: Channels of the first level; 21 makes about half a million weights.
+        width: Channels of the first level, whose others follow from it; 12 makes about half a million weights.
 
     Raises:
         ValueError: A size below 1.
     """
 
-    def __init__(self, in_channels: int, outputs: int, width: int = 21) -> None:
+    def __init__(self, in_channels: int, outputs: int, width: int = 12) -> None:
         super().__init__()
-        at_least_one("width", width)
         at_least_one("in_channels", in_channels)
-        first, second, third, last = width, 2 * width, 4 * width, 16 * width // 3
+        # Few where the picture is large, and every channel costs, many where it is small.
+        first, second, third, fourth, last = (
+            part * at_least_one("width", width) // 3 for part in (3, 8, 20, 16, 32)
+        )
         self.down = nn.ModuleList(
             [_block(4 * in_channels, first), _block(first, second), _block(second, third)]
         )
         self.bottom = _block(third, last)
-        fourth = 8 * width // 3
         self.up = nn.ModuleList(
             [_block(last + third, fourth), _block(fourth + second, second), _block(second + first, first)]
         )
