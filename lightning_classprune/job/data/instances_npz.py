@@ -41,6 +41,7 @@ class InstancesNpz(ObjectArchive):
         numbers = [np.unique(one[one > 0]) for one in maps]
         if "obj_class" in arrays:
             labels = _labels(arrays, numbers, names, key)
+            names, labels = _without_empty(names, labels, arrays.where("label_classes"))
         elif len(names) == 2:
             labels = [np.ones(len(one), dtype=np.int64) for one in numbers]
         else:
@@ -53,6 +54,17 @@ class InstancesNpz(ObjectArchive):
             for one, its in zip(maps, labels, strict=True)
         ]
         return targets, names[1:]
+
+
+def _without_empty(
+    names: list[str], labels: list[NDArray[np.int64]], where: str
+) -> tuple[list[str], list[NDArray[np.int64]]]:
+    """Only the classes that some object is of: archives name others too, such as the sky."""
+    there = np.unique(np.concatenate([np.zeros(1, np.int64), *labels]))
+    empty = [name for place, name in enumerate(names) if place not in there]
+    if empty:
+        rank_zero_warn(f"{where}: there is no object of {', '.join(map(repr, empty))}; left out")
+    return [names[place] for place in there], [np.searchsorted(there, one) for one in labels]
 
 
 def _maps(maps: NDArray[np.generic], size: tuple[int, int, int], where: str) -> NDArray[np.int64]:

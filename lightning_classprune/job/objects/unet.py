@@ -10,13 +10,15 @@ from lightning_classprune.job.torchvision_models import at_least_one
 
 #: Contrast, as a standard deviation of what the network gets, below which a picture counts as empty.
 _LEAST_CONTRAST = 1e-3
+#: Pixels of the smaller side, at least.
+LEAST = 32
 
 
 class UNet(nn.Module):
     """Four levels, the first at half of the picture's resolution: input `(n, C, H, W)`, output `(n, outputs, H, W)`.
 
     Each picture is brought to mean 0 and standard deviation 1 first, for pictures of one set may be bright or dark. Any
-    size from 16 x 16 on will do.
+    size from 32 x 32 on will do.
 
     Args:
         in_channels: C.
@@ -46,6 +48,11 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores."""
         height, width = x.shape[-2:]
+        if min(height, width) < LEAST:
+            raise ValueError(
+                f"pictures of {height} x {width} pixels are too small for a U-Net, which halves them four "
+                f"times: at least {LEAST} x {LEAST} are needed"
+            )
         x = pad(_standardised(x), (0, width % 2, 0, height % 2), mode="replicate")
         kept: list[Tensor] = []
         x = pixel_unshuffle(x, 2)
