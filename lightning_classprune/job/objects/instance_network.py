@@ -27,8 +27,8 @@ Floats = NDArray[np.float32]
 class InstanceNetwork(nn.Module):
     """Scores of background, the inside of each class and the border `(n, classes + 1, H, W)`, and objects from them.
 
-    An object is a connected piece of the inside, grown by the border's pixel. Its score is the mean probability of its
-    inside.
+    An object is a connected piece of the inside, grown by the border's pixel. Its score is how sure it is no background: the
+    mean of that probability.
 
     Args:
         trunk: Gives the scores.
@@ -102,13 +102,14 @@ def _objects(chances: Floats) -> dict[str, Tensor]:
     grown = ndimage.grey_dilation(numbers, 3)
     whole = np.where(numbers > 0, numbers, grown * (chances[0] < 0.5))
     index = np.arange(1, count + 1)
-    by_class = np.zeros((len(inside), count))
+    by_class, sure = np.zeros((len(inside), count)), np.zeros(count)
     if count:
         by_class = np.stack([ndimage.mean(one, numbers, index) for one in inside])
+        sure = ndimage.mean(1 - chances[0], numbers, index)
     return {
         "map": torch.from_numpy(whole.astype(np.int64)),
         "labels": torch.from_numpy(by_class.argmax(0).astype(np.int64) + 1),
-        "scores": torch.from_numpy(by_class.sum(0).clip(0, 1).astype(np.float32)),
+        "scores": torch.from_numpy(sure.astype(np.float32)),
     }
 
 
