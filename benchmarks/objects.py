@@ -14,8 +14,7 @@ should. Power: an unchanged network, which differs on 5% of the objects, half ea
 `run`: the ready-made job (`data=nuclei_npz`, `data=boxes_npz`) with its own settings, one run folder a seed under
 `--runs`; a finished one is not done again. The table tells of the test part, dense beside delivered: missed objects by
 the rule that was judged (IoU .5) and by a milder one, unmatched predictions, units, sparsity, verdicts. Blood cells are
-judged by the protected class, `WBC`; the others are counted beside it. A refused candidate is trained again from the
-job's own configuration (`--refused`), and what it misses is drawn.
+judged by the protected class, `WBC`; the others are counted beside it.
 """
 
 from __future__ import annotations

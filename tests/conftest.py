@@ -45,6 +45,7 @@ COSTS = {
     "job": "job",
     "job/data": "unit",
     "job/objects/test_answers": "unit",
+    "job/objects/test_final_test": "fit",
     "job/objects/test_networks": "fit",
     "job/test_kinds": "unit",
     "job/test_beginning": "unit",

@@ -18,6 +18,8 @@ from lightning_classprune.job.objects.unet import UNet
 
 #: Probability of the inside from which on a pixel may belong to an object; the score says how sure that is.
 SEED = 0.35
+#: Pixels by which an object grows beyond its inside, where it is no background: borders are seen too thick.
+GROWN = 3
 #: Pieces of fewer pixels are no objects.
 LEAST_AREA = 4
 
@@ -27,8 +29,8 @@ Floats = NDArray[np.float32]
 class InstanceNetwork(nn.Module):
     """Scores of background, the inside of each class and the border `(n, classes + 1, H, W)`, and objects from them.
 
-    An object is a connected piece of the inside, grown by the border's pixel. Its score is how sure it is no background: the
-    mean of that probability.
+    An object is a connected piece of the inside, grown into the border around it. Its score is how sure it is no
+    background: the mean of that probability.
 
     Args:
         trunk: Gives the scores.
@@ -99,8 +101,9 @@ def _objects(chances: Floats) -> dict[str, Tensor]:
     keep[0] = False
     numbers = np.where(keep, np.cumsum(keep), 0)[numbers]
     count = int(keep.sum())
-    grown = ndimage.grey_dilation(numbers, 3)
-    whole = np.where(numbers > 0, numbers, grown * (chances[0] < 0.5))
+    whole, foreground = numbers, chances[0] < 0.5
+    for _ in range(GROWN):
+        whole = np.where(whole > 0, whole, ndimage.grey_dilation(whole, 3) * foreground)
     index = np.arange(1, count + 1)
     by_class, sure = np.zeros((len(inside), count)), np.zeros(count)
     if count:

@@ -49,6 +49,7 @@ def ledger_figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "name": name,
                 "support": first["support"],
                 "negatives": first["negatives"],
+                "cases": ("units", "units") if first.get("rule") else ("samples", "others"),
                 "alt": f"Misses and false alarms of {name} against sparsity. {'; '.join(said)}.",
                 "svg": inline_svg(drawn, f"figure{number}", COLORS),
             }

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from lightning_classprune.guard.objects import ALARMS, OBJECT, Found
-from lightning_classprune.job.comparison import compared
 from lightning_classprune.job.objects.answers import (
     Alarms,
     ObjectAnswers,
@@ -23,8 +22,6 @@ from lightning_classprune.job.objects.pictures import (
     read_object_pictures,
     write_object_pictures,
 )
-from lightning_classprune.job.report.comparison_section import COLUMNS, comparison_lines
-from lightning_classprune.job.report.object_gallery import missed_objects, outlined_objects
 from lightning_classprune.job.scores_file import read_scores, write_scores
 
 # Samples 0 and 1 are of unit 5, sample 2 of unit 6; objects of class 1, one row each, then a row of alarms a sample.
@@ -60,6 +57,13 @@ def answers(value: list[int], alarms: list[tuple[int, list[float]]]) -> ObjectAn
 
 DENSE = answers([1, 1, 0, 1, 1, 0, 0], [(0, [10, 10, 14, 14])])
 DELIVERED = answers([0, 1, 1, 0, 2, 0, 0], [(0, [10, 10, 14, 13]), (0, [20, 20, 24, 24])])
+PICTURES = ObjectPictures(
+    {0: np.zeros((8, 8), np.uint8), 2: np.ones((8, 8), np.uint8)},
+    0.5,
+    torch.tensor([0]),
+    torch.tensor([1]),
+    torch.tensor([[20.0, 20, 24, 24]]),
+)
 SAMPLES = {"guard": [("a.png", 5), ("b.png", 5), ("c.png", 6)]}
 
 
@@ -96,40 +100,7 @@ def test_a_false_alarm_that_only_moved_is_not_new() -> None:
 def test_pictures_are_those_that_changed_else_those_with_misses(tmp_path: Path) -> None:
     assert most_telling(DENSE, DELIVERED, "cell") == [0, 1, 2]
     assert most_telling(DENSE, DENSE, "cell") == [1]
-    shown = {0: np.zeros((8, 8), np.uint8), 2: np.ones((8, 8), np.uint8)}
-    alarms = torch.tensor([0]), torch.tensor([1]), torch.tensor([[20.0, 20, 24, 24]])
-    write_object_pictures(tmp_path / "p.npz", ObjectPictures(shown, 0.5, *alarms))
+    write_object_pictures(tmp_path / "p.npz", PICTURES)
     again = read_object_pictures(tmp_path / "p.npz")
     assert again.scale == 0.5
     assert again.alarms(0, 1).tolist() == [[20, 20, 24, 24]]
-    group = outlined_objects({"dense": DENSE, "delivered": DELIVERED}, again, SAMPLES, [1])[0]
-    assert group["counts"] == {"lost": 2, "won": 1, "alarms": 1}
-    first = group["pictures"][0]
-    assert first["caption"] == "unit 5, a.png: 1 newly missed, 1 new false alarm"
-    assert {"kind": "lost", "x": 0.0, "y": 0.0, "width": 2.0, "height": 2.0} in first["outlines"]
-    assert {"kind": "alarm", "x": 10.0, "y": 10.0, "width": 2.0, "height": 2.0} in first["outlines"]
-    assert len(group["pictures"]) == 2
-    assert outlined_objects({}, None, {}, [1]) == []
-
-
-def test_the_tables_tell_objects_without_and_units_with_an_interval() -> None:
-    scores = {"guard": {"dense": DENSE, "delivered": DELIVERED}}
-    lines = {line["what"]: line["cells"] for line in comparison_lines(compared(scores, ["cell"]))["cell"]}
-    assert list(lines) == [
-        "Missed objects",
-        "Unmatched predictions",
-        "Units that count as missed",
-        "Units with unmatched predictions",
-    ]
-    dense, delivered, *test = lines["Missed objects"]
-    assert (dense["rate"].count, delivered["rate"].count, delivered["rate"].interval) == (1, 2, None)
-    assert [one["told"] for one in test] == ["\N{EN DASH}"] * 2
-    assert lines["Unmatched predictions"][1]["told"] == "2"
-    assert lines["Units that count as missed"][1]["rate"].interval is not None
-    assert len(COLUMNS) == len(lines["Missed objects"])
-
-
-def test_samples_with_missed_objects_are_listed_the_worst_first() -> None:
-    found = missed_objects({"guard": {"delivered": DELIVERED}}, SAMPLES, ["cell"])
-    assert found[0]["total"] == 2
-    assert found[0]["shown"] == ["a.png (1)", "c.png (1)"]
