@@ -47,7 +47,7 @@ class Delivered:
     """What a checkpoint holds of a judged network: the plain network, its masks, its ledger, and its decision offsets.
 
     `offsets` are those that the network does not contain, by class; `dense` is what the dense network decided on the
-    guard data.
+    guard data, where samples have a class.
     """
 
     network: nn.Module
@@ -214,7 +214,8 @@ def read_delivered(checkpoint: Path, module: nn.Module, dense: bool) -> Delivere
         )
         rows = list(pruning.get("ledger", []))
         decided = pruning.get("dense_outcomes")
-        outcomes = None if decided is None else Decisions.from_state_dict(decided)
+        of_samples = decided is not None and "predicted" in decided  # and not of objects
+        outcomes = Decisions.from_state_dict(decided) if of_samples else None
         last = delivered_row(rows)
     except Exception as error:  # a damaged file makes its readers raise what they like
         told = (str(error) or type(error).__name__).splitlines()[0]
