@@ -214,8 +214,8 @@ def read_delivered(checkpoint: Path, module: nn.Module, dense: bool) -> Delivere
         )
         rows = list(pruning.get("ledger", []))
         decided = pruning.get("dense_outcomes")
-        of_samples = decided is not None and "predicted" in decided  # and not of objects
-        outcomes = Decisions.from_state_dict(decided) if of_samples else None
+        # Those on objects are not of this kind.
+        outcomes = Decisions.from_state_dict(decided) if decided and "predicted" in decided else None
         last = delivered_row(rows)
     except Exception as error:  # a damaged file makes its readers raise what they like
         told = (str(error) or type(error).__name__).splitlines()[0]
