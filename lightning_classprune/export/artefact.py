@@ -10,14 +10,13 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lightning_classprune.export.checks import Reader
+from lightning_classprune.export.compact import NOT_DECLARED as NOT_DECLARED
 from lightning_classprune.export.compact import Compacted
 from lightning_classprune.export.onnx_export import Graph
 from lightning_classprune.pruning.masks import Masks
 
 Values = Literal["fp32", "fp16"]
 
-#: What is said of a file that the guard did not judge, though it may decide otherwise than the network that it judged.
-NOT_DECLARED = "unproven (not declared)"
 _UNDECLARED = (
     "the guard has not judged this file; the card has its counts on the guard data, if these were given."
 )
@@ -38,6 +37,7 @@ class Spec:
             the first call.
         graph: The whole network with its normalisation and decision, made at the first call.
         int8: Inputs that an eight-bit file is calibrated on; None where there are none.
+        folded: The network with similar channels merged, made when it is called; None where that is not asked for.
     """
 
     masks: Masks
@@ -48,6 +48,7 @@ class Spec:
     compacted: Callable[[int], Compacted]
     graph: Callable[[], Graph]
     int8: Tensor | None = None
+    folded: Callable[[], Compacted] | None = None
 
     def undeclared(self) -> Spec:
         """The same for a file that was not judged: it may not carry the verdict of the network that it is made of."""

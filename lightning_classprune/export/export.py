@@ -22,6 +22,7 @@ from lightning_classprune.export.checks import Reader, compared, in_memory, late
 from lightning_classprune.export.compact import compact
 from lightning_classprune.export.deployed import Deployed, Normalization
 from lightning_classprune.export.environment import environment, installed_version
+from lightning_classprune.export.folded_format import FoldedFormat
 from lightning_classprune.export.formats import FORMATS, Format, Purpose
 from lightning_classprune.export.guard_split import GuardSplit
 from lightning_classprune.export.int8_format import Int8Format
@@ -53,6 +54,7 @@ def export(
     purpose: Purpose = "all",
     plain: bool = True,
     int8: CalibrationData | None = None,
+    fold: float | None = None,
     guard: GuardSplit | None = None,
     judged_in: str | os.PathLike[str] | None = None,
     about: Mapping[str, Any] | None = None,
@@ -68,6 +70,7 @@ def export(
     | latency | `fast.onnx` | the compact network in the widths that the runtime is fastest with here |
     | mcu | `model.c`, `model.h` | freestanding C99 for a microcontroller |
     | not mcu | `int8.onnx`, `fp16.onnx` | eight or sixteen bits: what the guard judged, or `int8` asks for |
+    | not mcu | `folded.onnx` | similar channels merged, if `fold` asks for it |
     | each | `card.md`, `card.json` | which file to take, what it costs and misses, and what is promised |
 
     Every file is read again and compared with the module on `example` first. All are written or none is.
@@ -95,6 +98,8 @@ def export(
         plain: False leaves out `plain.onnx`.
         int8: Training data, inputs like `example`: writes a file of eight bits, calibrated on the first 512 of them,
             unless the guard judged one of this network.
+        fold: Channels to leave in each group of coupled ones, a number or a share below 1: writes `folded.onnx`, in
+            which similar ones are merged without data (`compact`). It decides otherwise, so its counts are its own.
         guard: The split that judged the run, for the counts of files with a verdict of their own.
         judged_in: The folder where the run keeps the files that its guard judged: that of its ladder, or of its
             checkpoints.
@@ -118,17 +123,22 @@ def export(
         told=told,
         claim=claim,
         int8=None if int8 is None else calibration_samples(int8, example),
+        folded=None
+        if fold is None
+        else lambda: compact(model, rule.normalize(example[:2]), masks, fold=fold),
         compacted=cache(lambda n: compact(model, rule.normalize(example[:2]), masks, multiple=n)),
         graph=cache(lambda: make_graph(rule, example)),
     )
     formats = [form for form in FORMATS[purpose] if plain or form.name != "plain"]
-    if purpose == "mcu" and int8 is not None:
-        raise ValueError(
-            "int8 writes an ONNX file, which a microcontroller does not run; leave out purpose='mcu'"
-        )
+    for asked, given in {"int8": int8, "fold": fold}.items():
+        if purpose == "mcu" and given is not None:
+            raise ValueError(
+                f"{asked} writes an ONNX file, which a microcontroller does not run; leave out purpose='mcu'"
+            )
     if purpose != "mcu":
         judged = JudgedFormat(judged_in, told["verdict"], thresholds)
         formats += [judged, *([Int8Format()] if int8 is not None and "int8" not in judged.there else [])]
+        formats += [FoldedFormat()] if fold is not None else []
     stale = _with_own_verdicts(folder / "card.json")
     with files.filling(folder, last=("card.json", "card.md")) as part:
         entries, served = _write(formats, rule, part, spec, guard)

@@ -65,6 +65,7 @@ def export_run(
     purpose: Purpose = "all",
     plain: bool = True,
     int8: bool = False,
+    fold: float | None = None,
     max_fn_rate: Mapping[str, float] | None = None,
     trust: bool = False,
 ) -> dict[str, Any]:
@@ -79,6 +80,7 @@ def export_run(
         plain: False leaves out `plain.onnx`.
         int8: Write a file of eight bits too: the one that the guard judged, else one calibrated on a part of the
             training data that the job's seed draws.
+        fold: Write a file with similar channels merged too: channels to leave in each group, a number or a share.
         max_fn_rate: One protected class -> the rate of misses that its decision threshold is to keep, certified at 95%
             confidence on the validation part; the threshold goes into the ONNX files.
         trust: Whoever made the folder may run any code here, such as modules of your own.
@@ -95,11 +97,21 @@ def export_run(
     run.verify(["config.yaml", checkpoint.name])
     if folder is not None:
         return _export(
-            run, checkpoint, config, Path(folder), dense, values, purpose, plain, int8, max_fn_rate
+            run, checkpoint, config, Path(folder), dense, values, purpose, plain, int8, fold, max_fn_rate
         )
     with held(run.path / ".export.lock"):
         return _export(
-            run, checkpoint, config, run.path / "export", dense, values, purpose, plain, int8, max_fn_rate
+            run,
+            checkpoint,
+            config,
+            run.path / "export",
+            dense,
+            values,
+            purpose,
+            plain,
+            int8,
+            fold,
+            max_fn_rate,
         )
 
 
@@ -113,6 +125,7 @@ def _export(
     purpose: Purpose,
     plain: bool,
     int8: bool,
+    fold: float | None,
     max_fn_rate: Mapping[str, float] | None,
 ) -> dict[str, Any]:
     with _made_from(run.config_file):
@@ -137,6 +150,7 @@ def _export(
         purpose=purpose,
         plain=plain,
         int8=_calibration(data, config.seed) if int8 else None,
+        fold=fold,
         guard=None
         if found.dense is None
         else GuardSplit(list(_raw(data, data.guard_dataloader())), found.dense),

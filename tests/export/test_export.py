@@ -56,6 +56,7 @@ def test_a_model_in_memory_with_its_normalisation_and_half_values(tmp_path: Path
         normalization=((0.5, 0.4, 0.3), (0.2, 0.2, 0.2)),
         values="fp16",
         int8=x,
+        fold=4,
         guard=guard,
     )
     assert model.training
@@ -64,7 +65,9 @@ def test_a_model_in_memory_with_its_normalisation_and_half_values(tmp_path: Path
         "ticket-unproven-not-declared.safetensors",
         "model-unproven-not-declared.onnx",
         "int8-unproven-not-declared.onnx",
+        "folded-unproven-not-declared.onnx",
     ]
+    assert facts["artefacts"][own[3]]["merged"] == {"0": [4, 16]}
     for name in own:
         assert set(facts["artefacts"][name]["counts"]) == {"a", "b", "c"}
     session = OnnxFile(tmp_path / own[2])
