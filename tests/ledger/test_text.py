@@ -217,3 +217,17 @@ def test_an_abandoned_candidate_has_a_line_and_a_reason_but_no_counts() -> None:
     assert delivered_row(rows) is rows[2]
     assert achievement(rows) == achievement([rows[0], rows[2]])
     assert "95.0% sparsity hopeless" in achievement(rows[:2])
+
+
+def test_a_file_that_was_judged_has_a_line_and_a_reason() -> None:
+    counted = counts(fn=60, newly_missed=9, newly_found=2)
+    files = {
+        "int8": {"verdict": "unproven", "reason": "too few", "classes": {"crack": counted}},
+        "fp16": {"verdict": "refused", "reason": "the file's scores are NaN", "classes": {}},
+    }
+    shown = shown_in([ROWS[0], {**ledger_row(1, "accepted", {"crack": counts()}), "files": files}])
+    assert "60/205" in next(
+        line for line in shown.splitlines() if "int8: crack" in line and "unproven" in line
+    )
+    assert "Round 1, int8 unproven: too few" in shown
+    assert "Round 1, fp16 refused: the file's scores are NaN" in shown
