@@ -15,6 +15,7 @@ from lightning_classprune.export.deployed import Deployed
 from lightning_classprune.export.judged_format import JudgedFormat
 from tests.export.test_quantization import X, network, run
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
@@ -28,11 +29,15 @@ def test_the_file_is_copied_with_what_was_said_of_it(tmp_path: Path) -> None:
     home, out = tmp_path / "home", tmp_path / "out"
     home.mkdir()
     out.mkdir()
-    content = network().SerializeToString()
+    proto = network()
+    onnx.helper.set_model_props(proto, {"thresholds": "{}"})
+    content = proto.SerializeToString()
     (home / "file.onnx").write_bytes(content)
     told = row(content)
-    form = JudgedFormat(home, told)
+    form = JudgedFormat(home, told, {})
     assert list(form.there) == ["int8"]
+    with pytest.warns(UserWarning, match="or decides by another threshold"):
+        assert JudgedFormat(home, told, {1: 0.5}).there == {}
     rule = Deployed(nn.Flatten(), thresholds={})
     spec: Any = Spec({}, X, "fp32", {}, "", lambda n: None, lambda: None)  # type: ignore[arg-type, return-value]
     (written,) = form.write(rule, out, spec)
@@ -59,14 +64,14 @@ def test_another_file_is_none_and_that_is_said(name: str, tmp_path: Path) -> Non
     right = b"changed" if name else b""
     said = row(b"as judged" if name == "file.onnx" else right, name)
     with pytest.warns(
-        UserWarning, match="the int8 file that the guard judged, .* is not in .*, or was changed"
+        UserWarning, match="the int8 file that the guard judged, .* is not in .*, was changed, or decides"
     ):
-        form = JudgedFormat(home, said)
+        form = JudgedFormat(home, said, {})
     assert form.there == {}
     with pytest.warns(UserWarning, match="is not in None"):
-        assert JudgedFormat(None, said).there == {}
+        assert JudgedFormat(None, said, {}).there == {}
 
 
 def test_a_run_that_declared_nothing_has_none(tmp_path: Path) -> None:
     for known in (None, {"verdict": "accepted"}):
-        assert JudgedFormat(tmp_path, known).there == {}  # type: ignore[arg-type]
+        assert JudgedFormat(tmp_path, known, {}).there == {}  # type: ignore[arg-type]
