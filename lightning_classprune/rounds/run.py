@@ -259,12 +259,12 @@ class PruningRun:
         with self.candidate.as_judged():
             limit = 1 if self.trainer.fast_dev_run else None
             evaluator = self.judge.evaluator
-            columns = evaluator.columns(self.trainer, self.module, self.data, limit)
-            outcomes = None if columns is None else evaluator.task.outcomes(columns, look.offsets)
+            looks = evaluator.looks(self.trainer, self.module, self.data, limit)
+            outcomes = None if looks is None else evaluator.decide(looks, look.offsets)
             tensors = capture_tensors(self.module)
         verdict, why = None, ""
         if dense:
-            why = self._take_first(columns, outcomes)
+            why = self._take_first(None if looks is None else looks.plain, outcomes)
             self.tell_labels()
         else:
             number, level = self.judge.budget.tests, self.judge.budget.level()

@@ -144,6 +144,7 @@ class Settings:
                 f"go with it; use search={type(chosen).__name__}(on_refusal='stop', retries=0)"
             )
         protected = read_protected(protect, names, guard.confidence, guard.max_fp_rise)
+        guard.limits_under(protected)  # which checks them
         _check_task(task, guard, protected)
         return cls(
             num_classes=num_classes,
@@ -247,6 +248,8 @@ def _check_task(task: object, guard: Guard, protected: Sequence[Protected]) -> N
             f"task={task!r} must be None for classes or labels, or one of lightning_classprune.tasks: "
             "Segmentation(...), InstanceSegmentation(...), Detection(...), Tokens(...)"
         )
+    if isinstance(task, Tokens) and guard.corruptions is not None:
+        raise ValueError("Guard.corruptions change images, and task=Tokens(...) has none; leave them out")
     if guard.offset == "validation" and task.competes and len(protected) > 1:
         raise ValueError(
             f"Guard.offset='validation' with {len(protected)} protected classes and task={type(task).__name__}(...): "

@@ -15,6 +15,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
+from lightning_classprune.guard.conditions import Condition, plain
 from lightning_classprune.guard.data import (
     GuardData,
     check_guard_data,
@@ -172,7 +173,7 @@ class Startup:
         settings.criterion.restart()
         if not settings.criterion.looks_first:
             check_criterion(settings.criterion, units.parameters)
-        evaluator = Evaluator(settings.task, settings.predict, processes)
+        evaluator = Evaluator(settings.task, settings.predict, processes, self._conditions())
         name = processes.first(uuid.uuid4().hex[:8])  # in those of the files that it keeps
         run = PruningRun(
             settings=settings,
@@ -198,6 +199,17 @@ class Startup:
         self._set_horizon(run)
         self._run = run
         return run
+
+    def _conditions(self) -> tuple[Condition, ...]:
+        """Under what the guard's cases are judged besides as they come."""
+        guard = self._settings.guard
+        try:
+            return tuple(
+                Condition(name, guard.corruption(name, self._trainer.datamodule), limits)
+                for name, limits in guard.limits_under(self._settings.protected).items()
+            )
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
 
     def _kept(self, name: str) -> KeptTickets | None:
         """Where candidates wait for their judgement: the ladder's folder, else that of the checkpoints."""
@@ -290,7 +302,9 @@ class Startup:
         check_guard_data(outcomes)
         if columns is not None:
             self._check_columns(evaluator.task, columns)
-            self._check_cases(run, run.data, columns, run.judge.dense, "guard_dataloader")
+            self._check_cases(run, run.data, columns, plain(run.judge.dense), "guard_dataloader")
+            for condition in evaluator.conditions:
+                evaluator.columns(self._trainer, run.module, run.data, under=condition)
         if outcomes is not None and self._resumed is None:
             run.judge.tell_power(outcomes)
         run.rehearse_criterion()

@@ -16,7 +16,7 @@ from lightning_classprune.job.report import headline, origin
 from lightning_classprune.job.report.confusion import confusion_matrices
 from lightning_classprune.job.report.figures import ledger_figures, roc_figures
 from lightning_classprune.job.report.gallery import changed_samples
-from lightning_classprune.job.report.ledger_section import HEADS, data_lines, ledger_lines
+from lightning_classprune.job.report.ledger_section import HEADS, corruption_lines, data_lines, ledger_lines
 from lightning_classprune.job.report.missed import missed_samples
 from lightning_classprune.job.report.pictures import Pixels
 from lightning_classprune.job.scores_file import Scores
@@ -109,6 +109,7 @@ def render(data: PageData) -> str:
         networks=NETWORKS,
         rocs=roc_figures(data.scores.get("test", {}), protected),
         ledger=ledger,
+        corruptions=corruption_lines(data.rows),
         heads=HEADS,
         units=units_of(data.rows),
         figures=ledger_figures(data.rows),
