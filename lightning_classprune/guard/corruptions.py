@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Generator, Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
@@ -44,7 +48,8 @@ def impulse_noise(images: Tensor, generator: Generator) -> Tensor:
 
 def defocus_blur(images: Tensor, generator: Generator) -> Tensor:
     """A lens out of focus: every point becomes a disk."""
-    radius = _strength((0.013, 0.018, 0.027, 0.036, 0.045), generator) * min(images.shape[-2:])
+    # Of a small image too it is more than half a pixel, below which a disk is a point.
+    radius = 0.6 + _strength((0.01, 0.018, 0.027, 0.036, 0.045), generator) * min(images.shape[-2:])
     y, x = _around(math.ceil(radius))
     return _filtered(images, (radius + 0.5 - torch.hypot(y, x)).clamp(0, 1))
 
@@ -111,12 +116,11 @@ def pixelate(images: Tensor, generator: Generator) -> Tensor:
 
 def jpeg_compression(images: Tensor, generator: Generator) -> Tensor:
     """Lossy compression of low quality; channels that are not three each for themselves."""
-    from torchvision.transforms.v2.functional import jpeg  # takes a second to load
-
     quality = int(_strength((60, 40, 25, 15, 10), generator))
-    pixels = (images * 255).round().to(torch.uint8)[0]
-    pictures = [pixels] if len(pixels) == 3 else list(pixels.unsqueeze(1))
-    return torch.cat([jpeg(one, quality) for one in pictures])[None].float() / 255
+    pixels = (images * 255).round().to(torch.uint8)[0].numpy()
+    pictures = [np.moveaxis(pixels, 0, -1)] if len(pixels) == 3 else list(pixels)
+    read = [np.atleast_3d(_through_jpeg(one, quality)) for one in pictures]
+    return torch.from_numpy(np.concatenate(read, axis=-1)).movedim(-1, 0)[None].float() / 255
 
 
 #: The corruptions that have a name.
@@ -136,6 +140,12 @@ CORRUPTIONS: dict[str, Corrupt] = {
         jpeg_compression,
     )
 }
+
+
+def _through_jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    file = BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
 
 
 def _strength(of: Sequence[float], generator: Generator) -> float:

@@ -73,12 +73,12 @@ class Guard:
         if self.corruptions is not None:
             object.__setattr__(self, "corruptions", _read_corruptions(self.corruptions))
         if self.normalization is not None:
+            read_normalization(self.normalization)
             if self.corruptions is None:
                 raise ValueError(
-                    "Guard.normalization is what corruptions need to know of the images, and there are none; leave it "
-                    "out, or give corruptions"
+                    f"Guard.normalization={self.normalization!r} is what corruptions need to know of the images, and "
+                    "there are none; leave it out, or give corruptions"
                 )
-            read_normalization(self.normalization)
         if self.offset == "validation" and _unguarded(self.max_fp_rise):
             raise ValueError(
                 f"Guard.offset='validation' with max_fp_rise={self.max_fp_rise!r}: an offset alone accepts nearly "

@@ -72,6 +72,7 @@ def test_the_row_of_the_dense_network() -> None:
             "b": counts(4, 1, negatives=1),
             "a": counts(1, 0, negatives=4, fp=1),
         },
+        "corruptions": {},
     }
     assert baseline_row(FACTS, None, ["b"], "NaN")["classes"] == {}
 
