@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_classprune import ClassAwarePruningCallback, Files, Fixed, Guard
-from tests.support.compare import weights
 from tests.support import ddp_job
+from tests.support.compare import weights
 
 torch.set_num_threads(1)
 
