@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lightning_classprune.guard import tasks as tasks
     from lightning_classprune.guard.decision_offset import DecisionOffset
     from lightning_classprune.guard.options import Guard
+    from lightning_classprune.guard.probes import KNNProbe, LinearProbe
     from lightning_classprune.guard.statistics import chance_at_setup
     from lightning_classprune.guard.thresholds import certify_threshold
     from lightning_classprune.guard.tolerance import FNTolerance
@@ -53,6 +54,8 @@ __all__ = [
     "Fixed",
     "Gradual",
     "Guard",
+    "KNNProbe",
+    "LinearProbe",
     "LiveView",
     "PairwiseRankingLoss",
     "certify_threshold",
@@ -80,6 +83,8 @@ _HOMES = {
     "Fixed": "rounds.options",
     "Gradual": "rounds.options",
     "Guard": "guard.options",
+    "KNNProbe": "guard.probes",
+    "LinearProbe": "guard.probes",
     "LiveView": "live",
     "PairwiseRankingLoss": "losses",
     "certify_threshold": "guard.thresholds",

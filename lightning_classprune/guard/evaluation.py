@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_classprune.guard.conditions import Change
 from lightning_classprune.guard.data import PADDING, GuardData, Places
 from lightning_classprune.guard.task import Columns, OfUnits, Task
-from lightning_classprune.trainer.forward import Predict, as_in_validation, predicted
+from lightning_classprune.trainer.forward import Predict, as_in_validation, predicted, prepare
 from lightning_classprune.trainer.processes import Processes
 
 
@@ -41,6 +41,7 @@ def evaluate(
         ValueError: What `predict` returned makes no sense; see the task's `columns`.
         Exception: Whatever `predict` or a loader raised, on all ranks.
     """
+    prepare(predict, trainer, pl_module, processes)
     share = _Share([], [], [])
     error: Exception | None = None
     with as_in_validation(trainer, pl_module), torch.no_grad():

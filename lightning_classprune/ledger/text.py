@@ -86,7 +86,10 @@ def table(rows: Sequence[Row]) -> Table:
                     cells = _cells(row, there["classes"][name])
                     mark = "" if row["verdict"] == "baseline" else there["verdict"]
                     result.add_row(
-                        *head, Text(f"  {condition}"), *cells, Text(mark, style=STYLES.get(mark, ""))
+                        *head,
+                        Text(condition.replace("_", " ")),
+                        *cells,
+                        Text(mark, style=STYLES.get(mark, "")),
                     )
         if not row["classes"]:
             result.add_row(*head, *[""] * 7, verdict)

@@ -318,7 +318,8 @@ class PruningRun:
         training, stopping = capture_training(self.trainer), self.other_callbacks.early_stopping.capture()
         with self.candidate.as_judged():
             place = self._bias_for(look.offsets, outcomes)
-        ticket = Ticket(masks, tensors, training, stopping, dict(look.offsets), place)
+            beside = self.delivery.handover.beside()
+        ticket = Ticket(masks, tensors, training, stopping, dict(look.offsets), place, beside)
         self.delivery.accepted = ticket
         self.cutter.commit()
         if self.kept is not None:

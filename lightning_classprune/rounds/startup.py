@@ -60,7 +60,7 @@ from lightning_classprune.tickets.spent import SpentTests
 from lightning_classprune.trainer.batches import described, reading
 from lightning_classprune.trainer.checkpoint_hashes import hash_checkpoints, release_checkpoints
 from lightning_classprune.trainer.compatibility import refuse_finders, refuse_optimizers
-from lightning_classprune.trainer.forward import default_predict
+from lightning_classprune.trainer.forward import PreparedPredict, default_predict
 from lightning_classprune.trainer.loaders import is_stream
 from lightning_classprune.trainer.monitor import find_monitor
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks, of_type
@@ -389,6 +389,9 @@ class Startup:
         elif self._monitor is not None:
             mend = "Guard.epoch='best' lets validation data choose what the guard judges"
             apart.append((find_validation_loaders(self._trainer) or [], "validation samples", mend))
+        if isinstance(self._settings.predict, PreparedPredict):
+            why = "data that a probe was fitted on must not judge it"
+            apart.append((self._settings.predict.loaders, "samples that the probe is fitted on", why))
         for loaders, what, why in apart:
             mend = f"{why}; give the guard a split of its own (guard_dataloader=...)"
             check_apart(run.data, contents, loaders, what, mend, self._processes)
