@@ -11,8 +11,9 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_classprune.guard.probes import KNNProbe, LinearProbe, Probe
-from lightning_classprune.trainer.forward import PreparedPredict
+from lightning_classprune.trainer.forward import PreparedPredict, prepare
 from lightning_classprune.trainer.identity import identity, is_opaque
+from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.randomness import random_state
 from tests.support.compare import assert_same
 
@@ -240,6 +241,23 @@ def test_what_is_saved_of_it_tells_two_runs_apart_and_no_more() -> None:
     assert not is_opaque(told)
     assert told != identity(LinearProbe(features, loader()))
     assert identity(KNNProbe(features, loader())) != identity(KNNProbe(features, loader(), neighbours=5))
+
+
+class Second(Processes):
+    """As the second of two, of which the first has fitted otherwise."""
+
+    def gather_objects(self, share: Any) -> list[Any]:
+        if isinstance(share, dict):
+            return [{name: tensor + 1 for name, tensor in share.items()}, share]
+        return [None, share]
+
+
+def test_all_processes_take_the_first_ones_fit() -> None:
+    alone, probe, encoder = both()[0], both()[0], Encoder()
+    alone.prepare(TRAINER, encoder)
+    prepare(probe, TRAINER, encoder, Second(1, 2))
+    assert_same(probe.fitted(), {name: tensor + 1 for name, tensor in alone.fitted().items()})
+    prepare(lambda module, batch: None, TRAINER, encoder, Second(1, 2))  # which nothing has to be fitted of
 
 
 def test_a_fit_in_inference_mode_is_the_same() -> None:
