@@ -169,7 +169,7 @@ class Judge:
             delta = one.rise_among(misses.support, 0, misses.support)
             if delta <= 0:
                 continue  # only an improvement can pass
-            if misses.inside is not None and delta < 1:
+            if name is None and misses.inside is not None and delta < 1:
                 needed = fewest_positives(delta, level)
                 if misses.support < needed:
                     rank_zero_warn(
