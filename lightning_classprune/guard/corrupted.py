@@ -8,16 +8,18 @@ stored.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_classprune.guard.corruptions import Corrupt
 from lightning_classprune.trainer.batches import UnreadableBatchError, image_place, part, with_part
-from lightning_classprune.trainer.randomness import seed_process, untouched_randomness
+from lightning_classprune.trainer.randomness import untouched_randomness
 
 #: How far beyond [0, 1] rounding and resizing may lead: one of 256 levels.
 _BEYOND = 1 / 255
@@ -80,7 +82,7 @@ class Corruption:
         plain = image.detach().as_subclass(Tensor)
         pixels = self._pixels(plain.cpu())
         seed = _seed(self.name, plain)
-        seed_process(seed)  # for a function that draws from the global generators
+        _seed_globals(seed)  # for a function that draws from them
         generator = torch.Generator().manual_seed(seed)
         given = pixels[None].clone()  # which it may change
         changed = self._checked(self.corrupt(given, generator), pixels)
@@ -168,6 +170,13 @@ def _seed(name: str, image: Tensor) -> int:
     content = image.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     told = hashlib.blake2b(content, digest_size=4, key=hashlib.blake2b(name.encode()).digest())
     return int.from_bytes(told.digest(), "little")
+
+
+def _seed_globals(seed: int) -> None:
+    """Seed the global generators of the CPU, where images are; `torch.manual_seed` costs milliseconds a sample."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
 
 
 def _told(value: Tensor) -> str:

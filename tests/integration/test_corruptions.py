@@ -87,7 +87,7 @@ def test_every_round_is_judged_under_every_corruption_and_a_resumed_run_sees_the
     assert [one["max_fp_rise"] for one in limits] == [0.5, 0.6]
     passed = [one["verdict"] == "accepted" for one in first["corruptions"].values()]
     assert all(passed) == (first["verdict"] == "accepted")
-    assert "impulse_noise" in "".join(map(str, table(callback.ledger).columns[2].cells))
+    assert "impulse noise" in "".join(map(str, table(callback.ledger).columns[2].cells))
     assert ("under shaded it missed" in achievement(callback.ledger)) == (first["verdict"] == "accepted")
     assert callback.guard_outcomes["dense"].same_cases(callback.guard_outcomes["delivered"])
 
