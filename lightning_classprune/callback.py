@@ -28,6 +28,7 @@ from lightning_classprune.trainer.child_results import ChildResults
 from lightning_classprune.trainer.compatibility import check_trainer
 from lightning_classprune.trainer.event_order import insert_gates
 from lightning_classprune.trainer.forward import Predict
+from lightning_classprune.trainer.versions import warn_of_checkpoint
 
 if TYPE_CHECKING:
     import pandas
@@ -220,6 +221,7 @@ class ClassAwarePruningCallback(_Callback):
             )
         if not data and not fit_arguments:
             data, fit_arguments = _of_the_last_fit(trainer)
+        trainer.should_stop = False  # of the interrupted fit, which Lightning 2.4 leaves so
         # Lightning reads a checkpoint after `setup`, where it does not say that there is one.
         self._closing, self._closing_checkpoint = True, fit_arguments.get("ckpt_path") is not None
         try:
@@ -387,6 +389,7 @@ class ClassAwarePruningCallback(_Callback):
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Note how far the checkpoint had got."""
         if self._startup is not None:
+            warn_of_checkpoint(trainer, checkpoint)
             epochs = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
             self._startup.note_checkpoint(epochs, checkpoint.get("callbacks", {}).get(self.state_key))
 

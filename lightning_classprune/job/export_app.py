@@ -44,10 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"lightning-classprune {__version__}")
     given = parser.parse_args(arguments)
     # Loads torch: not for help, --version or a wrong command line.
+    from lightning_classprune.job.closed_pipe import outlive_readers
     from lightning_classprune.job.configuration import see_working_directory
     from lightning_classprune.job.export_run import export_run
     from lightning_classprune.job.lock import FolderInUse
 
+    outlive_readers()
     see_working_directory()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half written is removed
     try:

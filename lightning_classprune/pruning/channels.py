@@ -29,6 +29,7 @@ from lightning_classprune.pruning.slicing import (
 )
 from lightning_classprune.trainer.names import canonical
 from lightning_classprune.trainer.randomness import untouched_randomness
+from lightning_classprune.trainer.versions import uncompiled
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def find_channels(model: nn.Module, example: Example) -> Channels:
         ValueError: The forward fails on the example.
     """
     pruning = _torch_pruning()
-    with untouched_randomness(), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+    with untouched_randomness(), torch.enable_grad(), uncompiled():
         model = cpu_copy(model).float()
         for parameter in model.parameters():
             parameter.requires_grad_(True)

@@ -506,7 +506,7 @@ class PruningRun:
         seeded = self.pending
         if self.pending:
             self._begin_round()
-        elif self.trainer.fit_loop.is_resuming:
+        else:
             seeded = self.randomness.go_on()
         if seeded or self.state.round:
             self.randomness.tell_samplers(self.clock.round_epoch if self.state.round else self.clock.epochs)
@@ -517,6 +517,7 @@ class PruningRun:
 
     def start_of_batch(self) -> None:
         """A rewind point may be inside an epoch."""
+        self.randomness.gone_on()
         if self.state.round == 0:
             self.round_start.at_step()
 

@@ -63,8 +63,9 @@ from lightning_classprune.trainer.compatibility import refuse_finders, refuse_op
 from lightning_classprune.trainer.forward import PreparedPredict, default_predict
 from lightning_classprune.trainer.loaders import is_stream
 from lightning_classprune.trainer.monitor import find_monitor
-from lightning_classprune.trainer.other_callbacks import OtherCallbacks, of_type
+from lightning_classprune.trainer.other_callbacks import OtherCallbacks
 from lightning_classprune.trainer.processes import Processes
+from lightning_classprune.trainer.versions import of_type
 
 
 class Startup:

@@ -122,8 +122,10 @@ class KeptTickets:
     # -- the judgement is final --
 
     @property
-    def _mark(self) -> Path:
-        return self.folder / f"judged-{self.run}.json"
+    def _marks(self) -> tuple[Path, Path]:
+        """What says that the run was judged; the second so that it is known where somebody removed the first."""
+        name = f"judged-{self.run}.json"
+        return self.folder / name, self.folder / f".{name}"
 
     def refuse_if_judged(self) -> None:
         """Refuse to go on with a run that was judged, or whose guard was opened for other candidates.
@@ -136,7 +138,8 @@ class KeptTickets:
         found: list[tuple[str, dict[str, Any]]] = []
         if self._processes.rank == 0:
             # A copy of the run folder does not make a second run.
-            marks = {folder / self._mark.name for folder in (self.folder, self._saved_folder)}
+            folders = (self.folder, self._saved_folder)
+            marks = {folder / mark.name for folder in folders for mark in self._marks}
             found = [(os.fspath(mark), _read_mark(mark)) for mark in sorted(marks) if mark.exists()]
         found = self._processes.first(found)
         final = [mark for mark, said in found if said["done"] or not self._are_of(said["networks"])]
@@ -159,10 +162,11 @@ class KeptTickets:
         """
         networks = [one.sha256 for one in self.candidates]
         self.refuse_if_judged()
-        if self._mark.exists() and _read_mark(self._mark)["networks"] != networks:
-            raise MisconfigurationException(
-                f"the guard was opened for other candidates of this run ({self._mark}): a judgement is final"
-            )
+        for mark in self._marks:
+            if mark.exists() and _read_mark(mark)["networks"] != networks:
+                raise MisconfigurationException(
+                    f"the guard was opened for other candidates of this run ({mark}): a judgement is final"
+                )
         self._write_mark(networks, done=False)
 
     def close_guard(self) -> None:
@@ -171,7 +175,12 @@ class KeptTickets:
 
     def _write_mark(self, networks: list[str], *, done: bool) -> None:
         content = json.dumps({"networks": networks, "done": done}) + "\n"
-        self._processes.on_first(lambda: files.write_text(self._mark, content))
+
+        def write() -> None:
+            for mark in self._marks:
+                files.write_text(mark, content)
+
+        self._processes.on_first(write)
 
     def discard(self) -> None:
         """Remove the files of all candidates; what was accepted has files of its own."""
