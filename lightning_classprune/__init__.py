@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lightning_classprune.guard import tasks as tasks
     from lightning_classprune.guard.decision_offset import DecisionOffset
     from lightning_classprune.guard.options import Guard
+    from lightning_classprune.guard.probes import KNNProbe, LinearProbe
     from lightning_classprune.guard.statistics import chance_at_setup
     from lightning_classprune.guard.thresholds import certify_threshold
     from lightning_classprune.guard.tolerance import FNTolerance
@@ -58,6 +59,8 @@ __all__ = [
     "Gradual",
     "Guard",
     "GuardSplit",
+    "KNNProbe",
+    "LinearProbe",
     "LiveView",
     "PairwiseRankingLoss",
     "certify_threshold",
@@ -90,6 +93,8 @@ _HOMES = {
     "Gradual": "rounds.options",
     "Guard": "guard.options",
     "GuardSplit": "export.guard_split",
+    "KNNProbe": "guard.probes",
+    "LinearProbe": "guard.probes",
     "LiveView": "live",
     "PairwiseRankingLoss": "losses",
     "certify_threshold": "guard.thresholds",

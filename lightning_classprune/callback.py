@@ -360,7 +360,7 @@ class ClassAwarePruningCallback(_Callback):
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start counting."""
         if self._run is not None:
-            self._validation_recall.reset()
+            self._validation_recall.begin(trainer, pl_module)
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0

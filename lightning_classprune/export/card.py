@@ -20,5 +20,9 @@ def markdown(facts: Mapping[str, Any]) -> str:
     verdict = facts["verdict"] or {}
     dense: Mapping[str, Any] = next((row for row in facts["ledger"] if row["verdict"] == "baseline"), {})
     return environment.get_template("card.md.j2").render(
-        facts, classes=verdict.get("classes", {}), dense=dense.get("classes", {})
+        facts,
+        classes=verdict.get("classes", {}),
+        dense=dense.get("classes", {}),
+        corruptions=verdict.get("corruptions", {}),
+        dense_corruptions=dense.get("corruptions", {}),
     )

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_classprune.guard.conditions import Change
 from lightning_classprune.guard.data import PADDING, GuardData, Places
 from lightning_classprune.guard.task import Columns, OfUnits, Task
-from lightning_classprune.trainer.forward import Predict, as_in_validation, predicted
+from lightning_classprune.trainer.forward import Predict, as_in_validation, predicted, prepare
 from lightning_classprune.trainer.processes import Processes
 
 
@@ -22,6 +23,7 @@ def evaluate(
     task: Task,
     processes: Processes,
     limit: int | None = None,
+    change: Change | None = None,
 ) -> Columns:
     """Look at every case once and return the columns of all ranks, the same on each.
 
@@ -33,16 +35,25 @@ def evaluate(
         task: What a decision is.
         processes: The processes that share the work.
         limit: Look at this many batches only (a first check, `fast_dev_run`).
+        change: What is done to every batch as its loader gives it.
 
     Raises:
         ValueError: What `predict` returned makes no sense; see the task's `columns`.
         Exception: Whatever `predict` or a loader raised, on all ranks.
     """
+    prepare(predict, trainer, pl_module, processes)
     share = _Share([], [], [])
     error: Exception | None = None
     with as_in_validation(trainer, pl_module), torch.no_grad():
         try:
             for batch, places in data.batches(limit):
+                if change is not None and error is None:
+                    try:
+                        batch = change(batch)
+                    except Exception as caught:
+                        if processes.world_size == 1:
+                            raise
+                        error = caught  # the forward pass of this batch is made all the same
                 try:
                     share.add(places, task, task.columns(*predicted(trainer, pl_module, predict, batch)))
                 except Exception as caught:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
+from lightning_classprune.guard.conditions import Throughout, plain, under
 from lightning_classprune.guard.dense import impossible, power_warning, remarks, unfit
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.evaluator import Evaluator
@@ -16,7 +17,7 @@ from lightning_classprune.guard.protected import Protected
 from lightning_classprune.guard.statistics import chance_at_setup
 from lightning_classprune.guard.task import NaNScoresError, OfUnits, Outcomes
 from lightning_classprune.guard.thresholds import fewest_positives
-from lightning_classprune.guard.verdict import Verdict, confidence_text, verdict_on
+from lightning_classprune.guard.verdict import Verdict, confidence_text, throughout, verdict_on
 
 #: Shares of the positives on which a harmless candidate is supposed to differ from the dense network.
 DISCORDANCES = (0.05, 0.10, 0.20)
@@ -33,6 +34,7 @@ class Judge:
         dense: The dense network's outcomes, once there are any.
         accepted: Those of the last network that was accepted; the dense network's at first.
         unfit: Why the dense network is no measure for a class, by name.
+        unfit_under: The same under conditions, by the condition's name.
     """
 
     evaluator: Evaluator
@@ -41,6 +43,7 @@ class Judge:
     dense: Outcomes | None = None
     accepted: Outcomes | None = None
     unfit: dict[str, str] = field(default_factory=dict)
+    unfit_under: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def verdict(self, outcomes: Outcomes | None) -> Verdict:
         """The verdict on a candidate, the same on all ranks; it costs one test of the budget."""
@@ -56,12 +59,33 @@ class Judge:
         try:
             if outcomes is None:
                 raise NaNScoresError("the network's scores are NaN: its training diverged")
-            pairs = {one.name: outcomes.pairs(self.dense, one.name) for one in self.protected}
-            verdict = verdict_on(pairs, self.protected, level, self.unfit)
+            verdict = throughout(
+                self._verdict_under(None, self.protected, outcomes, level),
+                {
+                    one.name: self._verdict_under(one.name, one.protected, outcomes, level)
+                    for one in self.evaluator.conditions
+                },
+            )
         except ValueError as error:
             verdict = Verdict("refused", str(error), {})
         agreed: Verdict = self.evaluator.processes.first(verdict)
         return agreed
+
+    def _verdict_under(
+        self, name: str | None, protected: tuple[Protected, ...], outcomes: Outcomes, level: float | None
+    ) -> Verdict:
+        """The verdict under one condition; without a name on the cases as they come."""
+        now, before = under(outcomes, name), under(self.dense, name)
+        pairs = {one.name: now.pairs(before, one.name) for one in protected}
+        return verdict_on(pairs, protected, level, self.unfit if name is None else self.unfit_under.get(name))
+
+    def _limits(self) -> Iterator[tuple[str | None, str, Protected]]:
+        """Everything that is guarded: the condition's name, a place in words, and what a class may lose there."""
+        for one in self.protected:
+            yield None, f"protect[{one.name!r}]", one
+        for condition in self.evaluator.conditions:
+            for one in condition.protected:
+                yield condition.name, f"protect[{one.name!r}] under {condition.name}", one
 
     def take_over(self, earlier: Mapping[str, Any], outcomes: Outcomes | None) -> str | None:
         """Go on judging for an earlier fit, whose pruned network this one starts from.
@@ -76,8 +100,7 @@ class Judge:
         Returns:
             What there is to say of that network; None if the earlier fit judged other cases, so that it cannot go on.
         """
-        saved = earlier.get("dense_outcomes")
-        first = self.evaluator.task.restored(saved) if saved is not None else None
+        first = self._restored(earlier, "dense")
         if first is None or outcomes is None or not outcomes.same_cases(first):
             return None
         before = ErrorBudget.from_dict(earlier["budget"])
@@ -85,7 +108,8 @@ class Judge:
             # The level of a test after a refusal counts on the number of tests that was fixed before the first.
             more = before.tests + self.budget.max_tests if before.refusals == 0 else before.max_tests
             self.budget = replace(before, max_tests=max(more, before.max_tests))
-        self.dense, self.accepted, self.unfit = first, outcomes, dict(earlier["unfit"])
+        self.dense, self.accepted = first, outcomes
+        self.unfit, self.unfit_under = dict(earlier["unfit"]), _copied(earlier.get("unfit_under", {}))
         told = []
         for one in self.protected:
             misses, alarms = outcomes.pairs(first, one.name)
@@ -116,17 +140,19 @@ class Judge:
             return "fast_dev_run: one guard batch was judged, nothing is pruned"
         if wrong_scores is not None:
             return wrong_scores
-        for one in self.protected:
-            misses, alarms = outcomes.pairs(outcomes, one.name)
+        for name, place, one in self._limits():
+            own = under(outcomes, name)
+            misses, alarms = own.pairs(own, one.name)
             if why := impossible(misses, alarms, one, self.budget.alpha):
-                return f"protected class {one.name!r}: {why}"
+                return f"protected class {one.name!r}{'' if name is None else f' under {name}'}: {why}"
             if no_measure := unfit(misses, alarms):
-                rank_zero_warn(f"protect[{one.name!r}]: {no_measure}{self._what_follows(one)}")
+                rank_zero_warn(f"{place}: {no_measure}{self._what_follows(one)}")
                 if one.max_fp_rise is not None:
-                    self.unfit[one.name] = no_measure
+                    known = self.unfit if name is None else self.unfit_under.setdefault(name, {})
+                    known[one.name] = no_measure
             share = misses.fn / misses.support
             if warning := power_warning(misses, one, self.budget.level(), (share / 2, share)):
-                rank_zero_warn(f"protect[{one.name!r}]: {warning}")
+                rank_zero_warn(f"{place}: {warning}")
         return None
 
     def tell_power(self, outcomes: Outcomes) -> None:
@@ -136,29 +162,31 @@ class Judge:
             outcomes: Of whatever network; only their cases are looked at.
         """
         level = self.budget.level()
-        for one in self.protected:
-            misses, alarms = outcomes.pairs(outcomes, one.name)
+        for name, place, one in self._limits():
+            misses, alarms = outcomes.pairs(outcomes, one.name)  # labels are the same under every condition
             if level is None or not misses.support:
                 continue
             delta = one.rise_among(misses.support, 0, misses.support)
             if delta <= 0:
                 continue  # only an improvement can pass
-            if misses.inside is not None and delta < 1:
+            if name is None and misses.inside is not None and delta < 1:
                 needed = fewest_positives(delta, level)
                 if misses.support < needed:
                     rank_zero_warn(
-                        f"protect[{one.name!r}]: the guard has {misses.inside.cases} {misses.inside.noun} in "
+                        f"{place}: the guard has {misses.inside.cases} {misses.inside.noun} in "
                         f"{misses.support} independent units, and fewer than {needed} units prove nothing at tolerance "
                         f"{delta:.3g} and {confidence_text(level)} confidence, however many {misses.inside.noun} they "
                         "hold, unless the candidate finds more than the dense network; give more units, or allow a "
                         "larger rise"
                     )
             chances = [chance_at_setup(misses.support, share, delta, level) for share in DISCORDANCES]
+            if name is not None and chances[0] >= 0.5:
+                continue
             told = ", ".join(f"{p:.2f} ({d:.0%})" for p, d in zip(chances, DISCORDANCES, strict=True))
             say = rank_zero_warn if chances[0] < 0.5 else rank_zero_info
             beside = f"{alarms.support} negatives" if alarms.wrong is None else f"{alarms.support} in all"
             say(
-                f"protect[{one.name!r}]: {misses.support} guard {misses.noun} and {beside}; a "
+                f"{place}: {misses.support} guard {misses.noun} and {beside}; a "
                 f"network no worse than the dense one passes at tolerance {delta:.3g} with probability {told}, by the "
                 f"share of {misses.noun} on which the two differ"
             )
@@ -192,6 +220,13 @@ class Judge:
         task, (wrong, cases) = self.evaluator.task, whole.cases
         measure = task.measure if isinstance(task, OfUnits) else "accuracy"
         accuracy = f"{measure} {1 - wrong / cases:.3g}" if cases else "no cases"
+        for name, _, one in self._limits():
+            if name is not None:
+                own = under(self.dense, name)
+                misses, alarms = own.pairs(own, one.name)
+                told.append(
+                    f"{one.name} under {name}: {misses.fn} of {misses.support} missed, {alarms.fn} false alarms"
+                )
         return "; ".join([*told, ", ".join([accuracy, *self.dense.remarks()])])
 
     def labels(self) -> dict[str, Labels]:
@@ -202,15 +237,29 @@ class Judge:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and primitives."""
-        outcomes = {"dense_outcomes": self.dense, "accepted_outcomes": self.accepted}
-        saved = {name: one.state_dict() if one is not None else None for name, one in outcomes.items()}
-        return {"budget": self.budget.to_dict(), "unfit": dict(self.unfit), **saved}
+        saved: dict[str, Any] = {}
+        for name, outcomes in (("dense", self.dense), ("accepted", self.accepted)):
+            saved[f"{name}_outcomes"] = None if outcomes is None else plain(outcomes).state_dict()
+            if isinstance(outcomes, Throughout):
+                saved[f"{name}_under"] = {key: one.state_dict() for key, one in outcomes.under.items()}
+        fitness = {"unfit": dict(self.unfit), "unfit_under": _copied(self.unfit_under)}
+        return {"budget": self.budget.to_dict(), **fitness, **saved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` returned."""
         self.budget = ErrorBudget.from_dict(state["budget"])
-        self.unfit = dict(state["unfit"])
-        self.dense, self.accepted = (
-            self.evaluator.task.restored(state[name]) if state[name] is not None else None
-            for name in ("dense_outcomes", "accepted_outcomes")
-        )
+        self.unfit, self.unfit_under = dict(state["unfit"]), _copied(state.get("unfit_under", {}))
+        self.dense, self.accepted = self._restored(state, "dense"), self._restored(state, "accepted")
+
+    def _restored(self, state: Mapping[str, Any], whose: str) -> Outcomes | None:
+        saved, beside = state.get(f"{whose}_outcomes"), state.get(f"{whose}_under")
+        if saved is None:
+            return None
+        restored = self.evaluator.task.restored
+        if beside is None:
+            return restored(saved)
+        return Throughout(restored(saved), {name: restored(one) for name, one in beside.items()})
+
+
+def _copied(by_condition: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    return {name: dict(of_classes) for name, of_classes in by_condition.items()}

@@ -153,6 +153,7 @@ def choose_offset(
     labels: Mapping[str, Labels],
     level: float | None,
     want: float = WANT,
+    under: Sequence[tuple[Sweep | Counted, Sequence[Protected]]] = (),
 ) -> Choice:
     """The highest threshold, with the fewest false alarms, whose chance of proof is `want`, or the best there is.
 
@@ -164,12 +165,18 @@ def choose_offset(
         labels: Of the guard, by protected class.
         level: Of the guard's test; None for the point rule.
         want: See `WANT`.
+        under: The same cases under conditions in which the classes are guarded too, with their limits there; those of
+            which other thresholds were counted have no say.
     """
     tried = sweep.tried
     tables = {one.name: sweep.counts(one.name, tried) for one in protected}
     chance = np.ones(len(tried))
     for one in protected:
         chance *= chance_on_both_sides(*tables[one.name], one, labels[one.name], level)
+    for other, limits in under:
+        if isinstance(other, Sweep) or np.array_equal(other.tried, tried):
+            for one in limits:
+                chance *= chance_on_both_sides(*other.counts(one.name, tried), one, labels[one.name], level)
     chosen = int(np.flatnonzero(chance >= min(want, float(chance.max())))[-1])
     return Choice(
         float(tried[chosen]),

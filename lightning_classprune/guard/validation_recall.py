@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_classprune.guard.task import NaNScoresError, OfUnits, Task
-from lightning_classprune.trainer.forward import Predict, scores_and_target
+from lightning_classprune.trainer.forward import Predict, prepare, scores_and_target
+from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.randomness import untouched_randomness
 
 RECALL = "classprune/recall/"  # + class name
@@ -45,6 +46,16 @@ class ValidationRecall:
         self._counts = torch.zeros(len(self._names), 2, dtype=torch.int64)  # missed, support
         self._seen: dict[int, int] = {}
         self._diverged = False
+
+    def begin(self, trainer: Any, pl_module: Any) -> None:
+        """Start a pass of a network."""
+        self.reset()
+        if self._blind:
+            return
+        try:
+            prepare(self._predict, trainer, pl_module, Processes(trainer.global_rank, trainer.world_size))
+        except Exception as error:
+            self._give_up(error)
 
     def add(self, trainer: Any, pl_module: Any, batch: Any, dataloader_idx: int) -> None:
         """Count one batch, which is on the device already; samples that only pad the shards are left out."""

@@ -8,7 +8,7 @@ at that error level.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal, TypeAlias
 
@@ -62,11 +62,15 @@ class ClassVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judgement of a candidate: accepted if every class is, refused if any is, else unproven."""
+    """The judgement of a candidate: accepted if every class is, refused if any is, else unproven.
+
+    ``under`` holds the verdicts under conditions by name, which ``outcome`` and ``reason`` take in.
+    """
 
     outcome: Outcome
     reason: str
     classes: dict[str, ClassVerdict]
+    under: dict[str, Verdict] = field(default_factory=dict)
 
     @property
     def accepted(self) -> bool:
@@ -76,9 +80,28 @@ class Verdict:
     @property
     def largest_p(self) -> float:
         """The largest p-value of any test; 1 where one could not be made."""
-        return max(
-            (1.0 if one.largest_p is None else one.largest_p for one in self.classes.values()), default=1.0
-        )
+        own = (1.0 if one.largest_p is None else one.largest_p for one in self.classes.values())
+        return max([max(own, default=1.0), *(one.largest_p for one in self.under.values())])
+
+
+def throughout(plain: Verdict, under: Mapping[str, Verdict]) -> Verdict:
+    """The verdict on a candidate that must pass under conditions too, each at the level of the plain one.
+
+    P(accepted | some limit is violated) <= level, as in `verdict_on`.
+
+    Args:
+        plain: On the cases as they come.
+        under: Under conditions, by name.
+    """
+    outcomes = {one.outcome for one in (plain, *under.values())}
+    outcome: Outcome = next((o for o in _WORST_FIRST if o in outcomes), "accepted")
+    told = [plain.reason] if outcome == "accepted" or not plain.accepted else []
+    told += [
+        f"Under {name}: {one.reason}"
+        for name, one in under.items()
+        if outcome == "accepted" or not one.accepted
+    ]
+    return replace(plain, outcome=outcome, reason=" ".join(told), under=dict(under))
 
 
 def verdict_on(

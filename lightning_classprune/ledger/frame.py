@@ -19,6 +19,7 @@ _TYPES = {
     "verdict": "string",
     "reason": "string",
     "class": "string",
+    "corruption": "string",
     "support": "Int64",
     "fn": "Int64",
     "recall": "Float64",
@@ -55,16 +56,16 @@ _TYPES = {
 
 
 def ledger_frame(rows: Sequence[Row]) -> pandas.DataFrame:
-    """Return one row per round and protected class, in the ledger's order.
+    """Return one row per round and protected class, and per corruption of the guard, in the ledger's order.
 
     Columns: `round`, `attempt`, `sparsity` and `density` (0..1), `verdict` and `reason` of the whole round, `class`,
-    `support`, `fn`, `recall`, `newly_missed`, `newly_found`, `p_value`, `upper_bound`, `tolerance`, the same of false
-    alarms (`fp`, `negatives`, `new_alarms`, `gone_alarms`, `fp_p_value`, `fp_upper_bound`, `max_fp_rise`, `fp_risen`),
-    `offset`, `chance`, the counts of objects in the units that were tested (`units`, `objects`, `objects_fn`,
-    `objects_newly_missed`, `objects_newly_found`, `objects_fp`, `objects_new_alarms`, `objects_gone_alarms`) and the
-    `rule` by which one is found, `level`, `epochs`, `seconds`, `seed`, `delivered` (this round is the network that is
-    handed over). What was not measured is `<NA>`; a round in which no class could be counted is one row without a
-    class.
+    `corruption` (under which the rest of the row was counted; `<NA>`: as the samples come), `support`, `fn`, `recall`,
+    `newly_missed`, `newly_found`, `p_value`, `upper_bound`, `tolerance`, the same of false alarms (`fp`, `negatives`,
+    `new_alarms`, `gone_alarms`, `fp_p_value`, `fp_upper_bound`, `max_fp_rise`, `fp_risen`), `offset`, `chance`, the
+    counts of objects in the units that were tested (`units`, `objects`, `objects_fn`, `objects_newly_missed`,
+    `objects_newly_found`, `objects_fp`, `objects_new_alarms`, `objects_gone_alarms`) and the `rule` by which one is
+    found, `level`, `epochs`, `seconds`, `seed`, `delivered` (this round is the network that is handed over). What was
+    not measured is `<NA>`; a round in which no class could be counted is one row without a class.
 
     Raises:
         ModuleNotFoundError: pandas is not installed.
@@ -84,6 +85,11 @@ def ledger_frame(rows: Sequence[Row]) -> pandas.DataFrame:
             "delivered": row is final,
         }
         of_classes = [{"class": name} | dict(counts) for name, counts in row["classes"].items()]
+        for condition, there in row.get("corruptions", {}).items():
+            named = {"corruption": condition, "verdict": there["verdict"], "reason": there["reason"]}
+            of_classes += [
+                {"class": name} | named | dict(counts) for name, counts in there["classes"].items()
+            ]
         records += [common | of_class for of_class in of_classes or [{}]]
     frame = pandas.DataFrame.from_records(records, columns=list(_TYPES))
     return frame.astype(_TYPES)

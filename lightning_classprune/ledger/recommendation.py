@@ -57,7 +57,10 @@ def _failed(row: Row) -> list[str]:
     level = row["level"]
     told: list[str] = []
     more: list[str] = []
-    for name, counts in row["classes"].items():
+    counted = dict(row["classes"])
+    for condition, there in row.get("corruptions", {}).items():
+        counted |= {f"{name} under {condition}": counts for name, counts in there["classes"].items()}
+    for name, counts in counted.items():
         for side in _sides(name, counts):
             if side.fails(level):
                 told.append(f"{name}: {side.new} {side.what}, {side.gone} {side.undone} of {side.cases}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
+from lightning_classprune.guard.conditions import Throughout, under
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.evidence import Evidence
 from lightning_classprune.guard.task import Outcomes
@@ -98,6 +99,20 @@ class FileVerdict(TypedDict):
     calibration: dict[str, Any] | None
 
 
+class UnderCorruption(TypedDict):
+    """What a row says under one corruption.
+
+    Attributes:
+        verdict: As of a row, of this alone.
+        reason: In words.
+        classes: The protected classes by name, counted on the corrupted samples.
+    """
+
+    verdict: str
+    reason: str
+    classes: dict[str, ClassCounts]
+
+
 class _Attempt(TypedDict):
     round: int
     attempt: int
@@ -106,6 +121,7 @@ class _Attempt(TypedDict):
     verdict: str
     reason: str
     classes: dict[str, ClassCounts]
+    corruptions: dict[str, UnderCorruption]
     level: float | None
     confidence: float | None
     epochs: int
@@ -126,6 +142,7 @@ class Row(_Attempt, total=False):
             of a candidate that is to be judged at the end.
         reason: In words.
         classes: The protected classes by name; empty where nothing was counted.
+        corruptions: The same under each corruption of the guard, by its name; empty without any.
         level: Error level of the test; None where there was none.
         confidence: Of the whole run: with it nothing harmful is accepted in any of its rounds; None under the point
             rule.
@@ -178,7 +195,12 @@ def baseline_row(
     """
     own = {name: outcomes.pairs(outcomes, name) for name in protected} if outcomes is not None else {}
     classes = {name: _counts(pairs, None, 0.0, None) for name, pairs in own.items()}
-    return _row(common, "baseline", reason, classes, level=None)
+    corruptions: dict[str, UnderCorruption] = {}
+    if isinstance(outcomes, Throughout):
+        for condition, there in outcomes.under.items():
+            counted = {name: _counts(there.pairs(there, name), None, 0.0, None) for name in protected}
+            corruptions[condition] = {"verdict": "baseline", "reason": "", "classes": counted}
+    return _row(common, "baseline", reason, classes, None, corruptions)
 
 
 def verdict_row(
@@ -200,8 +222,16 @@ def verdict_row(
         chance: What validation data said of it, by class.
     """
     classes = _compared(outcomes, dense, verdict, offsets, chance)
+    corruptions: dict[str, UnderCorruption] = {}
+    for condition, there in verdict.under.items():
+        now, before = under(outcomes, condition), under(dense, condition)
+        counted = {
+            name: _counts(now.pairs(before, name), judged, offsets.get(name, 0.0), None)
+            for name, judged in there.classes.items()
+        }
+        corruptions[condition] = {"verdict": there.outcome, "reason": there.reason, "classes": counted}
     level = next((judged.level for judged in verdict.classes.values()), None)
-    return _row(common, verdict.outcome, verdict.reason, classes, level)
+    return _row(common, verdict.outcome, verdict.reason, classes, level, corruptions)
 
 
 def _compared(
@@ -278,7 +308,10 @@ def round_metrics(row: Row, budget: ErrorBudget) -> dict[str, float]:
     }
     if budget.alpha is not None:
         metrics["classprune/level_left"] = (budget.level() or 0.0) if left else 0.0
-    for name, counts in row["classes"].items():
+    counted = dict(row["classes"])
+    for condition, there in (row.get("corruptions") or {}).items():
+        counted |= {f"{name}/{condition}": counts for name, counts in there["classes"].items()}
+    for name, counts in counted.items():
         for key, label in _LOGGED.items():
             value = counts[key]
             if value is not None:
@@ -323,7 +356,12 @@ def _counts(
 
 
 def _row(
-    common: Mapping[str, Any], verdict: str, reason: str, classes: dict[str, ClassCounts], level: float | None
+    common: Mapping[str, Any],
+    verdict: str,
+    reason: str,
+    classes: dict[str, ClassCounts],
+    level: float | None,
+    corruptions: dict[str, UnderCorruption] | None = None,
 ) -> Row:
     return {
         "round": common["round"],
@@ -333,6 +371,7 @@ def _row(
         "verdict": verdict,
         "reason": reason,
         "classes": classes,
+        "corruptions": corruptions or {},
         "level": level,
         "confidence": common["confidence"],
         "epochs": common["epochs"],

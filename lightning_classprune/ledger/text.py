@@ -53,18 +53,18 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Row]:
 def table(rows: Sequence[Row]) -> Table:
     """Return the ledger as a table for 100 columns: a line per round and protected class.
 
-    A file that was judged beside its round has lines of its own below, and where units hold several objects or samples
-    each, these have one below that of the units that were tested. `missed` is false negatives / support, `alarms` false
-    alarms / negatives; `newly` the cases that only the candidate gets wrong (+) and that only the dense network got
-    wrong (-); `rise` the largest rise of the rate that the data do not exclude and the rise that is allowed. Below it:
-    which round is delivered, and why the others were not accepted.
+    A file that was judged beside its round has lines of its own below; where units hold several objects or samples,
+    these have one below that of the units that were tested, and so has each corruption of the guard. `missed` is false
+    negatives / support, `alarms` false alarms / negatives; `newly` the cases that only the candidate gets wrong (+) and
+    that only the dense network got wrong (-); `rise` the largest rise of the rate that the data do not exclude and the
+    rise that is allowed. Below it: which round is delivered, and why the others were not accepted.
     """
     result = Table(
         title="Ledger", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
     result.add_column("round", justify="right")
     result.add_column("sparsity", justify="right")
-    result.add_column("class", overflow="fold", max_width=16)
+    result.add_column("class", overflow="fold", max_width=18)
     for name in ("missed", "newly", "rise", "alarms", "newly", "rise"):
         result.add_column(name, justify="right", no_wrap=True)
     result.add_column("verdict", no_wrap=True)
@@ -81,6 +81,16 @@ def table(rows: Sequence[Row]) -> Table:
             head, verdict = ["", ""], Text()
             if inside := _inside(row, counts):
                 result.add_row(*head, Text(inside[0]), *inside[1:], verdict)
+            for condition, there in row.get("corruptions", {}).items():
+                if name in there["classes"]:
+                    cells = _cells(row, there["classes"][name])
+                    mark = "" if row["verdict"] == "baseline" else there["verdict"]
+                    result.add_row(
+                        *head,
+                        Text(condition.replace("_", " ")),
+                        *cells,
+                        Text(mark, style=STYLES.get(mark, "")),
+                    )
         if not row["classes"]:
             result.add_row(*head, *[""] * 7, verdict)
         for kind, one in row.get("files", {}).items():
@@ -114,6 +124,7 @@ def achievement(rows: Sequence[Row]) -> str:
             f"{last['sparsity']:.1%} sparsity {reason}."
         )
     parts = [_claim(name, final, dense) for name in final["classes"]]
+    parts += _claims_under_corruptions(final, dense)
     return f"{final['sparsity']:.1%} of the prunable {units_of(rows)} are gone: {'; '.join(parts)}."
 
 
@@ -204,6 +215,19 @@ def _claim(name: str, final: Row, dense: Row) -> str:
     if now["max_fp_rise"] is None:
         return f"{counts}; {misses} is excluded at {at}, false alarms were not guarded"
     return f"{counts}; {misses} and of more than {now['max_fp_rise']:.4g} in its false-alarm rate are excluded at {at}"
+
+
+def _claims_under_corruptions(final: Row, dense: Row) -> list[str]:
+    """What is claimed beside, a part a corruption and class."""
+    parts = []
+    for condition, there in final.get("corruptions", {}).items():
+        for name, now in there["classes"].items():
+            before = dense["corruptions"][condition]["classes"][name]
+            part = f"under {condition} it missed {now['fn']} of {now['support']} of {name!r} against {before['fn']}"
+            if now["tolerance"] is not None and now["p_value"] is not None:
+                part += f" (a rise of more than {now['tolerance']:.4g} is excluded)"
+            parts.append(part)
+    return parts
 
 
 def _own(counts: ClassCounts, wrong: Literal["fn", "fp"], cases: Literal["support", "negatives"]) -> Evidence:

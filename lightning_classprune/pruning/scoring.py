@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_classprune.trainer.forward import Predict, as_in_validation, predicted
+from lightning_classprune.trainer.forward import Predict, as_in_validation, predicted, prepare
 from lightning_classprune.trainer.loaders import batch_size, rebuilt, visited_indices
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding, local
@@ -55,6 +55,7 @@ class Scoring:
             ValueError: The training data are no DataLoader over a map-style data set, or scores and targets are no
                 tensors.
         """
+        prepare(self.predict, self.trainer, self.module, self.sharding.processes)
         drawn: Iterator[Any] | None = None
         for number in range(limit):
             with as_in_validation(self.trainer, self.module, self.seed + number), torch.enable_grad():

@@ -119,7 +119,10 @@ class Closing:
         """The kept network in the module is the accepted one; a bias takes its offsets, or none does."""
         module = self.delivery.handover.module
         masks = {name: mask.to(self.devices[name]) for name, mask in masks.items()}
-        self.delivery.accepted = Ticket(masks, capture_tensors(module), None, [], dict(offsets), place)
+        beside = self.delivery.handover.beside()
+        self.delivery.accepted = Ticket(
+            masks, capture_tensors(module), None, [], dict(offsets), place, beside
+        )
 
     def put_in(self, state: Mapping[str, Tensor]) -> None:
         """Put whole tensors by the names of a state dict into the module; what has no name there stays."""

@@ -9,6 +9,7 @@ from lightning_classprune.ledger.rows import Row, delivered_row, stands
 from lightning_classprune.rounds.handover import Handover
 from lightning_classprune.tickets.keeper import LadderKeeper
 from lightning_classprune.tickets.ticket import Ticket
+from lightning_classprune.trainer.forward import PreparedPredict
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
 from lightning_classprune.trainer.snapshots import TrainingState, restore_tensors, restore_training
 
@@ -38,6 +39,9 @@ class Delivery:
         assert self.accepted is not None
         self.is_handed_over = True
         restore_tensors(self.handover.module, self.handover.tensors(self.accepted))
+        predict = self.handover.evaluator.predict
+        if isinstance(predict, PreparedPredict):
+            predict.restore(self.accepted.beside)
         # A checkpoint takes the average for the model, and this is what it is to find.
         self.other_callbacks.averaging.restart(self.handover.module)
 

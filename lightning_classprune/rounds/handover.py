@@ -20,6 +20,7 @@ from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.offset import biases
 from lightning_classprune.guard.task import OfUnits, Outcomes
 from lightning_classprune.tickets.ticket import Ticket
+from lightning_classprune.trainer.forward import PreparedPredict, prepare
 from lightning_classprune.trainer.names import canonical
 from lightning_classprune.trainer.sharding import Sharding
 from lightning_classprune.trainer.snapshots import Tensors, capture_tensors, restore_tensors
@@ -72,6 +73,8 @@ class Handover:
         """
         if not any(offsets.values()) or on_guard is None or validation is None or self.sharding:
             return None
+        if isinstance(self.evaluator.predict, PreparedPredict):
+            return None  # a probe that is fitted anew would take the bias back
         if isinstance(self.evaluator.task, OfUnits) and not self.evaluator.task.folds:
             return None
         decided = [on_guard, self._decide(validation, offsets)]
@@ -86,6 +89,14 @@ class Handover:
             return fold(self.module, offsets, self.class_names, same)
         finally:
             restore_tensors(self.module, tensors)
+
+    def beside(self) -> Tensors:
+        """What `predict` was fitted to the network in the module, if it is a probe; all processes call this."""
+        predict = self.evaluator.predict
+        if not isinstance(predict, PreparedPredict):
+            return {}
+        prepare(predict, self.trainer, self.module, self.evaluator.processes)
+        return predict.fitted()
 
     def _decide(self, data: GuardData, offsets: Mapping[str, float]) -> Outcomes | None:
         return self.evaluator.outcomes(self.trainer, self.module, data, offsets)

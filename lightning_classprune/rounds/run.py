@@ -239,14 +239,14 @@ class PruningRun:
         with self.candidate.as_judged():
             limit = 1 if self.trainer.fast_dev_run else None
             evaluator = self.judge.evaluator
-            columns = evaluator.columns(self.trainer, self.module, self.data, limit)
-            outcomes = None if columns is None else evaluator.task.outcomes(columns, look.offsets)
+            looks = evaluator.looks(self.trainer, self.module, self.data, limit)
+            outcomes = None if looks is None else evaluator.decide(looks, look.offsets)
             tensors = capture_tensors(self.module)
         verdict, why = None, ""
         if dense:
             first = take_first(
                 self.judge,
-                columns,
+                None if looks is None else looks.plain,
                 outcomes,
                 earlier=self.earlier,
                 rehearsal=bool(self.trainer.fast_dev_run),
@@ -328,7 +328,8 @@ class PruningRun:
         training, stopping = capture_training(self.trainer), self.other_callbacks.early_stopping.capture()
         with self.candidate.as_judged():
             place = self._bias_for(look.offsets, outcomes)
-        ticket = Ticket(masks, tensors, training, stopping, dict(look.offsets), place)
+            beside = self.delivery.handover.beside()
+        ticket = Ticket(masks, tensors, training, stopping, dict(look.offsets), place, beside)
         self.delivery.accepted = ticket
         self.cutter.commit()
         if self.kept is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_classprune.guard import statistics
+from lightning_classprune.guard.conditions import Looks
 from lightning_classprune.guard.data import GuardData, find_validation_loaders, shard_guard_data
 from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.evidence import Evidence
@@ -105,6 +106,7 @@ class Search:
         labels: How many cases the guard has of each protected class and of others; known after round 0.
         dense: Outcomes of the dense network at the end of round 0.
         halfway: Its outcomes in the middle of round 0, if that was passed.
+        under: Its outcomes at the end of round 0 under the conditions that the guard has besides, by name.
         passes: Passes over the validation data for the present attempt.
         looked: Epochs that the loop had processed at the last look in the middle of a round.
     """
@@ -116,6 +118,7 @@ class Search:
     labels: Mapping[str, Labels] = field(default_factory=dict)
     dense: Outcomes | None = None
     halfway: Outcomes | None = None
+    under: dict[str, Outcomes] = field(default_factory=dict)
     passes: int = 0
     looked: int = -1
 
@@ -136,6 +139,11 @@ class Search:
         """The task's columns of the validation data, the same on all ranks; None if the scores are NaN."""
         self.passes += 1
         return self.evaluator.columns(trainer, module, self.data)
+
+    def looks(self, trainer: Any, module: Any) -> Looks | None:
+        """As `columns`, and under every condition that the guard has besides."""
+        self.passes += 1 + len(self.evaluator.conditions)
+        return self.evaluator.looks(trainer, module, self.data)
 
     def at_half(self, trainer: Any, module: Any, *, dense: bool, level: float | None) -> str | None:
         """Look in the middle of a round; why its candidate is not worth the rest of it, if it is not.
@@ -188,33 +196,45 @@ class Search:
             module: The network, as it would be judged.
             level: Of the guard test; None for the point rule.
         """
-        columns = self.columns(trainer, module)
+        looks = self.looks(trainer, module)
         if self.dense is None:
-            self.dense = None if columns is None else self.evaluator.task.outcomes(columns, {})
+            if looks is not None:
+                outcomes = self.evaluator.task.outcomes
+                self.dense = outcomes(looks.plain, {})
+                self.under = {name: outcomes(columns, {}) for name, columns in looks.under.items()}
             return Look()
-        if columns is None:
+        if looks is None:
             return Look(reason="its scores are NaN: its training diverged")
-        look: Look = self.evaluator.processes.first(self._look(columns, self.dense, level))
+        look: Look = self.evaluator.processes.first(self._look(looks, self.dense, level))
         return look
 
-    def _look(self, columns: Columns, dense: Outcomes, level: float | None) -> Look:
-        offsets = self._offsets(columns, dense, level)
-        now = self.evaluator.task.outcomes(columns, offsets)
-        chance: dict[str, float] = {}
+    def _look(self, looks: Looks, dense: Outcomes, level: float | None) -> Look:
+        offsets = self._offsets(looks.plain, dense, level, looks.under)
+        decide, chance = self.evaluator.task.outcomes, dict[str, float]()
+        alone: dict[str, float] = {}  # of a class under one condition
         told: dict[str, str] = {}
-        for one in self.protected:
-            misses, alarms = self._pairs(now, dense, one)
-            if not misses.support or not self.labels[one.name].positives:
-                continue
-            sides = one_table(misses), one_table(alarms)
-            chance[one.name] = float(chance_on_both_sides(*sides, one, self.labels[one.name], level)[0])
-            told[one.name] = (
-                f"{misses.newly_missed} newly missed, {misses.newly_found} newly found of {misses.support}, "
-                f"{alarms.newly_missed} new false alarms, {alarms.newly_found} gone of {alarms.support}"
-            )
+        sides = [("", self.protected, looks.plain, dense)]
+        sides += [
+            (f" under {one.name}", one.protected, looks.under[one.name], self.under[one.name])
+            for one in self.evaluator.conditions
+        ]
+        for place, protected, columns, before in sides:
+            now = decide(columns, offsets)
+            for one in protected:
+                misses, alarms = self._pairs(now, before, one)
+                if not misses.support or not self.labels[one.name].positives:
+                    continue
+                tables = one_table(misses), one_table(alarms)
+                where = one.name + place
+                alone[where] = float(chance_on_both_sides(*tables, one, self.labels[one.name], level)[0])
+                chance[one.name] = chance.get(one.name, 1.0) * alone[where]
+                told[where] = (
+                    f"{misses.newly_missed} newly missed, {misses.newly_found} newly found of {misses.support}, "
+                    f"{alarms.newly_missed} new false alarms, {alarms.newly_found} gone of {alarms.support}"
+                )
         if not chance or prod(chance.values()) >= CHANCE:
             return Look(offsets, chance)
-        worst = min(chance, key=lambda name: chance[name])
+        worst = min(alone, key=lambda where: alone[where])
         does = "accepts" if level is None else "proves"
         return Look(
             offsets,
@@ -242,15 +262,26 @@ class Search:
                 )
         return None
 
-    def _offsets(self, columns: Columns, dense: Outcomes, level: float | None) -> dict[str, float]:
-        """The offsets, class after class, each given those before."""
+    def _offsets(
+        self,
+        columns: Columns,
+        dense: Outcomes,
+        level: float | None,
+        under: Mapping[str, Columns] | None = None,
+    ) -> dict[str, float]:
+        """The offsets, class after class, each given those before; with a view to conditions too, where there are."""
         offsets: dict[str, float] = {}
         if not self.with_offset or not self.labels:
             return offsets
         task = self.evaluator.task
         for name in usable([one.name for one in self.protected], len(task.names), task.exclusive(columns)):
+            beside = [
+                (task.sweep(under[one.name], offsets, name, self.under[one.name]), one.protected)
+                for one in self.evaluator.conditions
+                if under is not None
+            ]
             choice: Choice = choose_offset(
-                task.sweep(columns, offsets, name, dense), self.protected, self.labels, level
+                task.sweep(columns, offsets, name, dense), self.protected, self.labels, level, under=beside
             )
             offsets[name] = -choice.threshold
         agreed: dict[str, float] = self.evaluator.processes.first(offsets)
@@ -319,11 +350,14 @@ class Search:
         """Plain tensors and primitives."""
         kept = {"dense": self.dense, "halfway": self.halfway}
         saved = {name: one.state_dict() if one is not None else None for name, one in kept.items()}
-        return {"passes": self.passes, "looked": self.looked, **saved}
+        under = {name: one.state_dict() for name, one in self.under.items()}
+        return {"passes": self.passes, "looked": self.looked, "under": under, **saved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` returned."""
         self.passes, self.looked = state["passes"], state["looked"]
+        restored = self.evaluator.task.restored
+        self.under = {name: restored(one) for name, one in state.get("under", {}).items()}
         self.dense, self.halfway = (
             self.evaluator.task.restored(state[name]) if state[name] is not None else None
             for name in ("dense", "halfway")

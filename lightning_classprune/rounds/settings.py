@@ -22,7 +22,7 @@ from lightning_classprune.rounds.options import Adaptive, AnySearch, Fixed, Grad
 from lightning_classprune.rounds.schedules import TOWARDS_A_JUDGEMENT, AdaptiveSteps
 from lightning_classprune.tickets.options import Files
 from lightning_classprune.trainer.arguments import is_number, share, whole
-from lightning_classprune.trainer.forward import Predict, default_predict
+from lightning_classprune.trainer.forward import Predict, PreparedPredict, default_predict
 from lightning_classprune.trainer.identity import identity
 
 #: What a gradual search cuts by unless a cut is given: as sparse as it goes, magnitude alone does not hold.
@@ -118,6 +118,8 @@ class Settings:
             raise ValueError(
                 f"predict={predict!r} is not callable; it must be (pl_module, batch) -> (scores, target)"
             )
+        if isinstance(predict, PreparedPredict):
+            predict.know(names)
         _check_guard_dataloader(guard_dataloader)
         fraction = chosen.fraction if isinstance(chosen, Fixed) else None
         if isinstance(chosen, Gradual) and GRANULARITIES[cut.granularity].one_step is not None:
@@ -154,6 +156,12 @@ class Settings:
                 "and labels only; use judged=[]"
             )
         protected = read_protected(protect, names, guard.confidence, guard.max_fp_rise)
+        guard.limits_under(protected)  # which checks them
+        if isinstance(predict, PreparedPredict) and task is not None:
+            raise ValueError(
+                f"predict={type(predict).__name__}(...) decides classes, and task={type(task).__name__}(...) does not; "
+                "leave task out"
+            )
         _check_task(task, guard, protected)
         return cls(
             num_classes=num_classes,
@@ -259,6 +267,8 @@ def _check_task(task: object, guard: Guard, protected: Sequence[Protected]) -> N
             f"task={task!r} must be None for classes or labels, or one of lightning_classprune.tasks: "
             "Segmentation(...), InstanceSegmentation(...), Detection(...), Tokens(...)"
         )
+    if isinstance(task, Tokens) and guard.corruptions is not None:
+        raise ValueError("Guard.corruptions change images, and task=Tokens(...) has none; leave them out")
     if guard.offset == "validation" and task.competes and len(protected) > 1:
         raise ValueError(
             f"Guard.offset='validation' with {len(protected)} protected classes and task={type(task).__name__}(...): "

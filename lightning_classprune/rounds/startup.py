@@ -15,6 +15,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
+from lightning_classprune.guard.conditions import Condition, plain
 from lightning_classprune.guard.data import (
     GuardData,
     check_guard_data,
@@ -60,7 +61,7 @@ from lightning_classprune.tickets.spent import SpentTests
 from lightning_classprune.trainer.batches import described, reading
 from lightning_classprune.trainer.checkpoint_hashes import hash_checkpoints, release_checkpoints
 from lightning_classprune.trainer.compatibility import refuse_finders, refuse_optimizers
-from lightning_classprune.trainer.forward import default_predict
+from lightning_classprune.trainer.forward import PreparedPredict, default_predict
 from lightning_classprune.trainer.loaders import is_stream
 from lightning_classprune.trainer.monitor import find_monitor
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
@@ -178,7 +179,7 @@ class Startup:
         settings.criterion.restart()
         if not settings.criterion.looks_first:
             check_criterion(settings.criterion, units.parameters)
-        evaluator = Evaluator(settings.task, settings.predict, processes)
+        evaluator = Evaluator(settings.task, settings.predict, processes, self._conditions())
         name = processes.first(uuid.uuid4().hex[:8])  # in those of the files that it keeps
         kept = self._kept(name)
         run = PruningRun(
@@ -206,6 +207,17 @@ class Startup:
         self._set_horizon(run)
         self._run = run
         return run
+
+    def _conditions(self) -> tuple[Condition, ...]:
+        """Under what the guard's cases are judged besides as they come."""
+        guard = self._settings.guard
+        try:
+            return tuple(
+                Condition(name, guard.corruption(name, self._trainer.datamodule), limits)
+                for name, limits in guard.limits_under(self._settings.protected).items()
+            )
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
 
     def _kept(self, name: str) -> KeptTickets | None:
         """Where candidates wait for their judgement: the ladder's folder, else that of the checkpoints."""
@@ -314,7 +326,9 @@ class Startup:
         check_guard_data(outcomes)
         if columns is not None:
             self._check_columns(evaluator.task, columns)
-            self._check_cases(run, run.data, columns, run.judge.dense, "guard_dataloader")
+            self._check_cases(run, run.data, columns, plain(run.judge.dense), "guard_dataloader")
+            for condition in evaluator.conditions:
+                evaluator.columns(self._trainer, run.module, run.data, under=condition)
         if outcomes is not None and self._resumed is None:
             run.judge.tell_power(outcomes)
         run.rehearse_criterion()
@@ -401,6 +415,9 @@ class Startup:
         elif self._monitor is not None:
             mend = "Guard.epoch='best' lets validation data choose what the guard judges"
             apart.append((find_validation_loaders(self._trainer) or [], "validation samples", mend))
+        if isinstance(self._settings.predict, PreparedPredict):
+            why = "data that a probe was fitted on must not judge it"
+            apart.append((self._settings.predict.loaders, "samples that the probe is fitted on", why))
         for loaders, what, why in apart:
             mend = f"{why}; give the guard a split of its own (guard_dataloader=...)"
             check_apart(run.data, contents, loaders, what, mend, self._processes)

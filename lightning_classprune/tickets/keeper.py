@@ -13,6 +13,7 @@ from lightning_classprune.ledger.rows import Row, stands
 from lightning_classprune.pruning.masks import Masks
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket import Ticket
+from lightning_classprune.tickets.ticket_file import BESIDE
 from lightning_classprune.trainer.names import canonical
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding
@@ -86,6 +87,7 @@ class LadderKeeper:
             return
         ladder, card = Ladder(self.folder), _card(self._of_run, ledger, ticket)
         state, masks = as_saved(module, sharding.saved(ticket.tensors), ticket.masks)
+        state |= {f"{BESIDE}{name}": tensor for name, tensor in ticket.beside.items()}
         self._processes.on_first(lambda: ladder.add(ledger[-1], state, masks, card))
 
 

@@ -17,9 +17,10 @@ from lightning_classprune.trainer.snapshots import Tensors, TrainingState
 class Ticket:
     """A network that was judged: its masks, all its tensors, its decision offsets, and the state of what trained it.
 
-    `training` is None in a resumed run that cannot need it: checkpoints hold it only where fine-tuning goes on from it.
-    `tensors` are without the decision offsets, by class in `offsets`; `folded_into` names the bias that takes them when
-    the network is handed over, None where none does.
+    `training` is None in a resumed run that cannot need it: checkpoints hold it only where fine-tuning goes on from
+    it. `beside` is what `predict` was fitted to it, by name; empty unless that is a probe. `tensors` are without the
+    decision offsets, by class in `offsets`; `folded_into` names the bias that takes them when the network is handed
+    over, None where none does.
     """
 
     masks: Masks
@@ -28,6 +29,7 @@ class Ticket:
     stopping: list[dict[str, Any]]
     offsets: dict[str, float] = field(default_factory=dict)
     folded_into: str | None = None
+    beside: Tensors = field(default_factory=dict)
 
 
 def pack_ticket(ticket: Ticket | None, sharding: Sharding, *, with_training: bool) -> dict[str, Any] | None:
@@ -41,6 +43,7 @@ def pack_ticket(ticket: Ticket | None, sharding: Sharding, *, with_training: boo
         "stopping": ticket.stopping,
         "offsets": dict(ticket.offsets),
         "folded_into": ticket.folded_into,
+        "beside": ticket.beside,
     }
 
 
@@ -59,4 +62,5 @@ def unpack_ticket(
         saved["stopping"],
         dict(saved["offsets"]),
         saved["folded_into"],
+        saved.get("beside", {}),
     )

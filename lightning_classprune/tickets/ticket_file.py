@@ -42,6 +42,8 @@ VERSION = "1"
 #: Bytes that a network may have of which nothing is known but its file, and how often those of its file beyond.
 LARGEST_UNKNOWN, MOST_EXPANDED = 64 * 2**20, 1000
 _NAMED = 5
+#: Before the names of tensors that are not the network's, but were fitted to it.
+BESIDE = "classprune_probe."
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class TicketFile:
 
     Attributes:
         path: The file.
-        state: Parameters and buffers by name, dense, on the CPU.
+        state: Parameters and buffers by name, dense, on the CPU, and after `BESIDE` what was fitted to them.
         masks: True = kept, for the pruned ones.
         card: What the writer knew of the network: class names, threshold, verdict, ledger.
         sha256: Over names, dtypes, shapes, masks and values, in hexadecimal.
@@ -61,6 +63,11 @@ class TicketFile:
     masks: Masks
     card: dict[str, Any]
     sha256: str
+
+    @property
+    def beside(self) -> dict[str, Tensor]:
+        """What a probe was fitted to the network, for its `head`; empty without one."""
+        return {name.removeprefix(BESIDE): one for name, one in self.state.items() if name.startswith(BESIDE)}
 
 
 def save_ticket(
@@ -130,7 +137,8 @@ def read_ticket(path: str | os.PathLike[str], like: Mapping[str, Tensor] | None 
         table = read_table(blobs)
     known: Mapping[str, TensorInfo] = {}
     if like is not None:
-        known = inside({canonical(one.name): one for one in table}, {canonical(name) for name in like})
+        named = {canonical(one.name): one for one in table if not one.name.startswith(BESIDE)}
+        known = inside(named, {canonical(name) for name in like})
         check_fit(path, {name: (one.dtype, one.shape) for name, one in known.items()}, like)
     with damaged(path):
         fitting = {id(one) for one in known.values()}

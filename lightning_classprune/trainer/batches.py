@@ -7,6 +7,7 @@ A pair is `(input, target)`. Names are read from mappings, dataclasses and named
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -65,6 +66,54 @@ def parts(batch: Any) -> dict[str, Any]:
 def part(batch: Any, where: int | str) -> Any:
     """One part of a batch."""
     return parts(batch)[where] if isinstance(where, str) else batch[where]
+
+
+def image_place(batch: Any) -> int | str:
+    """Where the images of a batch are, whatever its targets: under a common name, first of two, or alone in their form.
+
+    Images are a tensor `(n, channels, height, width)`, or a list of a tensor `(channels, height, width)` a sample.
+
+    Raises:
+        UnreadableBatchError: That cannot be told.
+    """
+    names = parts(batch)
+    known = [name for name in INPUTS if name in names]
+    if len(known) == 1:
+        return known[0]
+    if isinstance(batch, tuple | list) and len(batch) == 2 and not names:
+        return 0
+    places: list[Any] = list(names or (range(len(batch)) if isinstance(batch, tuple | list) else ()))
+    alike = [place for place in places if _are_images(part(batch, place))]
+    if len(alike) == 1:
+        found: int | str = alike[0]
+        return found
+    shown = ", ".join(f"{place}: {_told(part(batch, place))}" for place in places) or _told(batch)
+    raise UnreadableBatchError(
+        f"which part of a batch is the images cannot be told; it is a {type(batch).__name__} with {shown}. Give pairs "
+        f"(images, target), or name them one of {', '.join(INPUTS)}"
+    )
+
+
+def with_part(batch: Any, where: int | str, value: Any) -> Any:
+    """A batch of the same kind with another value in one place; the batch itself stays as it is."""
+    if isinstance(batch, tuple | list) and not isinstance(where, str):
+        return type(batch)([*batch[:where], value, *batch[where + 1 :]])
+    changed: Any
+    if isinstance(batch, tuple):
+        changed = batch
+        return changed._replace(**{str(where): value})
+    changed = copy.copy(batch)
+    if isinstance(batch, Mapping):
+        changed[where] = value
+    else:
+        object.__setattr__(changed, str(where), value)  # of a dataclass, frozen or not
+    return changed
+
+
+def _are_images(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(one, Tensor) and one.ndim == 3 for one in value)
+    return isinstance(value, Tensor) and value.ndim == 4
 
 
 def described(found: Reading, batch: Any) -> str:

@@ -2,19 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
 from lightning_classprune.trainer.batches import part, reading
 from lightning_classprune.trainer.eval_mode import in_eval_mode
+from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.randomness import seed_process, untouched_randomness
 from lightning_classprune.trainer.sharding import reshard
 
 #: `(pl_module, batch) -> (scores, target)`, or `(scores, target, case)` with the id of each sample's unit.
 Predict: TypeAlias = Callable[[Any, Any], Any]
+
+
+@runtime_checkable
+class PreparedPredict(Protocol):
+    """A `predict` function that is fitted to the network before every pass over guard or validation data."""
+
+    @property
+    def loaders(self) -> list[Any]:
+        """The loaders of what it is fitted on."""
+        ...
+
+    def know(self, class_names: Sequence[str]) -> None:
+        """Learn which classes there are."""
+        ...
+
+    def prepare(self, trainer: Any, pl_module: Any) -> None:
+        """Fit it to the network as it is, in eval mode."""
+        ...
+
+    def fitted(self) -> dict[str, Tensor]:
+        """What was fitted, by name."""
+        ...
+
+    def restore(self, fitted: Mapping[str, Tensor]) -> None:
+        """Take that for what is fitted."""
+        ...
+
+
+def prepare(predict: Predict, trainer: Any, pl_module: Any, processes: Processes) -> None:
+    """Fit what is to be fitted to a network before a pass, alike on all processes; all of them call this.
+
+    Raises:
+        Exception: Whatever it raised, on all ranks.
+    """
+    if not isinstance(predict, PreparedPredict):
+        return
+    error: Exception | None = None
+    try:
+        with as_in_validation(trainer, pl_module):
+            predict.prepare(trainer, pl_module)
+    except Exception as caught:
+        error = caught
+    processes.raise_together(error)
+    if processes.world_size > 1:
+        predict.restore(processes.first(predict.fitted()))
 
 
 @contextmanager

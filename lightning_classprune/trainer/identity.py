@@ -39,7 +39,7 @@ def identity(value: Any) -> Any:
 def is_opaque(told: Any) -> bool:
     """Whether something in an identity could not be told."""
     if isinstance(told, Mapping):
-        return any(is_opaque(one) for one in told.values())
+        return any(OPAQUE in key or is_opaque(one) for key, one in told.items())
     if isinstance(told, list):
         return any(is_opaque(one) for one in told)
     return isinstance(told, str) and told.startswith(OPAQUE)
@@ -67,7 +67,7 @@ def _identity(value: Any, within: tuple[int, ...]) -> Any:
         return _path(type(value))
     within = (*within, id(value))
     if isinstance(value, Mapping):
-        return {str(key): _identity(one, within) for key, one in value.items()}
+        return {_key(key, within): _identity(one, within) for key, one in value.items()}
     if isinstance(value, list | tuple):
         told = [_identity(one, within) for one in value]
         return told if len(told) <= _LISTED else f"{len(told)} values {_hash(repr(told).encode())}"
@@ -82,6 +82,11 @@ def _identity(value: Any, within: tuple[int, ...]) -> Any:
     if isinstance(value, functools.partial):
         return {"partial": _identity([value.func, value.args, value.keywords], within)}
     return _of_object(value, within)
+
+
+def _key(key: Any, within: tuple[int, ...]) -> str:
+    """A function for a key is told as elsewhere, not by its place in memory."""
+    return repr(_identity(key, within)) if callable(key) else str(key)
 
 
 def _of_function(function: FunctionType, within: tuple[int, ...]) -> Any:

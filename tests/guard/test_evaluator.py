@@ -74,6 +74,11 @@ def test_what_predict_does_wrong_is_a_fault_of_the_users_at_any_time(hook: str) 
 
 
 def test_it_has_a_place_for_nothing_but_how_cases_are_decided() -> None:
-    assert [field.name for field in dataclasses.fields(Evaluator)] == ["task", "predict", "processes"]
+    assert [field.name for field in dataclasses.fields(Evaluator)] == [
+        "task",
+        "predict",
+        "processes",
+        "conditions",
+    ]
     with pytest.raises(dataclasses.FrozenInstanceError):
         evaluator().predict = nan  # type: ignore[misc]

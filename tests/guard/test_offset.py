@@ -11,6 +11,7 @@ from lightning_classprune.guard import statistics
 from lightning_classprune.guard.evidence import Evidence
 from lightning_classprune.guard.offset import (
     WANT,
+    Counted,
     Labels,
     Sweep,
     _tables,
@@ -145,3 +146,24 @@ def test_offsets_are_free_for_all_classes_but_one_that_competes() -> None:
 def test_biases_are_one_a_class_or_one_for_one_logit() -> None:
     assert biases({"b": 0.5}, ["a", "b"], 2) == [0.0, 0.5]
     assert biases({"a": 0.25, "b": 0.5}, ["a", "b"], 1) == [0.25]
+
+
+def test_conditions_have_a_say_where_they_are_counted_at_the_same_thresholds() -> None:
+    """In fog the network is the same, or its margins are lower by .4, or they were counted at other thresholds."""
+    limits, labels = (protected(0.2, 0.2),), {"c": Labels(205, 450)}
+    lower = sweep_of(
+        [margin - 0.4 for margin in POSITIVES + NEGATIVES],
+        WORKED.truth["c"].tolist(),
+        WORKED.dense["c"].tolist(),
+    )
+
+    def chosen(*under: Sweep | Counted) -> tuple[float, float]:
+        choice = choose_offset(WORKED, limits, labels, 0.05, 1.0, under=[(one, limits) for one in under])
+        return choice.threshold, choice.chance
+
+    threshold, chance = chosen()
+    assert chosen(WORKED) == (threshold, pytest.approx(chance**2))
+    assert chosen(Counted(np.zeros(1), {})) == (threshold, chance)
+    moved, less = chosen(lower)
+    assert moved < threshold
+    assert less < chance

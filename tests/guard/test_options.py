@@ -33,6 +33,8 @@ def test_numbers_become_plain_ones_so_that_they_can_be_saved() -> None:
         "judging": "round",
         "epoch": "last",
         "cluster": "one",
+        "corruptions": None,
+        "normalization": None,
     }
     assert Guard(max_fp_rise={1: 0, "a": None}).max_fp_rise == {1: 0.0, "a": None}
 

@@ -20,6 +20,7 @@ from lightning_classprune.guard.verdict import (
     confidence_text,
     judge_class,
     shown_to_rise,
+    throughout,
     verdict_on,
 )
 
@@ -490,3 +491,33 @@ def test_evidence_and_tolerances_must_match(names: tuple[str, ...]) -> None:
     protected = tuple(Protected(i, name, FNTolerance(rate=0.05)) for i, name in enumerate(names))
     with pytest.raises(ValueError, match="evidence and tolerances must name the same"):
         verdict_on({}, protected, 0.05)
+
+
+# --- under conditions ---
+
+
+@pytest.mark.parametrize(
+    "beside", [Evidence(205, 53, 10, 10), Evidence(205, 53, 20, 20), Evidence(205, 53, 40, 2)]
+)
+def test_a_candidate_must_pass_under_every_condition_at_the_full_level(beside: Evidence) -> None:
+    """Oracles: (0, 0) of 205 has p = .000607 at .05, (10, 10) .018430, (20, 20) .059950; all must be at most .05."""
+    (one,) = protected = (limits(0.05),)
+    clean = verdict_on({"c": (Evidence(205, 53, 0, 0), NO_ALARMS)}, protected, 0.05)
+    there = verdict_on({"c": (beside, NO_ALARMS)}, protected, 0.05)
+    verdict = throughout(clean, {"fog": there, "noise": clean})
+    assert verdict.outcome == there.outcome
+    assert verdict.classes is clean.classes
+    assert verdict.under == {"fog": there, "noise": clean}
+    assert verdict.largest_p == max(clean.largest_p, there.largest_p)
+    assert clean.largest_p == pytest.approx(0.000607, abs=1e-6)
+    assert verdict.accepted == (verdict.largest_p <= 0.05)
+    assert f"Under fog: c: {there.classes['c'].reason}" in verdict.reason
+    assert ("Under noise" in verdict.reason) == verdict.accepted, (
+        "of one that fails, what it fails by is told"
+    )
+    assert one.name == "c"
+
+
+def test_without_conditions_a_verdict_is_what_it_was() -> None:
+    clean = verdict_on({"c": (Evidence(205, 53, 0, 0), NO_ALARMS)}, (limits(0.05),), 0.05)
+    assert throughout(clean, {}) == clean

@@ -1,4 +1,4 @@
-"""The guard looks once for two processes: one verdict, one network, one ladder."""
+"""The guard looks once for two processes: one verdict, network and ladder, also of corrupted samples."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def test_two_processes_come_to_one_judgement(tmp_path: Path) -> None:
     assert len(accepted) > 1
     assert [entry["round"] for entry in Ladder(tmp_path / "tickets").entries()] == accepted
     assert all(row["classes"]["1"]["support"] > 0 for row in first["ledger"] if row["classes"])
+    corrupted = [
+        row["corruptions"]["impulse_noise"]["classes"]["1"] for row in first["ledger"] if row["classes"]
+    ]
+    assert len(corrupted) > 1
+    assert {one["support"] for one in corrupted} == {first["ledger"][0]["classes"]["1"]["support"]}
     for name, mask in first["masks"].items():
         assert not first["weights"][name][~mask].any()
     assert len(list((tmp_path / "tickets").glob("judged-*.json"))) == 1

@@ -15,11 +15,11 @@ from tests.support.witness import watched_fit
 pandas = pytest.importorskip("pandas")
 
 COLUMNS = [
-    "round", "attempt", "sparsity", "density", "verdict", "reason", "class", "support", "fn", "recall", "newly_missed",
-    "newly_found", "p_value", "upper_bound", "tolerance", "fp", "negatives", "new_alarms", "gone_alarms", "fp_p_value",
-    "fp_upper_bound", "max_fp_rise", "fp_risen", "offset", "chance", "units", "objects", "objects_fn",
-    "objects_newly_missed", "objects_newly_found", "objects_fp", "objects_new_alarms", "objects_gone_alarms", "rule",
-    "level", "epochs", "seconds", "seed", "delivered",
+    "round", "attempt", "sparsity", "density", "verdict", "reason", "class", "corruption", "support", "fn", "recall",
+    "newly_missed", "newly_found", "p_value", "upper_bound", "tolerance", "fp", "negatives", "new_alarms",
+    "gone_alarms", "fp_p_value", "fp_upper_bound", "max_fp_rise", "fp_risen", "offset", "chance", "units", "objects",
+    "objects_fn", "objects_newly_missed", "objects_newly_found", "objects_fp", "objects_new_alarms",
+    "objects_gone_alarms", "rule", "level", "epochs", "seconds", "seed", "delivered",
 ]  # fmt: skip
 
 
@@ -45,6 +45,15 @@ def test_one_row_per_round_and_class() -> None:
     assert frame["p_value"].isna().tolist() == [True, True, False, False, True]
     assert frame.iloc[4][["class", "support", "fn", "recall", "tolerance"]].isna().all()
     assert frame.iloc[4]["reason"] == "because"
+
+
+def test_every_corruption_has_a_row_of_its_own() -> None:
+    there = {"verdict": "unproven", "reason": "too few", "classes": {"a": of_class(5, 0.3)}}
+    frame = ledger_frame([ROWS[0], ROWS[1] | {"corruptions": {"fog": there}}])
+    assert frame["corruption"].isna().tolist() == [True] * 4 + [False]
+    last = frame.iloc[4]
+    assert (last["corruption"], last["class"], last["fn"], last["verdict"]) == ("fog", "a", 5, "unproven")
+    assert (last["round"], last["sparsity"], last["delivered"]) == (1, 0.5, True)
 
 
 def test_types_do_not_depend_on_what_is_missing() -> None:

@@ -143,3 +143,12 @@ def test_more_positives_are_not_advised_where_only_the_recall_floor_failed() -> 
     said = recommendation([DENSE, low])
     assert "positives" not in said
     assert said.endswith("within its tolerance, but the recall is not shown to be above its floor.")
+
+
+def test_what_failed_under_a_corruption_only_is_told_with_its_name() -> None:
+    failed = row("unproven", 0.005, 3, 8, 0.001)
+    there = row("unproven", 0.005, 8, 4, 0.11)["classes"]
+    failed["corruptions"] = {"fog": {"verdict": "unproven", "reason": "", "classes": there}}
+    said = recommendation([DENSE, row("accepted", 0.012, 3, 8, 0.001), failed])
+    assert "not proven (defective under fog: 8 newly missed, 4 newly found of 205)" in said
+    assert "more guard positives of defective under fog" in said

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from lightning_classprune.guard.conditions import Throughout
 from lightning_classprune.guard.error_budget import ErrorBudget
 from lightning_classprune.guard.outcomes import Decisions
 from lightning_classprune.guard.protected import Protected
 from lightning_classprune.guard.tolerance import FNTolerance
-from lightning_classprune.guard.verdict import Verdict, verdict_on
+from lightning_classprune.guard.verdict import Verdict, throughout, verdict_on
 from lightning_classprune.ledger.rows import (
     ClassCounts,
     Row,
@@ -72,6 +73,7 @@ def test_the_row_of_the_dense_network() -> None:
             "b": counts(4, 1, negatives=1),
             "a": counts(1, 0, negatives=4, fp=1),
         },
+        "corruptions": {},
     }
     assert baseline_row(FACTS, None, ["b"], "NaN")["classes"] == {}
 
@@ -248,3 +250,20 @@ def test_every_row_of_a_fit_has_exactly_these_keys_and_types(kind: str) -> None:
     for row in callback.ledger:
         assert differences(row, Row) == []
     assert json.loads(json.dumps(callback.ledger, allow_nan=False)) == callback.ledger
+
+
+def test_conditions_are_told_beside() -> None:
+    limits = Protected(1, "b", FNTolerance(rate=0.5), None)
+    dense, now = Throughout(DENSE, {"fog": CANDIDATE}), Throughout(CANDIDATE, {"fog": DENSE})
+    there = verdict_on({"b": DENSE.pairs(CANDIDATE, "b")}, (limits,), None)
+    row = verdict_row(FACTS, now, dense, throughout(judged(), {"fog": there}), {"b": 0.5}, {})
+    told = row["corruptions"]["fog"]
+    assert (told["verdict"], told["reason"]) == ("accepted", there.reason)
+    assert told["classes"]["b"] == counts(
+        4, 1, newly_missed=1, newly_found=2, tolerance=0.5, negatives=1, gone_alarms=1, offset=0.5
+    )
+    assert row["classes"] == candidate_row(judged(), {"b": 0.5})["classes"]
+    metrics = round_metrics(row, ErrorBudget(None, 0, 5))
+    assert (metrics["classprune/guard_fn/b"], metrics["classprune/guard_fn/b/fog"]) == (2, 1)
+    first = baseline_row(FACTS, dense, ["b"], "")["corruptions"]["fog"]
+    assert (first["verdict"], first["classes"]["b"]["fn"]) == ("baseline", 2)

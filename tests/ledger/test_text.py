@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 from pathlib import Path
@@ -231,3 +232,30 @@ def test_a_file_that_was_judged_has_a_line_and_a_reason() -> None:
     )
     assert "Round 1, int8 unproven: too few" in shown
     assert "Round 1, fp16 refused: the file's scores are NaN" in shown
+
+
+def in_fog(rows: list[dict[str, Any]], verdict: str = "accepted") -> list[dict[str, Any]]:
+    """The same rows of a run that judges in fog too, where ten more are missed."""
+
+    def of(one: dict[str, Any]) -> dict[str, Any]:
+        there = {
+            **one["classes"]["defective"],
+            "fn": one["classes"]["defective"]["fn"] + 10,
+            "upper_bound": 0.07,
+        }
+        return {"fog": {"verdict": verdict, "reason": "told", "classes": {"defective": there}}}
+
+    return [{**one, "corruptions": of(one)} for one in rows]
+
+
+def test_a_corruption_has_a_line_and_a_part_of_the_claim() -> None:
+    rows = in_fog(ROWS[:3])
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table(rows))
+    lines = [line for line in console.export_text().splitlines() if " fog " in line]
+    assert len(lines) == 3
+    assert "61/205" in lines[2]
+    assert "0.070/0.05" in lines[2]
+    assert achievement(rows).endswith(
+        "; under fog it missed 61 of 205 of 'defective' against 63 (a rise of more than 0.05 is excluded)."
+    )

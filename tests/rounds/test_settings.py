@@ -28,6 +28,7 @@ from lightning_classprune import (
     Gradual,
     Guard,
 )
+from lightning_classprune.guard.corruptions import fog
 from lightning_classprune.guard.protected import Protected
 from lightning_classprune.guard.tasks import Segmentation
 from lightning_classprune.pruning.criteria import Criterion, magnitude, random
@@ -119,6 +120,29 @@ BAD: dict[str, list[Any]] = {
     "offset": ["guard", "", None, True],
     "judging": ["once", "", None],
     "cluster": ["all", "", None, 1],
+    "corruptions": [
+        {},
+        ["fog"],
+        "fog",
+        {"haze": 0.1},
+        {3: 0.1},
+        {"fog": 1.5},
+        {"fog": "0.1"},
+        {"fog": []},
+        {"fog": [0.1, 2.0]},
+        {"fog": [0.1, 0.1, 0.1]},
+        {"fog": FNTolerance(factor=1.2)},
+        {"fog": 0.1, fog: 0.2},
+    ],
+    "normalization": [
+        0.5,
+        ([0.5],),
+        ([0.5], [0.0]),
+        ([0.5], [0.1, 0.2]),
+        ([], []),
+        "ab",
+        ([float("nan")], [0.1]),
+    ],
     "task": ["segmentation", "", Segmentation, 3, {"rule": "iou"}],
     "epoch": ["first", "", None],
     "guard": [None, "train", 0.95, {"confidence": 0.95}, Guard, Cut()],
@@ -514,6 +538,8 @@ def test_the_state_is_made_of_what_a_safe_load_takes() -> None:
         "Guard.max_fp_rise": 0.25,
         "Guard.offset": "none",
         "Guard.cluster": "one",
+        "Guard.corruptions": None,
+        "Guard.normalization": None,
         "Cut.criterion": {"function": "lightning_classprune.pruning.criteria.magnitude_increase"},
         "Cut.scope": "global",
         "Cut.granularity": "weight",

@@ -6,13 +6,26 @@ import sys
 
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_classprune import ClassAwarePruningCallback, Files, Fixed, Guard
+from tests.support import ddp_job
 from tests.support.compare import weights
-from tests.support.ddp_job import Net, dataset
 
 torch.set_num_threads(1)
+
+
+class Net(ddp_job.Net):
+    """Takes images of 2 x 4 pixels in [0, 1]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1).clamp(0.001, 0.999).logit())
+
+
+def dataset(n: int, seed: int) -> TensorDataset:
+    x, y, numbers = ddp_job.dataset(n, seed).tensors
+    return TensorDataset(x.sigmoid().view(n, 1, 2, 4), y, numbers)
 
 
 def main(folder: str) -> None:
@@ -23,7 +36,7 @@ def main(folder: str) -> None:
         guard_dataloader=DataLoader(dataset(301, 3), batch_size=50),
         target_sparsity=0.8,
         search=Fixed(fraction=0.5, rewind="lr"),
-        guard=Guard(offset="validation", judging="end", max_fp_rise=0.3),
+        guard=Guard(offset="validation", judging="end", max_fp_rise=0.3, corruptions={"impulse_noise": 0.4}),
         files=Files(ladder=f"{folder}/tickets", judged=["int8"]),
     )
     trainer = pl.Trainer(

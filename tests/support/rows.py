@@ -56,6 +56,7 @@ def ledger_row(number: int, verdict: str, classes: dict[str, ClassCounts] | None
         "verdict": verdict,
         "reason": "",
         "classes": classes or {},
+        "corruptions": {},
         "level": 0.05 if tested else None,
         "confidence": 0.95,
         "epochs": 8,

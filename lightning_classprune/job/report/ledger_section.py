@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning_classprune.ledger.rows import ClassCounts, Row, delivered_row, round_label
+from lightning_classprune.ledger.rows import ClassCounts, Row, delivered_row, dense_row, round_label
 
 NOTHING = "\N{EN DASH}"
 #: Heads of the numbers of a class, in the order of `numbers`.
@@ -36,6 +36,36 @@ def ledger_lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+def corruption_lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return a mapping a corruption and class: both names, what the dense and the delivered network get wrong, rises.
+
+    Empty where the guard has no corruptions, or no network was judged under them.
+    """
+    dense, final = dense_row(rows), delivered_row(rows)
+    if dense is None or final is None:
+        return []
+    lines = []
+    for corruption, there in final.get("corruptions", {}).items():
+        for name, now in there["classes"].items():
+            before = dense["corruptions"][corruption]["classes"][name]
+            missed, *changes = _numbers(final, now)
+            lines.append(
+                {
+                    "corruption": corruption,
+                    "name": name,
+                    "dense": f"{before['fn']} of {before['support']}",
+                    "missed": missed,
+                    "dense_alarms": f"{before['fp']} of {before['negatives']}",
+                    "change": changes[0],
+                    "rise": changes[1],
+                    "alarms": changes[2],
+                    "alarms_change": changes[3],
+                    "alarms_rise": changes[4],
+                }
+            )
+    return lines
 
 
 def _numbers(row: Row, counts: ClassCounts) -> list[str]:

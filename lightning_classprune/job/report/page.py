@@ -21,7 +21,7 @@ from lightning_classprune.job.report.comparison_section import COLUMNS, comparis
 from lightning_classprune.job.report.confusion import confusion_matrices
 from lightning_classprune.job.report.figures import ledger_figures, roc_figures
 from lightning_classprune.job.report.gallery import changed_samples
-from lightning_classprune.job.report.ledger_section import HEADS, data_lines, ledger_lines
+from lightning_classprune.job.report.ledger_section import HEADS, corruption_lines, data_lines, ledger_lines
 from lightning_classprune.job.report.missed import missed_samples
 from lightning_classprune.job.report.object_gallery import OUTLINES, missed_objects, outlined_objects
 from lightning_classprune.job.report.pictures import Pixels
@@ -126,6 +126,7 @@ def render(data: PageData) -> str:
         rocs=roc_figures(_of_classes(data.scores).get("test", {}), protected),
         left_out=OF_OBJECTS if objects else "",
         ledger=ledger,
+        corruptions=corruption_lines(data.rows),
         heads=HEADS,
         units=units_of(data.rows),
         figures=ledger_figures(data.rows),

@@ -80,6 +80,7 @@ def row(
         "verdict": verdict,
         "reason": reason,
         "classes": dict(classes),
+        "corruptions": {},
         "level": 0.05,
         "confidence": 0.95,
         "epochs": 3,

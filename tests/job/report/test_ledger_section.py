@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_classprune.job.report.ledger_section import HEADS, data_lines, ledger_lines
+from lightning_classprune.job.report.ledger_section import HEADS, corruption_lines, data_lines, ledger_lines
 from tests.job.report.pages import DELIVERED, DENSE, counts, example, row
 
 MINUS = "\N{MINUS SIGN}"
@@ -46,3 +46,21 @@ def test_samples_are_counted_by_split_and_class() -> None:
         {"split": "guard", "size": 3, "classes": [1, 2]},
         {"split": "test", "size": 0, "classes": [0, 0]},
     ]
+
+
+def test_a_corruption_has_dense_beside_delivered() -> None:
+    dense, now = (counts(DENSE, one, 1, judged=one is DELIVERED) for one in (DENSE, DELIVERED))
+    rows = [
+        row(0, "baseline", 0.0, {"crack": dense}),
+        row(1, "accepted", 0.5, {"crack": now}),
+        row(2, "refused", 0.7, {"crack": now}),
+    ]
+    assert corruption_lines(rows) == []
+    for one, there in zip(rows, (dense, now, dense), strict=True):
+        one["corruptions"] = {"fog": {"verdict": one["verdict"], "reason": "", "classes": {"crack": there}}}
+    (line,) = corruption_lines(rows)
+    assert (line["corruption"], line["name"]) == ("fog", "crack")
+    assert (line["dense"], line["missed"], line["change"]) == ("1 of 4", "2 of 4", f"+2 {MINUS}1")
+    assert (line["rise"], line["alarms_rise"]) == ("3.1 / 5", "6.2 / 10")
+    assert (line["dense_alarms"], line["alarms"]) == ("1 of 4", "0 of 4")
+    assert corruption_lines([]) == []

@@ -1,0 +1,34 @@
+"""The benchmark of corruption: what it reads off the margins of two networks, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.robustness import CLEAN, auc, interval, measured
+
+Y = np.array([1, 1, 1, 1, 0, 0, 0, 0])
+DENSE = [-1.0, 1.0, 2.0, 3.0, -3.0, -2.0, -1.5, 0.5]  # misses one, one false alarm
+
+
+def test_misses_are_compared_at_equal_clean_misses() -> None:
+    """The pruned network's scores are the dense one's and 5 more: the same network at another threshold."""
+    same = [value + 5 for value in DENSE]
+    fogged = [value - 1.5 for value in DENSE]
+    found = {
+        "1": {CLEAN: DENSE, "fog": fogged},
+        "0.1": {CLEAN: same, "fog": [value - 1.5 for value in same]},
+    }
+    told = measured(Y, found)
+    assert (told["1", CLEAN]["fn"], told["1", CLEAN]["fp"]) == (0.25, 0.25)
+    assert told["1", "fog"]["fn"] == 0.5
+    for name in (CLEAN, "fog"):
+        rises = told["0.1", name]
+        assert (rises["fn_rise"], rises["fp_rise"], rises["auc_rise"]) == (0, 0, 0)
+
+
+def test_the_area_and_the_interval() -> None:
+    assert auc(Y, np.array(DENSE)) == 15 / 16
+    assert auc(Y, np.zeros(8)) == 0.5
+    mean, half = interval([0.0, 0.1])
+    assert (mean, half) == (pytest.approx(0.05), pytest.approx(12.706 * 0.05, rel=1e-3))
