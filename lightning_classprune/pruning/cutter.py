@@ -199,7 +199,11 @@ class Cutter:
     def tighten(self, masks: Masks, optimizers: list[Any]) -> None:
         """Set the pruned weights to zero in the middle of a training, with all that is known of them, and hold them."""
         self.hold(masks, optimizers)
-        self._enforcement.wipe(self.units.parameters, optimizers)
+        self._enforcement.wipe(optimizers)
+
+    def look(self) -> None:
+        """The weights are used for more than a step now: see that those held at zero are."""
+        self._enforcement.look()
 
     def rehearse(self, masks: Masks, optimizers: list[Any]) -> None:
         """Hold all weights once and let go.
