@@ -66,7 +66,9 @@ COSTS = {
     "pruning/test_granularities": "fit",
     "pruning/test_scoring": "fit",
     "pruning/test_units": "fit",
+    "rounds/test_listening": "fit",
     "rounds/test_rewind": "fit",
+    "rounds/test_run_state": "fit",
     "tickets/test_ladder": "fit",
     "trainer/test_other_callbacks": "fit",
 }

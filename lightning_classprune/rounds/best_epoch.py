@@ -9,10 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+
+from lightning_classprune.trainer.metrics import publish
 from lightning_classprune.trainer.monitor import Monitor
+from lightning_classprune.trainer.other_callbacks import Averaging
 from lightning_classprune.trainer.processes import Processes
-from lightning_classprune.trainer.sharding import Sharding
-from lightning_classprune.trainer.snapshots import Tensors, TrainingState
+from lightning_classprune.trainer.sharding import Sharding, reshard
+from lightning_classprune.trainer.snapshots import Tensors, TrainingState, restore_tensors, restore_training
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,35 @@ class BestEpoch:
             return
         if self.monitor.is_better(score, None if self.best is None else self.best.score):
             self.best = Epoch(number, score, *capture())
+
+    def become_candidate(self, module: Any, averaging: Averaging, number: int, last: int) -> None:
+        """The round is over: its best epoch is its candidate, for whoever saves and judges from here on.
+
+        Args:
+            module: In training; takes the best epoch's tensors, where there is one.
+            averaging: Its average, which starts from them.
+            number: Of the round.
+            last: Epochs that the round had.
+        """
+        epoch = self.best
+        self.reset()
+        if epoch is None:
+            if last:
+                rank_zero_warn(
+                    f"Guard.epoch='best': {self.monitor.name} was logged at the end of no epoch of round "
+                    f"{number} that counts, so its last one is judged; validate at the end of epochs"
+                )
+            return
+        reshard(module)
+        restore_tensors(module, epoch.tensors)
+        averaging.restart(module)
+        if epoch.training is not None:
+            restore_training(self.trainer, epoch.training)
+        publish(self.trainer, {self.monitor.name: epoch.score})
+        rank_zero_info(
+            f"round {number}: epoch {epoch.number} of {last} is its candidate, the best by "
+            f"{self.monitor.name} ({epoch.score:.4g})"
+        )
 
     def state_dict(self, sharding: Sharding) -> dict[str, Any]:
         """Plain dicts of tensors and primitives; all processes call this."""

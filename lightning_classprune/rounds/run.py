@@ -12,19 +12,21 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_classprune.guard.data import GuardData, find_guard_data
 from lightning_classprune.guard.judge import Judge
-from lightning_classprune.guard.task import Columns, Outcomes
+from lightning_classprune.guard.task import Outcomes
 from lightning_classprune.ledger.recording import Recorder
 from lightning_classprune.ledger.rows import stands
 from lightning_classprune.pruning.cutter import Cutter, check_criterion
-from lightning_classprune.pruning.masks import Masks, pack, unpack
+from lightning_classprune.pruning.masks import Masks
 from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.rounds.best_epoch import BestEpoch
 from lightning_classprune.rounds.candidate import Candidate
 from lightning_classprune.rounds.clock import RoundClock, does_not_fit
 from lightning_classprune.rounds.closing import Closing
 from lightning_classprune.rounds.delivery import Delivery
+from lightning_classprune.rounds.first_network import share_of_zeros, take_first
 from lightning_classprune.rounds.gradual import GradualMask
 from lightning_classprune.rounds.handover import Handover
+from lightning_classprune.rounds.listening import Listening
 from lightning_classprune.rounds.options import Gradual
 from lightning_classprune.rounds.plan import (
     Plan,
@@ -32,19 +34,13 @@ from lightning_classprune.rounds.plan import (
     after_abandonment,
     after_verdict,
     ended_by_limits,
-    largest_number_of_tests,
     reopened,
 )
 from lightning_classprune.rounds.randomness import RoundRandomness
 from lightning_classprune.rounds.resuming import (
-    STATE_VERSION,
-    check_extension,
-    check_same_parameters,
-    left_out,
-    run_settings,
-    shapes,
     step_plateau_schedulers,
 )
+from lightning_classprune.rounds.run_state import put_back, state_of
 from lightning_classprune.rounds.search import Look, Search
 from lightning_classprune.rounds.settings import Settings
 from lightning_classprune.rounds.start import RoundStart
@@ -52,24 +48,18 @@ from lightning_classprune.rounds.status import Status, status
 from lightning_classprune.tickets.keeper import LadderKeeper
 from lightning_classprune.tickets.kept import KeptTickets
 from lightning_classprune.tickets.spent import SpentTests
-from lightning_classprune.tickets.ticket import Ticket, pack_ticket, unpack_ticket
+from lightning_classprune.tickets.ticket import Ticket
 from lightning_classprune.trainer.compatibility import warn_where_global_epochs_count
-from lightning_classprune.trainer.horizon import steps_left
-from lightning_classprune.trainer.metrics import publish
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
 from lightning_classprune.trainer.processes import Processes
-from lightning_classprune.trainer.sharding import Sharding, local, reshard
+from lightning_classprune.trainer.sharding import Sharding, reshard
 from lightning_classprune.trainer.snapshots import (
     Tensors,
     TrainingState,
     capture_tensors,
     capture_training,
     restore_tensors,
-    restore_training,
 )
-
-#: Up to this share of exact zeros among the prunable weights, a network that came is dense.
-MOST_ZEROS = 0.01
 
 #: Candidates of one judgement; with more of them its first levels become very small.
 MANY = 6
@@ -127,6 +117,14 @@ class PruningRun:
         self.candidate = Candidate(self.module, self.processes, (self.other_callbacks.averaging,))
         share = self.settings.search.share if isinstance(self.settings.search, Gradual) else None
         self.gradual = GradualMask(share, self.trainer, self.cutter, self.clock, self.other_callbacks)
+        self.listening = Listening(
+            trainer=self.trainer,
+            module=self.module,
+            cutter=self.cutter,
+            gradual=self.gradual,
+            clock=self.clock,
+            early_stopping=self.other_callbacks.early_stopping,
+        )
         self._delivered = False
         self._interrupted = False  # the job is being stopped, and the guard judges at the end only
         self.earlier: Mapping[str, Any] | None = (
@@ -198,29 +196,6 @@ class PruningRun:
             tensors = capture_tensors(self.module)
         return tensors, capture_training(self.trainer) if goes_on else None
 
-    def _go_to_best(self) -> None:
-        """The round is over: its best epoch is its candidate, for whoever saves and judges from here on."""
-        assert self.best is not None
-        epoch, last = self.best.best, self.clock.round_epoch
-        self.best.reset()
-        if epoch is None:
-            if last:
-                rank_zero_warn(
-                    f"Guard.epoch='best': {self.best.monitor.name} was logged at the end of no epoch of round "
-                    f"{self.state.round} that counts, so its last one is judged; validate at the end of epochs"
-                )
-            return
-        reshard(self.module)
-        restore_tensors(self.module, epoch.tensors)
-        self.other_callbacks.averaging.restart(self.module)
-        if epoch.training is not None:
-            restore_training(self.trainer, epoch.training)
-        publish(self.trainer, {self.best.monitor.name: epoch.score})
-        rank_zero_info(
-            f"round {self.state.round}: epoch {epoch.number} of {last} is its candidate, the best by "
-            f"{self.best.monitor.name} ({epoch.score:.4g})"
-        )
-
     def _is_halfway(self) -> bool:
         if self.search is None or self.plan.chosen is None:
             return False
@@ -244,7 +219,9 @@ class PruningRun:
             self._abandon(unfinished, job_over)
             return
         if self.best is not None:
-            self._go_to_best()
+            self.best.become_candidate(
+                self.module, self.other_callbacks.averaging, self.state.round, self.clock.round_epoch
+            )
         look = Look()
         if self.search is not None:
             with self.candidate.as_judged():
@@ -264,7 +241,15 @@ class PruningRun:
             tensors = capture_tensors(self.module)
         verdict, why = None, ""
         if dense:
-            why = self._take_first(columns, outcomes)
+            first = take_first(
+                self.judge,
+                columns,
+                outcomes,
+                earlier=self.earlier,
+                rehearsal=bool(self.trainer.fast_dev_run),
+                zeros=self.processes.first(share_of_zeros(self.cutter.units.parameters)),
+            )
+            why, self.state = first.why, replace(self.state, finished=first.finished)
             self.tell_labels()
         else:
             number, level = self.judge.budget.tests, self.judge.budget.level()
@@ -281,37 +266,6 @@ class PruningRun:
         if self.state.finished is None:
             self.state = after_verdict(self.plan, self.state, accepted, reach)
         self._extend_or_end(job_over)
-
-    def _take_first(self, columns: Columns | None, outcomes: Outcomes | None) -> str:
-        """The network that all others are compared with is known; what the ledger says of it."""
-        rehearsal = bool(self.trainer.fast_dev_run)
-        if self.earlier is not None and not rehearsal:
-            told = self.judge.take_over(self.earlier, outcomes)
-            if told is not None:
-                spent = self.earlier.get("was_judged") or self.judge.budget.exhausted
-                finished = "the earlier fit has spent what this guard can prove" if spent else None
-                self.state = replace(self.state, finished=finished)
-                return f"{told}; {finished}" if finished else told
-        wrong = self.judge.evaluator.task.wrong_scores(columns) if columns is not None else None
-        impossible = self.judge.take_dense(outcomes, rehearsal=rehearsal, wrong_scores=wrong)
-        self.state = replace(self.state, finished=impossible)
-        why = impossible or f"{self._first_in_words()}, against which every round is judged"
-        return f"{why}: {self.judge.describe_dense()}" if outcomes is not None else why
-
-    def _first_in_words(self) -> str:
-        """What the network that all others are compared with is called: dense, unless it came pruned."""
-        weights = [local(weight) for weight in self.cutter.units.parameters.values()]
-        zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(
-            weight.numel() for weight in weights
-        )
-        zeros = self.processes.first(zeros)
-        if zeros <= MOST_ZEROS:
-            return "the dense network"
-        rank_zero_warn(
-            f"every round is judged against a network of which {zeros:.1%} of the prunable weights are zero already: "
-            "what an earlier pruning cost is not seen. Fit with the callback that pruned it, or from its checkpoint"
-        )
-        return f"the network as it came, of which {zeros:.1%} of the prunable weights are zero already"
 
     def _keep(self, look: Look, job_over: bool) -> None:
         """A candidate that validation data accept: the guard will judge it at the end."""
@@ -518,7 +472,7 @@ class PruningRun:
 
     def _told_at_the_end(self) -> dict[str, Any]:
         """What a callback keeps of a run: all but the tensors, which the module or files have."""
-        told = self._state() | {"accepted": None, "rewind_point": None, "fresh": None, "best": None}
+        told = state_of(self) | {"accepted": None, "rewind_point": None, "fresh": None, "best": None}
         heard = {"criterion": None, "criterion_accepted": None} if self.cutter.criterion.listens else {}
         return told | heard
 
@@ -572,17 +526,8 @@ class PruningRun:
             self.masks = shrunk
 
     def before_optimizer_step(self, optimizer: Any) -> None:
-        """The criterion hears the gradients that may count at a cut: those near the end of a round, if it is known."""
-        criterion = self.cutter.criterion
-        if criterion.listens and self._counts_at_a_cut(criterion.memory):
-            self.cutter.observe(self.trainer, optimizer)
-
-    def _counts_at_a_cut(self, memory: int | None) -> bool:
-        if self.gradual.is_on:
-            return self.gradual.pruned is not None
-        known = self.module.automatic_optimization and not self.other_callbacks.early_stopping
-        left = steps_left(self.trainer, self.clock.horizon) if known else None
-        return left is None or memory is None or left <= memory
+        """The criterion hears the gradients that may count at a cut."""
+        self.listening.hear(optimizer)
 
     def _begin_round(self) -> None:
         accepted = self.delivery.accepted
@@ -639,38 +584,7 @@ class PruningRun:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later process needs to go on: plain dicts of tensors and primitives."""
         self.spent.a_checkpoint_is_written()
-        return self._state()
-
-    def _state(self) -> dict[str, Any]:
-        with_training = self.settings.search.point.kind == "none"
-        return {
-            "version": STATE_VERSION,
-            "settings": run_settings(self.settings, self.clock.user),
-            "parameters": shapes(self.cutter.units.parameters),
-            "rounds": self.state.state_dict(),
-            **self.judge.state_dict(),
-            **self.clock.state_dict(),
-            "pending": self.pending,
-            "sealed": self.other_callbacks.checkpoints.sealed,
-            "masks": {name: pack(mask) for name, mask in self.masks.items()},
-            "ledger": self.recorder.state_dict(),
-            "kept": None if self.kept is None else self.kept.state_dict(),
-            "spent": self.spent.state_dict(),
-            "was_judged": self.closing.was_judged,
-            "offsets": self.delivery.offsets_beside(),
-            **self.cutter.state_dict(),
-            "gradual": self.gradual.state_dict(),
-            "search": None if self.search is None else self.search.state_dict(),
-            "best": None if self.best is None else self.best.state_dict(self.sharding),
-            "accepted": pack_ticket(self.delivery.accepted, self.sharding, with_training=with_training),
-            "rewind_point": self.round_start.state_dict(),
-            "fresh": self.round_start.saved_fresh(),
-            "ladder": self.ladder.folder,
-            "checkpoints": self.other_callbacks.checkpoints.state_dict(),
-            "early_stopped": self.other_callbacks.early_stopping.stopped(),
-            **left_out(self.trainer, self.module, self.sharding),
-            **self.randomness.state_dict(),
-        }
+        return state_of(self)
 
     def load_state_dict(self, saved: Mapping[str, Any], *, extended: bool = False) -> None:
         """Take back what `state_dict` returned, as far as it is no state of the trainer's.
@@ -679,32 +593,4 @@ class PruningRun:
             saved: What it returned.
             extended: The limits to the rounds were raised since.
         """
-        check_same_parameters(saved, shapes(self.cutter.units.parameters))
-        device = {name: mask.device for name, mask in self.masks.items()}
-        self.masks = {name: unpack(m).to(device[name]) for name, m in saved["masks"].items()}
-        self.state = RoundState.from_state_dict(saved["rounds"])
-        self.judge.load_state_dict(saved)
-        self.cutter.load_state_dict(saved)
-        self.gradual.load_state_dict(saved["gradual"])
-        self.closing.was_judged = saved["was_judged"]
-        if self.kept is not None:
-            self.kept.load_state_dict(saved["kept"])
-            if not self.closing.was_judged:
-                self.kept.refuse_if_judged()
-        self.spent.load_state_dict(saved["spent"])
-        if extended:
-            check_extension(saved, any_refused=self.spent.any_refused)
-            # Without retries no level counts on their number.
-            budget = self.judge.budget
-            most = budget.tests + largest_number_of_tests(self.plan)
-            self.judge.budget = replace(budget, max_tests=max(budget.max_tests, most))
-        self.clock.load_state_dict(saved)
-        self.pending, self.other_callbacks.checkpoints.sealed = saved["pending"], saved["sealed"]
-        if self.best is not None and saved["best"] is not None:
-            self.best.load_state_dict(saved["best"], self.sharding)
-        self.recorder.load_state_dict(saved["ledger"])
-        self.delivery.accepted = unpack_ticket(saved["accepted"], device, self.sharding)
-        self.delivery.earlier_ladder = saved.get("ladder")
-        self.round_start.load_state_dict(saved["rewind_point"], saved["fresh"])
-        self.other_callbacks.checkpoints.load_state_dict(saved["checkpoints"])
-        self.randomness.load_state_dict(saved)
+        put_back(self, saved, extended=extended)
