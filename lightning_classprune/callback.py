@@ -350,6 +350,7 @@ class ClassAwarePruningCallback(_Callback):
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start counting."""
         if self._run is not None:
+            self._run.cutter.look()
             self._validation_recall.reset()
 
     def on_validation_batch_end(

@@ -156,6 +156,7 @@ class PruningRun:
         """Judge if the round is over: by its length, by EarlyStopping, or because the job is being stopped."""
         if self.pending or self.state.finished is not None:
             return
+        self.cutter.look()
         if self.gradual.pruned is not None:
             # Early stopping compares networks of different densities, of which none is the candidate.
             if self.processes.any(self.other_callbacks.early_stopping.stopped()):
@@ -584,6 +585,7 @@ class PruningRun:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later process needs to go on: plain dicts of tensors and primitives."""
         self.spent.a_checkpoint_is_written()
+        self.cutter.look()
         return state_of(self)
 
     def load_state_dict(self, saved: Mapping[str, Any], *, extended: bool = False) -> None:

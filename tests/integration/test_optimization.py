@@ -290,9 +290,7 @@ class GraphLog(L.Callback):
         self.graphs.append(self.backend.graphs)
 
 
-@pytest.mark.parametrize("rewind", ["init", "lr"])
-@pytest.mark.parametrize("what", ["submodule", "module"])
-def test_rounds_compile_nothing_anew(what: str, rewind: str) -> None:
+@pytest.mark.parametrize(("what", "rewind"), [("submodule", "lr"), ("module", "init")])
     torch._dynamo.reset()
     backend = Counted()
     module = Classifier()
