@@ -132,6 +132,12 @@ class Cutter:
 
     # -- a cut --
 
+    def placed(self, masks: Masks) -> Masks:
+        """Masks where they are worked with: beside their weights; of sharded ones on the CPU."""
+        if self.sharding:
+            return masks
+        return {name: mask.to(self.units.parameters[name].device) for name, mask in masks.items()}
+
     def prepare(self, scoring: Scoring) -> None:
         """Let the criterion look; all processes call this.
 

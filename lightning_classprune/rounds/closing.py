@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lightning_classprune.guard.data import GuardData
 from lightning_classprune.guard.judge import Judge
 from lightning_classprune.guard.task import Outcomes
 from lightning_classprune.ledger.recording import Recorder
-from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.pruning.masks import Masks, pack_all
 from lightning_classprune.rounds.delivery import Delivery
 from lightning_classprune.rounds.judgement import judge_kept
 from lightning_classprune.tickets.kept import Kept, KeptTickets
@@ -30,7 +29,6 @@ class Closing:
         kept: The candidates; None where none are kept.
         recorder: Takes the verdicts.
         delivery: Takes what is accepted.
-        devices: Of the masks, by parameter.
         was_judged: The guard was opened for the candidates that were kept.
     """
 
@@ -39,7 +37,6 @@ class Closing:
     kept: KeptTickets | None
     recorder: Recorder
     delivery: Delivery
-    devices: Mapping[str, torch.device]
     was_judged: bool = False
 
     @property
@@ -91,8 +88,8 @@ class Closing:
     def _take(self, masks: Masks, offsets: dict[str, float], place: str | None) -> None:
         """The kept network in the module is the accepted one; a bias takes its offsets, or none does."""
         module = self.delivery.handover.module
-        masks = {name: mask.to(self.devices[name]) for name, mask in masks.items()}
-        self.delivery.accepted = Ticket(masks, capture_tensors(module), None, [], dict(offsets), place)
+        packed = pack_all(masks)
+        self.delivery.accepted = Ticket(packed, capture_tensors(module), None, [], dict(offsets), place)
 
     def _put_in(self, state: Mapping[str, Tensor]) -> None:
         """Put whole tensors by the names of a state dict into the module; what has no name there stays."""

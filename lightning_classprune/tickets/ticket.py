@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
-from lightning_classprune.pruning.masks import Masks, pack, unpack
+from lightning_classprune.pruning.masks import Masks, unpack_all
 from lightning_classprune.trainer.sharding import Sharding
 from lightning_classprune.trainer.snapshots import Tensors, TrainingState
 
@@ -17,43 +15,46 @@ from lightning_classprune.trainer.snapshots import Tensors, TrainingState
 class Ticket:
     """A network that was judged: its masks, all its tensors, its decision offsets, and the state of what trained it.
 
-    `training` is None in a resumed run that cannot need it: checkpoints hold it only where fine-tuning goes on from it.
+    `packed` holds its masks as bits, whatever device the network is on.
+    `training` is None where rounds do not go on from it: it takes twice the memory of the weights under Adam.
     `tensors` are without the decision offsets, by class in `offsets`; `folded_into` names the bias that takes them when
     the network is handed over, None where none does.
     """
 
-    masks: Masks
+    packed: dict[str, dict[str, Any]]
     tensors: Tensors
     training: TrainingState | None
     stopping: list[dict[str, Any]]
     offsets: dict[str, float] = field(default_factory=dict)
     folded_into: str | None = None
 
+    @property
+    def masks(self) -> Masks:
+        """Its masks, on the CPU."""
+        return unpack_all(self.packed)
 
-def pack_ticket(ticket: Ticket | None, sharding: Sharding, *, with_training: bool) -> dict[str, Any] | None:
+
+def pack_ticket(ticket: Ticket | None, sharding: Sharding) -> dict[str, Any] | None:
     """A ticket as plain dicts; masks as bits."""
     if ticket is None:
         return None
     return {
-        "masks": {name: pack(mask) for name, mask in ticket.masks.items()},
+        "masks": ticket.packed,
         "tensors": sharding.saved(ticket.tensors),
-        "training": sharding.saved_state(ticket.training) if with_training else None,
+        "training": sharding.saved_state(ticket.training),
         "stopping": ticket.stopping,
         "offsets": dict(ticket.offsets),
         "folded_into": ticket.folded_into,
     }
 
 
-def unpack_ticket(
-    saved: Mapping[str, Any] | None, device: Mapping[str, torch.device], sharding: Sharding
-) -> Ticket | None:
+def unpack_ticket(saved: Mapping[str, Any] | None, sharding: Sharding) -> Ticket | None:
     """The ticket that `pack_ticket` stored."""
     if saved is None:
         return None
-    masks = {name: unpack(mask).to(device[name]) for name, mask in saved["masks"].items()}
     training = sharding.loaded_state(saved["training"])
     return Ticket(
-        masks,
+        dict(saved["masks"]),
         sharding.pieces(saved["tensors"]),
         training,
         saved["stopping"],

@@ -291,6 +291,7 @@ class GraphLog(L.Callback):
 
 
 @pytest.mark.parametrize(("what", "rewind"), [("submodule", "lr"), ("module", "init")])
+def test_rounds_compile_nothing_anew(what: str, rewind: str) -> None:
     torch._dynamo.reset()
     backend = Counted()
     module = Classifier()

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lightning_classprune.guard.evaluator import Evaluator
+from lightning_classprune.pruning.masks import pack_all
 from lightning_classprune.rounds.delivery import Delivery
 from lightning_classprune.rounds.handover import Handover
 from lightning_classprune.tickets.keeper import LadderKeeper
@@ -34,7 +35,7 @@ def delivery(net: nn.Module) -> Delivery:
 
 def accepted(net: nn.Module, folded_into: str | None) -> Ticket:
     masks = {"weight": torch.ones(2, 3, dtype=torch.bool)}
-    return Ticket(masks, capture_tensors(net), None, [], {"1": 0.5}, folded_into)
+    return Ticket(pack_all(masks), capture_tensors(net), None, [], {"1": 0.5}, folded_into)
 
 
 def test_an_offset_is_in_the_bias_or_beside_the_network_never_both() -> None:
