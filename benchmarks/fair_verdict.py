@@ -41,7 +41,7 @@ from scipy.special import ndtr, ndtri
 
 from benchmarks import support
 from lightning_classprune import files
-from lightning_classprune.guard import statistics, verdict
+from lightning_classprune.guard import region, statistics, verdict
 from lightning_classprune.guard.classification import Classes
 from lightning_classprune.guard.dense import unfit
 from lightning_classprune.guard.error_budget import ErrorBudget
@@ -402,8 +402,8 @@ def share(k: int, n: int) -> str:
 @cache
 def beyond_doubt(n: int, delta: float) -> bool:
     """Whether every table whose score lies above `HOPELESS` has a p-value above alpha: it rises with the score."""
-    region = statistics._Region(HOPELESS, n, delta)
-    return statistics._largest_probability(region, n, delta)[0] > ALPHA
+    tables = region.Region(HOPELESS, n, delta)
+    return region.largest_probability(tables, n, delta)[0] > ALPHA
 
 
 @cache

@@ -85,7 +85,7 @@ ARMS = {
         search=UNFORGIVING,
     ),
     "adaptive, lr, one retry": Arm(
-        about="the same with one retry at half of the error level, in at most five rounds",
+        about="the same with one retry, which shares the error level, in at most five rounds",
         search=Adaptive(round_epochs=SHORT, on_refusal="retry", retries=1, max_rounds=5),
     ),
     "adaptive, init": Arm(

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+#: Share of the error level up to the first refusal, where retries may follow; they share what is left.
+FIRST_SHARE = 0.75
+
 
 @dataclass(frozen=True)
 class ErrorBudget:
@@ -22,9 +25,10 @@ class ErrorBudget:
     ``retries = R > 0``, strict: call the tests between two refusals a segment. Candidates depend on the guard
     data only through earlier outcomes, and these are known from the positions of the refusals, so the r
     refusals before a segment fix its candidates: it is a fixed sequence, wrong with probability <= its level.
-    There is one segment with r = 0, at alpha / 2, and there are at most C(M, r) with r refusals among M =
-    ``max_tests``, at (alpha / 2) / (R C(M, r)) each. The sum over all is at most alpha / 2 + R (alpha / 2) /
-    R = alpha, whatever the dependence.
+    There is one segment with r = 0, at 3/4 of alpha. A later one has a test at all only if the r refusals before
+    it lie among the first M - 1 of M = ``max_tests`` tests, so there are at most C(M - 1, r) of them, at
+    (alpha / 4) / (R C(M - 1, r)) each. The sum over all is at most 3/4 alpha + R (alpha / 4) / R = alpha,
+    whatever the dependence. Why three quarters: ``benchmarks.error_budget``.
 
     ``alpha`` in (0, 0.5], or None for the point rule, which makes no such promise; ``max_tests`` >= 1 must be
     fixed before the first test. ValueError otherwise. Immutable: ``spend`` returns the state after a test.
@@ -61,8 +65,9 @@ class ErrorBudget:
         if self.alpha is None or self.retries == 0:
             return self.alpha
         if self.refusals == 0:
-            return self.alpha / 2
-        return self.alpha / 2 / (self.retries * math.comb(self.max_tests, self.refusals))
+            return self.alpha * FIRST_SHARE
+        left = self.alpha * (1 - FIRST_SHARE)
+        return left / (self.retries * math.comb(self.max_tests - 1, self.refusals))
 
     def spend(self, accepted: bool) -> ErrorBudget:
         """The budget after one more test; RuntimeError if none is allowed."""

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
+from lightning_classprune.guard import region as r
 from lightning_classprune.guard import statistics as s
 
 # (newly missed, newly found, n, delta): p, Z, Tango's upper bound, exact upper bound, at alpha = .05
@@ -60,13 +61,13 @@ def test_exact_upper_is_where_the_exact_p_value_falls_to_alpha(table, alpha):
 
 def test_exact_upper_takes_few_sums(monkeypatch):
     """Of nine tables none takes more than so many p-values."""
-    sums, summed = [], s._probability
+    sums, summed = [], r.probability_of
 
     def counted(region, n, found_rate, missed_rate):
         sums.append(len(found_rate))
         return summed(region, n, found_rate, missed_rate)
 
-    monkeypatch.setattr(s, "_probability", counted)
+    monkeypatch.setattr(r, "probability_of", counted)
     one = []
     for b in (0, 8, 30):
         for a in (0, 5, 20):
@@ -84,33 +85,6 @@ def test_above_a_size_the_test_alone_is_exact_and_there_is_no_bound():
     assert s.exact_p_value(500, 480, 10**7, 1e-4) < 1e-8
     assert s.exact_p_value(480, 500, 10**7, -1e-4) > 1 - 1e-8
     assert s.chance_at_setup(10**6, 0.1, 0.05, 0.05) == 1.0
-
-
-@pytest.mark.parametrize(("table", "delta"), [((60, 50, 5000), 0.004), ((60, 50, 20_000), 0.0012)])
-def test_bounds_in_blocks_leave_a_p_value_as_it_is(table, delta, monkeypatch):
-    quick = s.exact_p_value.__wrapped__(*table, delta)
-    monkeypatch.setattr(s, "_WITHOUT_BOUNDS", 10**9)
-    assert s.exact_p_value.__wrapped__(*table, delta) == pytest.approx(quick, abs=1e-12)
-    region = s._Region(s.tango_z(*table, delta), table[2], delta)
-    q = np.array([0.001, 0.01, 0.2, 0.4])
-    low, high = s._between(region, table[2], q, q + delta)
-    exact = s._probability(region, table[2], q, q + delta)
-    assert (low <= exact + 1e-9).all()
-    assert (exact <= high + 1e-9).all()
-
-
-@given(
-    n=st.integers(2000, 4000), z=st.floats(-4, 3), delta=st.sampled_from([-0.2, -0.01, 0.0, 0.01, 0.1, 0.6])
-)
-@settings(max_examples=15)
-def test_a_region_between_knots_is_the_whole_one(n, z, delta):
-    found = np.arange(n + 1)
-    piece = s._Region(z, n, delta)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(s, "_WHOLE_REGION", 0)
-        between = piece.most(found)
-    assert np.array_equal(between, s._Region(z, n, delta).most(found))
-    assert (np.diff(between)[between[1:] < n - found[1:]] >= 0).all()
 
 
 def test_exact_upper_at_the_ends():
@@ -132,7 +106,7 @@ def test_the_narrow_maximum():
     total = 0.0
     for found in range(n + 1):
         missed = np.arange(n - found + 1)
-        most = np.searchsorted(s._scores(missed, found, n, delta), z, side="right")
+        most = np.searchsorted(r.scores(missed, found, n, delta), z, side="right")
         inner = stats.binom.cdf(most - 1, n - found, (q + delta) / (1 - q)) if most else 0.0
         total += stats.binom.pmf(found, n, q) * inner
     assert total == pytest.approx(0.0039017, abs=1e-7)

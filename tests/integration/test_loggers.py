@@ -176,9 +176,9 @@ def test_retries_are_logged_as_they_are_spent(tmp_path: Path) -> None:
     left = [v for _, v in points["classprune/tests_left"]]
     most = left[0]
     assert left == [most - i for i in range(len(left))]
-    # alpha / 2 before the refusal, alpha / 2 / C(most, 1) after it.
-    rest = [0.025 / most if n else 0 for n in left[1:]]
-    assert [v for _, v in points[LEVEL]] == pytest.approx([0.025, *rest], rel=1e-4)
+    # 3/4 of alpha before the refusal, the rest over C(most - 1, 1) after it.
+    rest = [0.0125 / (most - 1) if n else 0 for n in left[1:]]
+    assert [v for _, v in points[LEVEL]] == pytest.approx([0.0375, *rest], rel=1e-4)
 
 
 def test_the_point_rule_has_no_level(tmp_path: Path) -> None:

@@ -142,14 +142,14 @@ def test_rounds_of_every_kind_of_length(
     ("budget", "level", "tests", "retries", "said"),
     [
         (ErrorBudget(0.05, 0, 3, tests=2), 0.05, 1, 0, "confidence 95%, 1 test"),
-        (ErrorBudget(0.05, 1, 6), 0.025, 6, 1, "confidence 97.5%, 6 tests, 1 retry"),
-        # alpha / 2 / (2 C(6, 1))
+        (ErrorBudget(0.05, 1, 6), pytest.approx(0.0375), 6, 1, "confidence 96.25%, 6 tests, 1 retry"),
+        # alpha / 4 / (2 C(5, 1))
         (
             ErrorBudget(0.05, 2, 6, tests=1, refusals=1),
-            0.025 / 12,
+            pytest.approx(0.0125 / 10),
             5,
             1,
-            "confidence 99.79%, 5 tests, 1 retry",
+            "confidence 99.88%, 5 tests, 1 retry",
         ),
         (ErrorBudget(0.05, 0, 3, tests=1, refusals=1), None, 0, 0, "no test left"),
         (ErrorBudget(None, 2, 4), None, 4, 2, "point rule, 4 tests, 2 retries"),
