@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_classprune.guard.data import PADDING, GuardData, Places
 from lightning_classprune.guard.task import Columns, OfUnits, Task
 from lightning_classprune.trainer.forward import Predict, as_in_validation, predicted
-from lightning_classprune.trainer.processes import Processes
+from lightning_classprune.trainer.processes import Processes, forget_locals
 
 
 def evaluate(
@@ -49,6 +49,7 @@ def evaluate(
                     if processes.world_size == 1:
                         raise
                     # Go on: a sharded model's next forward pass waits for this process.
+                    forget_locals(caught)
                     error = error or caught
         except Exception as caught:
             error = error or caught

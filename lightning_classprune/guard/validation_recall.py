@@ -37,7 +37,7 @@ class ValidationRecall:
         self._names = names
         self._task = task
         self._predict = predict
-        self._blind = False
+        self._blind = False  # of all processes
         self.reset()
 
     def reset(self) -> None:
@@ -45,16 +45,21 @@ class ValidationRecall:
         self._counts = torch.zeros(len(self._names), 2, dtype=torch.int64)  # missed, support
         self._seen: dict[int, int] = {}
         self._diverged = False
+        self._failed = False  # of this one, in this pass
 
     def add(self, trainer: Any, pl_module: Any, batch: Any, dataloader_idx: int) -> None:
         """Count one batch, which is on the device already; samples that only pad the shards are left out."""
-        if self._blind:
+        if self._blind or (self._failed and trainer.world_size == 1):
             return
         try:
             with torch.no_grad(), untouched_randomness(), trainer.precision_plugin.forward_context():
                 returned = self._predict(pl_module, batch)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
-            self._give_up(error)
+            self._fail(error)
+            return
+        if self._failed:
             return
         try:
             columns = self._task.columns(*scores_and_target(returned))
@@ -83,7 +88,12 @@ class ValidationRecall:
 
         All NaN where scores were: what was counted then means nothing.
         """
-        if trainer.strategy.reduce_boolean_decision(self._blind, all=False):
+        if trainer.strategy.reduce_boolean_decision(self._blind or self._failed, all=False):
+            if not (self._blind or self._failed):
+                rank_zero_warn(
+                    "recall is not logged: predict cannot read another process' validation batches"
+                )
+            self._blind = True
             return {}
         diverged = trainer.strategy.reduce_boolean_decision(self._diverged, all=False)
         counts = trainer.strategy.reduce(self._counts.to(trainer.strategy.root_device), reduce_op="sum").cpu()
@@ -101,9 +111,12 @@ class ValidationRecall:
                 logged[RECALL + name] = (support - missed) / support
         return logged
 
-    def _give_up(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         # The guard's batches are what `predict` is for, and they are checked before training; these may be unlike them.
-        self._blind = True
+        # The pass goes on: a sharded model's next forward pass waits for this process.
+        if self._failed:
+            return
+        self._failed = True
         rank_zero_warn(
             f"recall is not logged: predict cannot read the validation batches ({type(error).__name__}: {error})"
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lightning_classprune.ledger.rows import Row, delivered_row, stands
 from lightning_classprune.rounds.handover import Handover
 from lightning_classprune.tickets.keeper import LadderKeeper
-from lightning_classprune.tickets.ticket import Ticket
+from lightning_classprune.tickets.ticket import Ticket, pack_ticket
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
 from lightning_classprune.trainer.snapshots import TrainingState, restore_tensors, restore_training
 
@@ -32,6 +33,15 @@ class Delivery:
     earlier_ladder: str | None = None
     accepted: Ticket | None = None
     is_handed_over: bool = False
+
+    def __post_init__(self) -> None:
+        self._saved: tuple[Ticket | None, dict[str, Any] | None] = (None, None)
+
+    def saved(self) -> dict[str, Any] | None:
+        """The accepted ticket for a checkpoint, put together once; all processes call this."""
+        if self._saved[0] is not self.accepted:
+            self._saved = (self.accepted, pack_ticket(self.accepted, self.handover.sharding))
+        return self._saved[1]
 
     def put_in(self) -> None:
         """Put the accepted ticket into the module, bit for bit as it was judged."""

@@ -16,7 +16,7 @@ from lightning_classprune.rounds.resuming import (
     run_settings,
     shapes,
 )
-from lightning_classprune.tickets.ticket import pack_ticket, unpack_ticket
+from lightning_classprune.tickets.ticket import unpack_ticket
 
 if TYPE_CHECKING:
     from lightning_classprune.rounds.run import PruningRun
@@ -43,7 +43,7 @@ def state_of(run: PruningRun) -> dict[str, Any]:
         "gradual": run.gradual.state_dict(),
         "search": None if run.search is None else run.search.state_dict(),
         "best": None if run.best is None else run.best.state_dict(run.sharding),
-        "accepted": pack_ticket(run.delivery.accepted, run.sharding),
+        "accepted": run.delivery.saved(),
         "rewind_point": run.round_start.state_dict(),
         "fresh": run.round_start.saved_fresh(),
         "ladder": run.ladder.folder,

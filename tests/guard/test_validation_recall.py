@@ -107,6 +107,14 @@ def test_validation_batches_that_predict_cannot_read_are_warned_of_once() -> Non
     assert len(asked) == 1
 
 
+def test_memory_that_is_out_is_no_matter_of_reading_batches() -> None:
+    def predict(module: Any, batch: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(tiny(), Counting(predict), max_epochs=1)
+
+
 def test_nonsense_is_the_users_fault() -> None:
     with pytest.raises(MisconfigurationException, match="predict returned targets from 3"):
         fit(tiny(), Counting(lambda module, batch: (module(batch[0]), batch[1] + 3)))

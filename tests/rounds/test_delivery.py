@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.pruning.masks import pack_all
@@ -56,6 +59,31 @@ def test_an_offset_is_in_the_bias_or_beside_the_network_never_both() -> None:
         assert found.offsets_beside() == ({"1": left} if left else {})
         with torch.no_grad():
             net.bias.copy_(ticket.tensors["bias"])
+
+
+def test_a_ticket_is_put_together_for_checkpoints_once() -> None:
+    """On the process that writes them, from the pieces of all."""
+    gathered: list[Tensor] = []
+
+    class Two(Processes):
+        def gather_to_first(self, share: Any) -> list[Any] | None:
+            gathered.append(share)
+            return [share, share]
+
+        def gather_objects(self, share: Any) -> list[Any]:
+            raise AssertionError("every process would hold it all")
+
+    net = nn.Linear(3, 2)
+    found = delivery(net)
+    found.handover = replace(found.handover, sharding=Sharding(Two(0, 2), frozenset({"weight"})))
+    assert found.saved() is None
+    for number in (1, 2):
+        found.accepted = accepted(net, None)
+        saved = found.saved()
+        assert saved is not None
+        assert saved["tensors"]["weight"].shape == (4, 3)
+        assert found.saved() is saved
+        assert len(gathered) == number
 
 
 def test_nothing_is_sealed_before_a_first_row() -> None:
