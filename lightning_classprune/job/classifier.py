@@ -54,8 +54,9 @@ class Classifier(LightningModule):
         self.make_scheduler = scheduler
         self.scheduler_interval = scheduler_interval
         self.monitor = monitor
-        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        # Targets are looked at where the data are read; a check here would wait for a GPU at every batch.
+        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of `x`."""

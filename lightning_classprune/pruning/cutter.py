@@ -162,7 +162,9 @@ class Cutter:
 
         def scores(name: str) -> torch.Tensor:
             weight = local(self.units.parameters[name])
-            point = weight if origin is None else origin[name].to(weight.device)
+            point = weight
+            if origin is not None and self.criterion.compares:
+                point = origin[name].to(weight.device)
             return self.criterion.score(name, weight, point)
 
         return self.units.shrink(masks, scores, pruned)
