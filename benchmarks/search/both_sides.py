@@ -80,7 +80,7 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("search=fixed", "search.fraction=0.2"),
     ),
     "before": (
-        "the job of before: misses alone, no offset, judged each round, one retry",
+        "the job of before: misses alone, no offset, judged each round, one retry (half of the error level each)",
         (
             f"{GUARD}.judging=round",
             f"{GUARD}.offset=none",
