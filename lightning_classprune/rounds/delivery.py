@@ -37,10 +37,17 @@ class Delivery:
     def __post_init__(self) -> None:
         self._saved: tuple[Ticket | None, dict[str, Any] | None] = (None, None)
 
-    def saved(self) -> dict[str, Any] | None:
-        """The accepted ticket for a checkpoint, put together once; all processes call this."""
+    def saved(self, *, with_training: bool) -> dict[str, Any] | None:
+        """The accepted ticket for a checkpoint, put together once; all processes call this.
+
+        Args:
+            with_training: Rounds go on from what trained it.
+        """
         if self._saved[0] is not self.accepted:
-            self._saved = (self.accepted, pack_ticket(self.accepted, self.handover.sharding))
+            self._saved = (
+                self.accepted,
+                pack_ticket(self.accepted, self.handover.sharding, with_training=with_training),
+            )
         return self._saved[1]
 
     def put_in(self) -> None:

@@ -317,7 +317,7 @@ class PruningRun:
         return None if self.search is None else self.search.data
 
     def _commit(self, tensors: Tensors, look: Look, outcomes: Outcomes | None) -> None:
-        training, stopping = self._training(), self.other_callbacks.early_stopping.capture()
+        training, stopping = capture_training(self.trainer), self.other_callbacks.early_stopping.capture()
         with self.candidate.as_judged():
             place = self._bias_for(look.offsets, outcomes)
         ticket = Ticket(pack_all(self.masks), tensors, training, stopping, dict(look.offsets), place)

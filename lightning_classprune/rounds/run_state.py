@@ -43,7 +43,7 @@ def state_of(run: PruningRun) -> dict[str, Any]:
         "gradual": run.gradual.state_dict(),
         "search": None if run.search is None else run.search.state_dict(),
         "best": None if run.best is None else run.best.state_dict(run.sharding),
-        "accepted": run.delivery.saved(),
+        "accepted": run.delivery.saved(with_training=run.settings.search.point.kind == "none"),
         "rewind_point": run.round_start.state_dict(),
         "fresh": run.round_start.saved_fresh(),
         "ladder": run.ladder.folder,

@@ -16,7 +16,7 @@ class Ticket:
     """A network that was judged: its masks, all its tensors, its decision offsets, and the state of what trained it.
 
     `packed` holds its masks as bits, whatever device the network is on.
-    `training` is None where rounds do not go on from it: it takes twice the memory of the weights under Adam.
+    `training` is None in a resumed run that cannot need it: checkpoints hold it only where fine-tuning goes on from it.
     `tensors` are without the decision offsets, by class in `offsets`; `folded_into` names the bias that takes them when
     the network is handed over, None where none does.
     """
@@ -34,14 +34,14 @@ class Ticket:
         return unpack_all(self.packed)
 
 
-def pack_ticket(ticket: Ticket | None, sharding: Sharding) -> dict[str, Any] | None:
+def pack_ticket(ticket: Ticket | None, sharding: Sharding, *, with_training: bool) -> dict[str, Any] | None:
     """A ticket as plain dicts; masks as bits."""
     if ticket is None:
         return None
     return {
         "masks": ticket.packed,
         "tensors": sharding.saved(ticket.tensors),
-        "training": sharding.saved_state(ticket.training),
+        "training": sharding.saved_state(ticket.training) if with_training else None,
         "stopping": ticket.stopping,
         "offsets": dict(ticket.offsets),
         "folded_into": ticket.folded_into,

@@ -76,13 +76,13 @@ def test_a_ticket_is_put_together_for_checkpoints_once() -> None:
     net = nn.Linear(3, 2)
     found = delivery(net)
     found.handover = replace(found.handover, sharding=Sharding(Two(0, 2), frozenset({"weight"})))
-    assert found.saved() is None
+    assert found.saved(with_training=False) is None
     for number in (1, 2):
         found.accepted = accepted(net, None)
-        saved = found.saved()
+        saved = found.saved(with_training=False)
         assert saved is not None
         assert saved["tensors"]["weight"].shape == (4, 3)
-        assert found.saved() is saved
+        assert found.saved(with_training=False) is saved
         assert len(gathered) == number
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 import torch
 
 from lightning_classprune.pruning.masks import pack_all
@@ -27,25 +28,26 @@ def ticket() -> Ticket:
     return Ticket(pack_all(masks), tensors, training, [{"patience": 2}])
 
 
-def test_it_comes_back_bit_for_bit() -> None:
+@pytest.mark.parametrize("with_training", [True, False])
+def test_it_comes_back_bit_for_bit(with_training: bool) -> None:
     before, file = ticket(), io.BytesIO()
-    torch.save(pack_ticket(before, WHOLE), file)
+    torch.save(pack_ticket(before, WHOLE, with_training=with_training), file)
     file.seek(0)
     after = unpack_ticket(torch.load(file, weights_only=True), WHOLE)
     assert after is not None
     assert_same(after.masks, before.masks)
     assert_same(after.tensors, before.tensors)
-    assert_same(after.training, before.training)
+    assert_same(after.training, before.training if with_training else None)
     assert after.stopping == before.stopping
 
 
 def test_masks_are_kept_as_bits() -> None:
     assert ticket().packed["w"]["bits"].device.type == ticket().masks["w"].device.type == "cpu"
-    packed = pack_ticket(ticket(), WHOLE)
+    packed = pack_ticket(ticket(), WHOLE, with_training=False)
     assert packed is not None
     assert packed["masks"]["w"]["bits"].numel() == 2
 
 
 def test_no_ticket_is_no_ticket() -> None:
-    assert pack_ticket(None, WHOLE) is None
+    assert pack_ticket(None, WHOLE, with_training=True) is None
     assert unpack_ticket(None, WHOLE) is None
