@@ -85,10 +85,22 @@ def in_process(work: Callable[[], Any], sent: signal.Signals | None = None, afte
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def trials(root: Path, each: int, rng: random.Random) -> list[dict[str, Any]]:
-    """Every kind and signal, `each` times, and two processes in one folder as often."""
+def trials(
+    root: Path, each: int, rng: random.Random, tell: Callable[[dict[str, Any]], None], done: int
+) -> None:
+    """Every kind and signal, `each` times, and two processes in one folder as often.
+
+    Args:
+        root: A folder that is not there yet.
+        each: Trials of a kind and signal.
+        rng: Draws the moments.
+        tell: Gets every trial as it ends.
+        done: That many are not made again.
+    """
+    number = 0
+    if done >= (len(KINDS) * len(SIGNALS) + 1) * each:
+        return
     quiet(lambda: app.run(config(root / "good" / "run", *LENIENT)))
-    done = []
     for kind, (work, found) in KINDS.items():
         whole = root / "whole"
         shutil.copytree(root / "good", whole)
@@ -98,6 +110,9 @@ def trials(root: Path, each: int, rng: random.Random) -> list[dict[str, Any]]:
         shutil.rmtree(whole)
         for sent in SIGNALS:
             for _ in range(each):
+                number += 1
+                if number <= done:
+                    continue
                 copy = root / "copy"
                 shutil.copytree(root / "good", copy)
                 moment = rng.uniform(0.05, 1.0) * seconds
@@ -107,11 +122,11 @@ def trials(root: Path, each: int, rng: random.Random) -> list[dict[str, Any]]:
                 again = in_process(lambda work=work, copy=copy: work(copy))  # type: ignore[misc]
                 left = [path.name for path in copy.rglob("*.part")]
                 good = halves and again == 0 and found(copy) == expected and not left
-                done.append({"kind": kind, "moment": f"{sent.name} after {moment:.2f} s"})
-                done[-1] |= {"killed": code != 0, "good": good, "left": left}
-                print(done[-1], flush=True)
+                told = {"kind": kind, "moment": f"{sent.name} after {moment:.2f} s"}
+                tell(told | {"killed": code != 0, "good": good, "left": left})
                 shutil.rmtree(copy)
-    return done + [_two_processes(root / f"two-{number}", root / "good", rng) for number in range(each)]
+    for trial in range(max(done - number, 0), each):
+        tell(_two_processes(root / f"two-{trial}", root / "good", rng))
 
 
 def _two_processes(root: Path, good: Path, rng: random.Random) -> dict[str, Any]:
@@ -140,9 +155,7 @@ def _two_processes(root: Path, good: Path, rng: random.Random) -> dict[str, Any]
     ledgers = [RunFolder(folder / "run").ledger() for folder in (root, good)]
     same = [[{**row, "seconds": 0} for row in rows] for rows in ledgers]
     found = {"kind": "two processes", "moment": f"after {moment:.2f} s", "killed": True}
-    found |= {"good": refused == 0 and ended == 0 and same[0] == same[1], "left": []}
-    print(found, flush=True)
-    return found
+    return found | {"good": refused == 0 and ended == 0 and same[0] == same[1], "left": []}
 
 
 def _quietly(work: Callable[[], int]) -> int:

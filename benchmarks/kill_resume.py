@@ -1,12 +1,13 @@
 """Kill a run at random moments, resume it from the last file on disk, and compare it with the uninterrupted run.
 
-    python -m benchmarks.kill_resume [--each 5] [--seed 0] [--out benchmarks/results]
+    python -m benchmarks.kill_resume [--each 5] [--gradual 30] [--seed 0] [--kept FILE] [--out benchmarks/results]
 
 The job is that of tests/support/killed_job.py: eight judged attempts of two epochs with two refusals, dropout,
-OneCycle, shuffling and ModelCheckpoint. `--each` moments of every kind are drawn from the seed; a process dies of
-SIGKILL, or gets SIGTERM or SIGINT. Compared bit for bit: weights, masks, ledger (apart from `seconds`), error budget,
-name of the best file. Then what writes files beside training is killed (`benchmarks.kill_files`). Writes
-kill_resume.json and .md.
+OneCycle, shuffling and ModelCheckpoint; the same judged once at its end; and one whose masks shrink from step to step.
+`--each` moments of every kind are drawn from the seed, `--gradual` of the last; a process dies of SIGKILL, or gets
+SIGTERM or SIGINT. Compared bit for bit: weights, masks, ledger (apart from `seconds`), error budget, name of the best
+file, list of the ladder. Then what writes files beside training is killed (`benchmarks.kill_files`). With `--kept` each
+trial is noted in that file as it ends, and those noted there are not made again. Writes kill_resume.json and .md.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,31 @@ KINDS = (
     "while a ticket, the ladder's list or a hash is written",
 )
 OUTSIDE = "at a random time, from outside"
+END, SHRINKING = "during the judgement at the end", "in a round whose mask shrinks"
 SENT = {f"{name} at a random time": getattr(signal, name) for name in ("SIGTERM", "SIGINT")}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train, and what it is killed at.
+
+    Attributes:
+        kinds: Of moments.
+        each: Trials of a kind.
+        strategy: Of the trainer.
+        judging: `"round"` or `"end"`.
+        search: `"fixed"` or `"gradual"`.
+    """
+
+    kinds: tuple[str, ...]
+    each: int
+    strategy: str = "auto"
+    judging: str = "round"
+    search: str = "fixed"
+
+    @property
+    def processes(self) -> int:
+        return 1 if self.strategy == "auto" else 2
 
 
 def draw(kind: str, counts: dict[str, int], seconds: float, rng: random.Random) -> str:
@@ -46,10 +73,13 @@ def draw(kind: str, counts: dict[str, int], seconds: float, rng: random.Random) 
     rounds = counts["begun"] // 2
     if kind == "inside a round":
         return f"batch:{rng.randint(1, counts['batch'])}"
+    if kind == SHRINKING:
+        dense = 2 * counts["batch"] // counts["begun"]
+        return f"batch:{rng.randint(dense + 1, counts['batch'])}"
     if kind == "at a round's end":
         event, end = rng.choice(("verdict", "saved", "begun")), rng.randint(1, rounds - 1)
         return f"{event}:{2 * end + (event == 'begun')}"
-    if kind == "during judging":
+    if kind in ("during judging", END):
         return f"judged:{rng.randint(2, counts['judged'])}"
     if kind == "after a refusal":
         return f"refused:{rng.randint(1, counts['refused'])}"
@@ -61,17 +91,18 @@ def draw(kind: str, counts: dict[str, int], seconds: float, rng: random.Random) 
     return f"seconds:{rng.uniform(0.3, 0.8) * seconds:.3f}"
 
 
-def run_job(folder: Path, moment: str, strategy: str, sent: int = signal.SIGKILL) -> int | None:
+def run_job(folder: Path, moment: str, way: Way, sent: int = signal.SIGKILL) -> int | None:
     """The exit code of one process that trains in `folder`, and gets a signal from outside if the moment says so."""
     folder.mkdir(exist_ok=True)
     outside = moment.startswith("seconds")
-    process = SERVER.Process(target=_quiet, args=(str(folder), "" if outside else moment, strategy))
+    arguments = (str(folder), "" if outside else moment, way.strategy, "last", way.judging, way.search)
+    process = SERVER.Process(target=_quiet, args=arguments)
     process.start()
     if outside:
         process.join(timeout=float(moment.split(":")[1]))
         if process.pid is not None and process.is_alive():
             os.kill(process.pid, sent)
-    process.join(timeout=180)
+    process.join(timeout=600)
     if process.exitcode is None:
         process.kill()
         process.join()
@@ -87,7 +118,7 @@ def _quiet(*arguments: str) -> None:
 
 def outcome(folder: Path) -> dict[str, Any]:
     found = torch.load(folder / "result-0.pt", weights_only=False)
-    return {key: found[key] for key in ("weights", "masks", "budget", "best")} | {
+    return {key: found[key] for key in ("weights", "masks", "budget", "best", "ladder")} | {
         "ledger": without_seconds(found["ledger"])
     }
 
@@ -98,84 +129,111 @@ def epochs_saved(folder: Path) -> int:
     return int(torch.load(last, weights_only=True)["epoch"]) + 1 if last.exists() else 0
 
 
+class Kept:
+    """Trials that are done, in a file of a line each.
+
+    Args:
+        path: The file; None keeps none.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        there = path is not None and path.exists()
+        self.found = [json.loads(line) for line in path.read_text().splitlines()] if there else []  # type: ignore[union-attr]
+
+    def add(self, trial: dict[str, Any]) -> None:
+        self.found.append(trial)
+        print(trial, flush=True)
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(trial) + "\n")
+
+
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--each", type=int, default=5)
+    parser.add_argument("--gradual", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--kept", type=Path, help="a file in which trials are kept, so that they are not made twice"
+    )
     options = parser.parse_args()
     one_thread()
-    SERVER.set_forkserver_preload(["lightning.pytorch", "pytorch_lightning", "torchmetrics", "scipy.stats"])
-    rng = random.Random(options.seed)
-    trials = []
-    started = time.time()
+    SERVER.set_forkserver_preload(["tests.support.killed_job"])  # which imports what takes long
+    kept = Kept(options.kept)
+    ways = (
+        Way((*KINDS, OUTSIDE, *SENT), options.each),
+        Way((END, "while a ticket, the ladder's list or a hash is written"), options.each, judging="end"),
+        Way((SHRINKING,), options.gradual, search="gradual"),
+        Way(KINDS, 1, strategy="ddp_fork"),
+    )
+    number = 0
     with tempfile.TemporaryDirectory() as temporary:
-        for strategy, kinds, each in (
-            ("auto", (*KINDS, OUTSIDE, *SENT), options.each),
-            ("ddp_fork", KINDS, 1),
-        ):
-            whole, again = Path(temporary) / f"whole-{strategy}", Path(temporary) / f"again-{strategy}"
-            assert run_job(whole, "", strategy) == 0
-            begun = time.time()  # the first one waited for the server of processes
-            assert run_job(again, "", strategy) == 0
-            seconds = time.time() - begun
-            assert not differences(outcome(whole), outcome(again))
-            drawn: set[str] = set()
-            counts = torch.load(Path(temporary) / "whole-auto" / "result-0.pt", weights_only=False)["counts"]
-            if strategy != "auto":  # each process sees half of the batches
-                counts = counts | {
-                    "batch": counts["batch"] // 2,
-                    "judged": counts["judged"] // 2,
-                    "refused": counts["refused"] // 2,
-                    "write": counts["write"] // 2,
-                    "rename": counts["rename"] // 2,
-                    "place": counts["place"] // 2,
-                }
-            for kind in kinds:
-                for _ in range(each):
-                    while (moment := draw(kind, counts, seconds, rng)) in drawn:
-                        pass
-                    drawn.add(moment)
-                    folder = Path(temporary) / f"trial-{len(trials)}"
-                    sent = SENT.get(kind, signal.SIGKILL)
-                    code = run_job(folder, moment, strategy, sent)
-                    killed = bool(code) if kind in SENT else code == (-sent if strategy == "auto" else 1)
-                    saved = epochs_saved(folder)
-                    (folder / "result-0.pt").unlink(missing_ok=True)
-                    resumed = run_job(folder, "", strategy)
-                    found = ["it did not end"] if resumed else differences(outcome(whole), outcome(folder))
-                    trials.append(
-                        {
-                            "processes": 1 if strategy == "auto" else 2,
-                            "kind": kind,
-                            "moment": moment,
-                            "killed": killed,
-                            "epochs_saved": saved,
-                            "identical": not found,
-                            "differences": found[:3],
-                        }
-                    )
-                    print(trials[-1], flush=True)
-        of_files = kill_files.trials(Path(temporary) / "files", max(1, options.each // 2), rng)
-    report(trials, of_files, options.seed, time.time() - started, options.out)
+        for place, way in enumerate(ways):
+            rng = random.Random(f"{options.seed}-{place}")
+            trials = len(way.kinds) * way.each
+            if len(kept.found) < number + trials:
+                try_out(way, Path(temporary), rng, kept, number)
+            number += trials
+        rng = random.Random(f"{options.seed}-files")
+        kill_files.trials(
+            Path(temporary) / "files", max(1, options.each // 2), rng, kept.add, len(kept.found) - number
+        )
+    report(kept.found[:number], kept.found[number:], options.seed, options.out)
 
 
-def report(
-    trials: list[dict[str, Any]], of_files: list[dict[str, Any]], seed: int, seconds: float, out: Path
-) -> None:
-    head = {"seed": seed, "seconds": round(seconds), **versions()}
+def try_out(way: Way, temporary: Path, rng: random.Random, kept: Kept, number: int) -> None:
+    """All trials of a way that are not kept yet, the first of which would be the `number`-th of all."""
+    name = "-".join((way.strategy, way.judging, way.search))
+    whole, again = temporary / f"whole-{name}", temporary / f"again-{name}"
+    assert run_job(whole, "", way) == 0
+    begun = time.time()  # the first one waited for the server of processes
+    assert run_job(again, "", way) == 0
+    seconds = time.time() - begun
+    assert not differences(outcome(whole), outcome(again))
+    counts = torch.load(whole / "result-0.pt", weights_only=False)["counts"]
+    if way.processes == 2:  # whose first one alone writes
+        shared = ("write", "rename", "place")
+        counts |= {event: max(counts[event] // 2, 1) for event in shared}
+    drawn: set[str] = set()
+    for kind in way.kinds:
+        for _ in range(way.each):
+            while (moment := draw(kind, counts, seconds, rng)) in drawn:
+                pass
+            drawn.add(moment)
+            number += 1
+            if number <= len(kept.found):
+                continue
+            folder = temporary / "trial"
+            sent = SENT.get(kind, signal.SIGKILL)
+            code = run_job(folder, moment, way, sent)
+            killed = bool(code) if kind in SENT else code == (-sent if way.processes == 1 else 1)
+            saved = epochs_saved(folder)
+            (folder / "result-0.pt").unlink(missing_ok=True)
+            resumed = run_job(folder, "", way)
+            found = ["it did not end"] if resumed else differences(outcome(whole), outcome(folder))
+            told = {"processes": way.processes, "kind": kind, "moment": moment, "killed": killed}
+            kept.add(told | {"epochs_saved": saved, "identical": not found, "differences": found[:3]})
+            shutil.rmtree(folder)
+
+
+def report(trials: list[dict[str, Any]], of_files: list[dict[str, Any]], seed: int, out: Path) -> None:
+    head = {"seed": seed, **versions()}
     write(out / "kill_resume.json", [json.dumps(head | {"trials": trials, "files": of_files}, indent=1)])
     lines = [
         "# Killed and resumed",
         "",
-        f"`python -m benchmarks.kill_resume --seed {seed}`: a run of 16 epochs (eight judged attempts, two refused) is "
-        "killed with SIGKILL at a random moment and resumed with `ckpt_path='last'`. Identical: weights, masks, ledger "
-        "apart from `seconds`, error budget and best file equal those of the uninterrupted run bit for bit.",
-        f"CPU, {named(versions())}; {seconds:.0f} s in all.",
+        f"`python -m benchmarks.kill_resume --seed {seed}` (see `--help`): a run is killed at a random moment "
+        "and resumed with `ckpt_path='last'`. Identical: weights, masks, ledger apart from `seconds`, error budget, "
+        "best file and the ladder's list equal those of the uninterrupted run bit for bit. "
+        f"{sum(t['identical'] for t in trials)} of {len(trials)} were, and beside training "
+        f"{sum(t['good'] for t in of_files)} of {len(of_files)} good.",
+        f"CPU, {named(versions())}.",
         "",
     ]
     table = []
     for processes in (1, 2):
-        for kind in (*KINDS, OUTSIDE, *SENT):
+        for kind in (*KINDS, OUTSIDE, *SENT, END, SHRINKING):
             rows = [t for t in trials if t["kind"] == kind and t["processes"] == processes]
             if rows:
                 table.append(

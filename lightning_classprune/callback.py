@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import lightning.pytorch as lightning_pytorch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from lightning_classprune.export.judged_files import JudgedFiles
 from lightning_classprune.guard.options import Guard
 from lightning_classprune.guard.task import Outcomes
 from lightning_classprune.guard.tasks import AnyTask
@@ -28,6 +29,7 @@ from lightning_classprune.trainer.child_results import ChildResults
 from lightning_classprune.trainer.compatibility import check_trainer
 from lightning_classprune.trainer.event_order import insert_gates
 from lightning_classprune.trainer.forward import Predict
+from lightning_classprune.trainer.versions import warn_of_checkpoint
 
 if TYPE_CHECKING:
     import pandas
@@ -220,6 +222,7 @@ class ClassAwarePruningCallback(_Callback):
             )
         if not data and not fit_arguments:
             data, fit_arguments = _of_the_last_fit(trainer)
+        trainer.should_stop = False  # of the interrupted fit, which Lightning 2.4 leaves so
         # Lightning reads a checkpoint after `setup`, where it does not say that there is one.
         self._closing, self._closing_checkpoint = True, fit_arguments.get("ckpt_path") is not None
         try:
@@ -242,7 +245,14 @@ class ClassAwarePruningCallback(_Callback):
         check_trainer(trainer, self)
         earlier, self._sparsity, self._ledger, self._state = self._state, 0.0, [], {}
         settings = self.settings
-        self._startup = Startup(settings, trainer, self._masks, earlier=earlier, closing=self._closing)
+        maker = None
+        if settings.files.judged and not trainer.fast_dev_run:
+            classes, kinds = settings.class_names, settings.files.judged
+            maker = JudgedFiles(kinds, classes, settings.threshold, settings.predict)
+            maker.check_packages()
+        self._startup = Startup(
+            settings, trainer, self._masks, earlier=earlier, closing=self._closing, maker=maker
+        )
         if self._closing and not self._closing_checkpoint:
             if not earlier:
                 raise MisconfigurationException(
@@ -396,6 +406,7 @@ class ClassAwarePruningCallback(_Callback):
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Note how far the checkpoint had got."""
         if self._startup is not None:
+            warn_of_checkpoint(trainer, checkpoint)
             epochs = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
             self._startup.note_checkpoint(epochs, checkpoint.get("callbacks", {}).get(self.state_key))
 

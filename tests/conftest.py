@@ -58,6 +58,7 @@ COSTS = {
     "job/test_models": "unit",
     "job/test_objective": "unit",
     "job/test_own_process": "processes",
+    "job/test_plain_errors": "unit",
     "job/test_reproduction": "unit",
     "job/test_torchvision_models": "fit",
     "job/test_trust": "unit",

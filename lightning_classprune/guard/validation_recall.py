@@ -10,13 +10,13 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_classprune.guard.classification import ClassesOrLabels
 from lightning_classprune.guard.task import NaNScoresError, OfUnits, Task
 from lightning_classprune.trainer.forward import Predict, default_predict, scores_and_target
 from lightning_classprune.trainer.randomness import untouched_randomness
+from lightning_classprune.trainer.versions import FSDPModule
 
 RECALL = "classprune/recall/"  # + class name
 #: So many scores wait on their device to be counted together, for counting waits for the device.
@@ -86,7 +86,7 @@ class ValidationRecall:
         try:
             with torch.no_grad(), untouched_randomness(), trainer.precision_plugin.forward_context():
                 returned = self._predict(asked, batch)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             raise
         except Exception as error:
             self._fail(error)

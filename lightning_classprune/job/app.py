@@ -33,6 +33,7 @@ from lightning_classprune.job.objective import Objective
 from lightning_classprune.job.report.report_run import write_report
 from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.ledger.text import write_jsonl
+from lightning_classprune.trainer.versions import safe_loading
 
 
 def job(cfg: DictConfig) -> Objective:
@@ -113,7 +114,7 @@ def _run(cfg: DictConfig, folder: RunFolder, resume: bool, closing: bool) -> tup
         if pruning is None:
             raise ValueError("this job prunes nothing, so there is nothing to judge")
         fit = partial(pruning.judge, trainer)
-    fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    fit(module, datamodule=data, ckpt_path=checkpoint, **safe_loading(trainer))
     rows = [] if pruning is None else pruning.ledger
     interrupted = pruning is not None and pruning.awaits_judgement
     if trainer.is_global_zero and rows:

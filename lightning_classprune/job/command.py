@@ -11,16 +11,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_classprune import __version__
+from lightning_classprune.job.closed_pipe import outlive_readers
 from lightning_classprune.job.configuration import conf_dir, see_working_directory
 
 
 def main() -> None:
     """Run the job or the sweep that the command line describes, or go on with the one of `resume=RUN_DIR`."""
+    outlive_readers()
     see_working_directory()
     arguments = sys.argv[1:]
     if "--version" in arguments:  # Hydra would tell its own
@@ -41,8 +45,16 @@ def job(cfg: DictConfig) -> float | tuple[float, ...]:
     """Do one job of a Hydra command: `app.job`. Launchers send this function to other processes by its name."""
     _say_where(cfg)
     from lightning_classprune.job import app
+    from lightning_classprune.job.plain_errors import one_line
 
-    return app.job(cfg)
+    try:
+        return app.job(cfg)
+    except Exception as error:
+        said = one_line(error)
+        # A sweep goes on with its other jobs, and tells the errors itself.
+        if said is None or HydraConfig.get().mode != RunMode.RUN or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(f"classprune: {said}")
 
 
 def _say_where(cfg: DictConfig) -> None:

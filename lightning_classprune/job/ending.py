@@ -27,6 +27,7 @@ from lightning_classprune.ledger.rows import Row
 from lightning_classprune.pruning.masks import layer_counts
 from lightning_classprune.tickets.loading import load_ticket
 from lightning_classprune.trainer.checkpoint_hashes import write_hash
+from lightning_classprune.trainer.versions import safe_loading
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Ending:
         self, module: LightningModule, offsets: Mapping[str, float], loader: DataLoader[Batch]
     ) -> Answers | None:
         self.final_test.offsets = offsets
-        self.trainer.test(module, dataloaders=loader, verbose=False, weights_only=True)
+        self.trainer.test(module, dataloaders=loader, verbose=False, **safe_loading(self.trainer))
         return self.final_test.tested
 
     def _write_counts(self, test: Mapping[str, Answers]) -> None:

@@ -28,10 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from lightning_classprune.job import app, jobs
+    from lightning_classprune.job.closed_pipe import outlive_readers
     from lightning_classprune.job.configuration import see_working_directory
     from lightning_classprune.job.lock import FolderInUse
     from lightning_classprune.job.run_folder import RunFolder
 
+    outlive_readers()
     see_working_directory()
     try:
         run = RunFolder.open(folder.absolute())

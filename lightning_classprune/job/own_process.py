@@ -8,12 +8,14 @@ import threading
 
 from lightning_classprune.job import jobs
 from lightning_classprune.job.app import run
+from lightning_classprune.job.closed_pipe import outlive_readers
 from lightning_classprune.job.lock import FolderInUse
 from lightning_classprune.job.run_folder import RunFolder
 
 
 def main() -> None:
     """Do the job, and end at once when the sweep that holds the other end of standard input is gone."""
+    outlive_readers()
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
     try:
         jobs.resume(RunFolder.open(sys.argv[1]), run, trust="--trust" in sys.argv[2:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -35,6 +36,8 @@ from lightning_classprune.ledger.text import read_jsonl
 # A status always has this many bytes, so that one can be written where a disk is full.
 _STATUS = 2048
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# The key of hashes.json that says the hash of all the others.
+_WHOLE = "all of these"
 
 #: What report, summary and export read, besides the checkpoint and the tickets.
 CLAIMED = (
@@ -184,6 +187,8 @@ class RunFolder:
         """
         status = self._json("status.json") or {"state": "running"}
         check(status, Status, str(self.path / "status.json"))
+        if "state" not in status:
+            raise ValueError(f"{self.path / 'status.json'} says no state")
         return {"error": None, "objective": None} | status
 
     def environment(self) -> dict[str, Any] | None:
@@ -239,9 +244,20 @@ class RunFolder:
             return read_samples(path, names)
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 by file; empty before the job's end."""
-        hashes = self._json("hashes.json") or {}
-        check(hashes, dict[str, str], str(self.path / "hashes.json"))
+        """SHA-256 by file; empty before the job's end.
+
+        Raises:
+            ValueError: They cannot be read, or were changed.
+        """
+        hashes, path = self._json("hashes.json"), self.path / "hashes.json"
+        if hashes is None:
+            return {}
+        check(hashes, dict[str, str], str(path))
+        if hashes.pop(_WHOLE, None) != _whole(hashes):
+            raise ValueError(
+                f"{path} was changed or damaged since the job ended: it does not fit its own SHA-256; put it back, or "
+                "remove it if the change is meant"
+            )
         return hashes
 
     def verify(self, names: Collection[str]) -> None:
@@ -335,14 +351,17 @@ class RunFolder:
         """Note the SHA-256 of every file that a claim rests on, and of those that are read again."""
         claimed = [self.accepted, *(self.path / name for name in CLAIMED)]
         there = [path for path in [*claimed, *sorted(self.tickets.glob("*.safetensors"))] if path.is_file()]
-        self.write_json(
-            "hashes.json", {path.relative_to(self.path).as_posix(): files.sha256(path) for path in there}
-        )
+        hashes = {path.relative_to(self.path).as_posix(): files.sha256(path) for path in there}
+        self.write_json("hashes.json", hashes | {_WHOLE: _whole(hashes)})
 
     @rank_zero_only
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one small file."""
         files.write_text(self.path / name, json.dumps(content, indent=2) + "\n")
+
+
+def _whole(hashes: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

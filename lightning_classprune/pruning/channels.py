@@ -29,6 +29,7 @@ from lightning_classprune.pruning.slicing import (
 )
 from lightning_classprune.trainer.names import canonical
 from lightning_classprune.trainer.randomness import untouched_randomness
+from lightning_classprune.trainer.versions import uncompiled
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def find_channels(model: nn.Module, example: Example) -> Channels:
         ValueError: The forward fails on the example.
     """
     pruning = _torch_pruning()
-    with untouched_randomness(), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+    with untouched_randomness(), torch.enable_grad(), uncompiled():
         model = cpu_copy(model).float()
         for parameter in model.parameters():
             parameter.requires_grad_(True)
@@ -85,13 +86,8 @@ def _tried(
 ) -> list[ChannelGroup]:
     """The groups from which taking channels out gives what setting them to zero gives."""
     groups = [group for group in groups if group.size > 1]
-    # With the weights as they come, zero biases could hide a wrong group.
     model, example = model.double(), mapped(example, lambda t: torch.randn_like(t, dtype=torch.float64))
-    for parameter in model.parameters():
-        parameter.add_(torch.randn_like(parameter), alpha=float(parameter.std(correction=0)) * 0.1 + 1e-2)
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.running_mean is not None:
-            module.running_mean.normal_(std=0.1)
+    disturb(model)
     if _holds(model, example, groups):
         return groups
     sound = []
@@ -103,6 +99,16 @@ def _tried(
                 if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear | _ConvNd):
                     stays[name.rpartition(".")[0]] = "its channels cannot be taken out without a trace"
     return sound
+
+
+@torch.no_grad()
+def disturb(model: nn.Module) -> None:
+    """Add noise to all weights, in place: as they come, zero biases could hide what is wrong."""
+    for parameter in model.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=float(parameter.std(correction=0)) * 0.1 + 1e-2)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            module.running_mean.normal_(std=0.1)
 
 
 def _holds(model: nn.Module, example: Example, groups: list[ChannelGroup]) -> bool:

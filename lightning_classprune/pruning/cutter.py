@@ -20,11 +20,11 @@ from lightning_classprune.pruning.parameters import Prunable, select_parameters
 from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.pruning.units import Parameters, Surroundings, Units
 from lightning_classprune.trainer.gradients import upcoming_gradients
-from lightning_classprune.trainer.other_callbacks import of_type
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.randomness import untouched_randomness
 from lightning_classprune.trainer.sharding import Sharding, local, reshard
 from lightning_classprune.trainer.snapshots import Tensors, restore_tensors
+from lightning_classprune.trainer.versions import of_type
 
 
 class Cutter:

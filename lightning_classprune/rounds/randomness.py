@@ -16,6 +16,7 @@ from lightning_classprune.trainer.randomness import (
     seed_process,
     set_random_state,
 )
+from lightning_classprune.trainer.versions import makes_iterator
 
 
 class RoundRandomness:
@@ -46,13 +47,17 @@ class RoundRandomness:
             generator.manual_seed(generator.initial_seed())
 
     def go_on(self) -> bool:
-        """Put back the state of a checkpoint that is resumed; whether there was one."""
+        """Put back the state of a checkpoint that is resumed; whether there is one, before the first batch."""
         if self._saved is None:
             return False
         set_random_state(self._saved["state"])
         for generator, state in zip(self._generators(), self._saved["generators"], strict=False):
             generator.set_state(state)
         return True
+
+    def gone_on(self) -> None:
+        """A batch is trained: what the checkpoint had is used up."""
+        self._saved = None
 
     def tell_samplers(self, epoch: int) -> None:
         """Samplers that shuffle by epoch get this one, where Lightning gives them the loop's."""
@@ -65,11 +70,8 @@ class RoundRandomness:
 
     def renew_iterator(self) -> None:
         """Let the epoch about to start draw its order now; Lightning may have made its iterator before."""
-        loop = self._trainer.fit_loop
-        # Lightning's own condition for a new iterator in this epoch.
-        will = self._trainer.current_epoch > 0 and not loop.is_resuming and not loop.epoch_loop.restarting
-        if not will:
-            iter(loop._data_fetcher)
+        if not makes_iterator(self._trainer):
+            iter(self._trainer.fit_loop._data_fetcher)
 
     def _generators(self) -> list[torch.Generator]:
         loader = self._trainer.fit_loop._combined_loader

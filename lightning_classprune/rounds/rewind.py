@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -129,6 +131,36 @@ def load_point(saved: Mapping[str, Any] | None, sharding: Sharding) -> RewindPoi
     return RewindPoint(
         sharding.pieces(saved["tensors"]), sharding.loaded_state(saved["training"]), (epochs, steps)
     )
+
+
+def check_point_file(path: str | os.PathLike[str]) -> None:
+    """Find out, before there is a rewind point, whether it can be written to a file of its own.
+
+    Raises:
+        ValueError: It cannot, or the file is somebody else's.
+    """
+    file = Path(path)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"Files.rewind_file={os.fspath(path)!r} cannot be written ({error}); give a file that can"
+        ) from error
+    if os.path.lexists(file) and not _is_point(file):
+        raise ValueError(
+            f"Files.rewind_file={os.fspath(path)!r} is there and is no rewind point of an earlier run, so it would "
+            "be overwritten; give a file that is not"
+        )
+
+
+def _is_point(file: Path) -> bool:
+    try:
+        held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # a file of another kind makes its readers raise what they like
+        return False
+    return isinstance(held, dict) and held.keys() == {"tensors", "training", "length"}
 
 
 def write_point(

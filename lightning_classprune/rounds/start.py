@@ -13,6 +13,7 @@ from torch import nn
 from lightning_classprune.rounds.clock import RoundClock
 from lightning_classprune.rounds.rewind import (
     RewindPoint,
+    check_point_file,
     hold_schedulers,
     load_point,
     release_schedulers,
@@ -101,7 +102,10 @@ class RoundStart:
 
         Raises:
             MisconfigurationException: Optimizers or schedulers cannot be put back, or made for the rounds' length.
+            ValueError: The rewind point cannot have the file that it is to have.
         """
+        if (file := self._file) is not None:
+            self._sharding.processes.on_first(lambda: check_point_file(file))
         state = capture_training(self._trainer)
         try:
             with untouched_randomness():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ class KeptTickets:
         self.dense: Kept | None = None
         self.candidates: list[Kept] = []
         self._saved_folder = self.folder  # of the run that is resumed
+        self._files: list[str] = []
 
     def keep(
         self,
@@ -122,8 +123,10 @@ class KeptTickets:
     # -- the judgement is final --
 
     @property
-    def _mark(self) -> Path:
-        return self.folder / f"judged-{self.run}.json"
+    def _marks(self) -> tuple[Path, Path]:
+        """What says that the run was judged; the second so that it is known where somebody removed the first."""
+        name = f"judged-{self.run}.json"
+        return self.folder / name, self.folder / f".{name}"
 
     def refuse_if_judged(self) -> None:
         """Refuse to go on with a run that was judged, or whose guard was opened for other candidates.
@@ -136,7 +139,8 @@ class KeptTickets:
         found: list[tuple[str, dict[str, Any]]] = []
         if self._processes.rank == 0:
             # A copy of the run folder does not make a second run.
-            marks = {folder / self._mark.name for folder in (self.folder, self._saved_folder)}
+            folders = (self.folder, self._saved_folder)
+            marks = {folder / mark.name for folder in folders for mark in self._marks}
             found = [(os.fspath(mark), _read_mark(mark)) for mark in sorted(marks) if mark.exists()]
         found = self._processes.first(found)
         final = [mark for mark, said in found if said["done"] or not self._are_of(said["networks"])]
@@ -151,18 +155,24 @@ class KeptTickets:
         """Whether these candidates are the first of those networks, so that a run that goes on may come to the same."""
         return [one.sha256 for one in self.candidates] == networks[: len(self.candidates)]
 
-    def open_guard(self) -> None:
+    def open_guard(self, its_files: Sequence[str] = ()) -> None:
         """Say for which networks the guard is opened, before its first look.
+
+        Args:
+            its_files: SHA-256 of the files of the candidates that are judged too.
 
         Raises:
             MisconfigurationException: It was opened for others.
         """
         networks = [one.sha256 for one in self.candidates]
         self.refuse_if_judged()
-        if self._mark.exists() and _read_mark(self._mark)["networks"] != networks:
-            raise MisconfigurationException(
-                f"the guard was opened for other candidates of this run ({self._mark}): a judgement is final"
-            )
+        for mark in self._marks:
+            known = _read_mark(mark) if mark.exists() else None
+            if known is not None and (known["networks"], known["files"]) != (networks, list(its_files)):
+                raise MisconfigurationException(
+                    f"the guard was opened for other candidates of this run ({mark}): a judgement is final"
+                )
+        self._files = list(its_files)
         self._write_mark(networks, done=False)
 
     def close_guard(self) -> None:
@@ -170,8 +180,13 @@ class KeptTickets:
         self._write_mark([one.sha256 for one in self.candidates], done=True)
 
     def _write_mark(self, networks: list[str], *, done: bool) -> None:
-        content = json.dumps({"networks": networks, "done": done}) + "\n"
-        self._processes.on_first(lambda: files.write_text(self._mark, content))
+        content = json.dumps({"networks": networks, "files": self._files, "done": done}) + "\n"
+
+        def write() -> None:
+            for mark in self._marks:
+                files.write_text(mark, content)
+
+        self._processes.on_first(write)
 
     def discard(self) -> None:
         """Remove the files of all candidates; what was accepted has files of its own."""
@@ -222,5 +237,5 @@ def _read_mark(path: Path) -> dict[str, Any]:
         raise MisconfigurationException(
             f"{path} says that this run was judged, and cannot be read ({error}); put it back"
         ) from error
-    mark: dict[str, Any] = said
+    mark: dict[str, Any] = {"files": []} | said
     return mark

@@ -10,16 +10,17 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_classprune.trainer.horizon import Horizon
-from lightning_classprune.trainer.other_callbacks import callbacks_module, of_type, package_of
+from lightning_classprune.trainer.versions import callbacks_module, check_version, of_type, package_of
 
 
 def check_trainer(trainer: Any, owner: Any) -> None:
     """Refuse what cannot work.
 
     Raises:
-        MisconfigurationException: Another such callback, a callback that swaps schedulers or limits, a strategy that
-            is not supported, or rounds that nothing ends.
+        MisconfigurationException: An older Lightning, another such callback, a callback that swaps schedulers or
+            limits, a strategy that is not supported, or rounds that nothing ends.
     """
+    check_version(trainer)
     if sum(isinstance(c, type(owner)) for c in trainer.callbacks) > 1:
         raise MisconfigurationException(
             f"the Trainer has more than one {type(owner).__name__}; their masks would fight: "
@@ -70,9 +71,8 @@ def refuse_finders(trainer: Any) -> None:
         MisconfigurationException: There is one.
     """
     for name in ("LearningRateFinder", "BatchSizeFinder"):
-        module = callbacks_module(trainer)
         for callback in of_type(trainer, name):
-            if type(callback).on_fit_start is getattr(module, name).on_fit_start:
+            if type(callback).on_fit_start is getattr(callbacks_module(trainer), name).on_fit_start:
                 raise MisconfigurationException(
                     f"{type(callback).__name__} with ckpt_path: it trains before the first batch, and Lightning then "
                     "forgets the checkpoint's epochs and optimizers; go on without it, what it found is in the "

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lightning_classprune.trainer.other_callbacks import callbacks_module
+from lightning_classprune.trainer.versions import callbacks_module
 
 Event = Callable[[Any, Any], None]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lightning_classprune.trainer.other_callbacks import of_type
+from lightning_classprune.trainer.versions import of_type
 
 
 @dataclass(frozen=True)

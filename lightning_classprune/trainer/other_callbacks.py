@@ -1,13 +1,11 @@
 """Other callbacks: those callbacks of a job whose state belongs to a round.
 
 EarlyStopping and ModelCheckpoint must see each round as a run of its own, weight averaging must not un-prune, and
-callbacks that cannot work together with rounds are refused. Classes come from the package of the trainer at hand, for
-those of `lightning.pytorch` and of `pytorch_lightning` are not each other's.
+callbacks that cannot work together with rounds are refused.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,22 +15,7 @@ import torch
 
 from lightning_classprune.trainer.checkpoints import Checkpoints
 from lightning_classprune.trainer.snapshots import copy_state
-
-
-def package_of(trainer: Any) -> str:
-    """`"lightning.pytorch"` or `"pytorch_lightning"`, whichever the trainer comes from."""
-    return type(trainer.fit_loop).__module__.split(".loops")[0]
-
-
-def callbacks_module(trainer: Any) -> Any:
-    """The module `callbacks` of the trainer's package."""
-    return importlib.import_module(f"{package_of(trainer)}.callbacks")
-
-
-def of_type(trainer: Any, name: str) -> list[Any]:
-    """The trainer's callbacks of a class, by the class' name in its package."""
-    kind = getattr(callbacks_module(trainer), name)
-    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]
+from lightning_classprune.trainer.versions import has_stopped, mark_stopped, of_type
 
 
 class EarlyStoppings:
@@ -41,7 +24,7 @@ class EarlyStoppings:
     def __init__(self, callbacks: list[Any]) -> None:
         self._callbacks = callbacks
         self._pristine = self.capture()
-        self._no_reason = [(c.stopping_reason, c.stopping_reason_message) for c in callbacks]
+        self._mark(False)
 
     def __bool__(self) -> bool:
         """Whether there is one, which may end a round before its length."""
@@ -49,13 +32,15 @@ class EarlyStoppings:
 
     def stopped(self) -> bool:
         """Whether one of them ended this round."""
-        pairs = zip(self._callbacks, self._no_reason, strict=True)
-        return any(c.stopping_reason is not reason for c, (reason, _) in pairs)
+        return any(map(has_stopped, self._callbacks))
 
     def mark_stopped(self) -> None:
         """The round had been ended by early stopping when the checkpoint was written; Lightning does not save that."""
+        self._mark(True)
+
+    def _mark(self, stopped: bool) -> None:
         for callback in self._callbacks:
-            callback.stopping_reason = type(callback.stopping_reason).PATIENCE_EXHAUSTED
+            mark_stopped(callback, stopped)
 
     def capture(self) -> list[dict[str, Any]]:
         """What they have seen of this round."""
@@ -70,8 +55,7 @@ class EarlyStoppings:
     def reset(self) -> None:
         """Forget this round."""
         self.restore(self._pristine)
-        for callback, reason in zip(self._callbacks, self._no_reason, strict=True):
-            callback.stopping_reason, callback.stopping_reason_message = reason
+        self._mark(False)
 
 
 class Averaging:

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, Shard
 
 from lightning_classprune.trainer.names import canonical
 from lightning_classprune.trainer.processes import Processes
+from lightning_classprune.trainer.versions import DTensor, FSDPModule, Shard
 
 # A tensor of a captured state that is a piece is wrapped in a dict with this key, for its name does not tell.
 _PIECE = "__piece__"

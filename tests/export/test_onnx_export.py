@@ -331,3 +331,26 @@ class TestBadInput:
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
         with pytest.raises(ModuleNotFoundError, match=r"pip install 'lightning-classprune\[onnx\]'"):
             export_onnx(nn.Linear(4, 2), tmp_path / "model.onnx", torch.randn(3, 4))
+
+
+def test_a_pruned_lstm_is_exported_with_its_weights_packed(tmp_path: Path) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.last = nn.LSTM(32, 64, batch_first=True), nn.Linear(64, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = self.last(self.lstm(x)[0][:, -1])
+            return scores
+
+    torch.manual_seed(0)
+    net = Recurrent()
+    masks = {name: torch.rand_like(p) < 0.05 for name, p in net.named_parameters() if p.ndim > 1}
+    file, example = tmp_path / "model.onnx", torch.randn(4, 5, 32)
+    told = export_onnx(net, file, example, masks=masks)
+    assert (told.max_difference < 1e-5, told.changed_decisions) == (True, 0)
+    assert told.bytes < told.dense_bytes / 5
+    more = torch.randn(7, 5, 32)
+    apply_masks(masks, dict(net.named_parameters()))
+    (scores,) = onnxruntime.InferenceSession(file.read_bytes()).run(None, {"input": more.numpy()})
+    np.testing.assert_allclose(scores, net(more).detach().numpy(), atol=1e-5)

@@ -173,9 +173,9 @@ def test_validation_batches_that_predict_cannot_read_are_warned_of_once() -> Non
 
 def test_memory_that_is_out_is_no_matter_of_reading_batches() -> None:
     def predict(module: Any, batch: Any) -> Any:
-        raise torch.OutOfMemoryError
+        raise torch.cuda.OutOfMemoryError
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.cuda.OutOfMemoryError):
         fit(tiny(), Counting(predict), max_epochs=1)
 
 

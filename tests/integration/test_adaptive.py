@@ -21,6 +21,7 @@ from lightning_classprune.rounds.schedules import AdaptiveSteps
 from lightning_classprune.rounds.search import CHANCE, LEVEL, beyond
 from tests.support.compare import assert_same, checkpoints, weights, without_seconds
 from tests.support.kit import dataset, fit, pruner, tiny, verdicts
+from tests.support.older import EMAWeightAveraging
 from tests.support.witness import Keep, Watch
 
 VALIDATION, GUARD = 1, 2
@@ -164,7 +165,7 @@ def test_looks_leave_weights_buffers_and_random_state_alone(averaged: bool) -> N
     """An adaptive run is, bit for bit, the fixed run that takes the same step, also where the average is judged."""
 
     def more() -> list[Any]:
-        return [pl.callbacks.EMAWeightAveraging(decay=0.8)] if averaged else []
+        return [EMAWeightAveraging(decay=0.8)] if averaged else []
 
     adaptive = Job(on(VALIDATION, 0, look=3), max_rounds=1).run(*more())
     share = (119.5 - adaptive.kept[1]) / 120

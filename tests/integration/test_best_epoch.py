@@ -9,13 +9,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
 from lightning_classprune import ClassAwarePruningCallback
 from lightning_classprune.trainer.names import canonical
 from tests.support.compare import assert_same, weights, without_seconds
 from tests.support.kit import Tiny, fit, pruner, val_loader, verdicts
+from tests.support.older import EMAWeightAveraging
 from tests.support.witness import Keep, log_messages
 
 #: What is logged at the end of each epoch of the loop: rounds of three epochs, whose best are 1 (of 3), 2 and 3.

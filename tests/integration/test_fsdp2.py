@@ -39,6 +39,21 @@ def assert_same_run(a: dict[str, Any], b: dict[str, Any]) -> None:
     assert_same(a["weights"], b["weights"])
 
 
+def test_of_every_round_the_best_epoch_of_the_first_process_is_judged_everywhere(
+    fits: list[dict[str, Any]],
+) -> None:
+    found = fits[0]["best epoch"]
+    assert [row["verdict"] for row in found["ledger"]] == ["baseline", "accepted"]
+    assert_same(found["weights"], found["judged"][2])
+    assert_same_run(found, fits[0]["best epoch, whole"])
+    assert_same_run(found, fits[0]["best epoch, resumed"])
+
+
+def test_a_sharded_lstm_is_pruned_as_a_whole_one(fits: list[dict[str, Any]]) -> None:
+    assert set(fits[0]["recurrent"]["masks"]) == {"net.0.weight_ih_l0", "net.0.weight_hh_l0", "net.1.weight"}
+    assert_same_run(fits[0]["recurrent"], fits[0]["recurrent, whole"])
+
+
 def test_both_processes_end_with_one_run(fits: list[dict[str, Any]]) -> None:
     runs = [name for name, found in fits[0].items() if isinstance(found, dict)]
     assert len(runs) >= 10

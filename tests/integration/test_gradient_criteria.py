@@ -15,6 +15,7 @@ from lightning_classprune import ClassAwarePruningCallback
 from lightning_classprune.pruning import class_gradient, moments
 from tests.support.compare import assert_same, weights, without_seconds
 from tests.support.kit import Tiny, fit, loader, pruner, refusing, tiny, verdicts
+from tests.support.older import EMAWeightAveraging
 from tests.support.witness import Keep, Watch
 
 LOOK_BACK = 20  # the fewest steps, for six of them are an epoch
@@ -292,7 +293,7 @@ def test_scores_that_are_no_tensor_are_refused_before_the_first_batch() -> None:
 
 
 def test_a_listening_criterion_goes_with_weight_averaging() -> None:
-    average = pl.callbacks.EMAWeightAveraging(decay=0.5)
+    average = EMAWeightAveraging(decay=0.5)
     callback = pruner(criterion="lamp_gradient", max_rounds=2)
     fit(module := tiny(), callback, average)
     assert verdicts(callback) == ["baseline", "accepted", "accepted"]

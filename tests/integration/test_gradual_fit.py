@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -17,6 +17,7 @@ from lightning_classprune import ClassAwarePruningCallback, FNTolerance, Gradual
 from lightning_classprune.trainer.names import named_parameters
 from tests.support.compare import assert_same, optimizer_states, weights, without_seconds
 from tests.support.kit import dataset, fit, pruner, tiny, verdicts
+from tests.support.older import EMAWeightAveraging
 from tests.support.witness import Keep, Probe, Watch
 
 STEPS = 12  # of a round: two epochs of six batches

@@ -17,6 +17,7 @@ from lightning_classprune import Adaptive, ClassAwarePruningCallback, Cut, Files
 from lightning_classprune.pruning.criteria import CRITERIA, CriterionName
 from tests.support.compare import assert_same
 from tests.support.kit import QUIET
+from tests.support.older import averaging_of
 from tests.support.witness import Witness, classifier_of, pruning_callback, train_data, val_data
 
 PACKAGES = ["lightning.pytorch", "pytorch_lightning"]
@@ -91,7 +92,12 @@ def test_each_packages_own_callbacks_are_recognized(package: str) -> None:
     trainer = pl.Trainer(max_epochs=2, callbacks=[pruning, schedule], **QUIET)
     trainer.fit(classifier_of(package)(), train_data(), val_data())
     assert trainer.global_step == 3 * (4 + 1)
-    average = pl.callbacks.EMAWeightAveraging(decay=0.5)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_packages_own_average_is_judged_and_delivered(package: str) -> None:
+    pl = importlib.import_module(package)
+    average = averaging_of(package, "EMAWeightAveraging")(decay=0.5)
     witness = Witness()
     trainer = pl.Trainer(max_epochs=1, callbacks=[pruning_callback(witness), average], **QUIET)
     module = classifier_of(package)()

@@ -77,3 +77,14 @@ def test_the_working_directory_is_on_the_path_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "path", ["", "/lib"])
     configuration.see_working_directory()
     assert sys.path == ["", "/lib"]
+
+
+def test_an_error_of_ours_ends_a_job_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lightning_classprune", "data=breast_cancer", "protect.unknown=0.05"]
+    path = os.pathsep.join((str(ROOT), str(ROOT / "lightning_classprune" / "job" / "_hydra")))
+    given = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "Error executing job" not in done.stderr
+    assert [one for one in done.stderr.splitlines() if one.startswith("classprune: ") and "unknown" in one]

@@ -104,6 +104,9 @@ def test_a_job_whose_folder_says_nothing_more_is_running(tmp_path: Path) -> None
         ("layers.json", "{}", "layers"),
         ("layers.json", '{"layers": 3}', "layers"),
         ("hashes.json", '{"a": 1}', "hashes"),
+        ("hashes.json", '{"status.json": "0"}', "hashes"),
+        ("hashes.json", "{}", "hashes"),
+        ("status.json", '{"error": null}', "status"),
         ("ledger.jsonl", '{"round": "0"}', "ledger"),
         ("ledger.jsonl", '{"classes": {"a": {"fn": 1e400}}}', "ledger"),
         ("ledger.jsonl", "\ufeff\x00", "ledger"),
@@ -128,6 +131,12 @@ def test_what_was_changed_after_the_end_is_refused(tmp_path: Path) -> None:
     folder.write_status("finished", objective=0.5)
     folder.write_hashes()
     folder.verify(["ledger.jsonl", "status.json", "accepted.ckpt"])
+    for before, after in (("status.json", "statur.json"), ("all of", "all off")):
+        kept = (tmp_path / "hashes.json").read_text()
+        (tmp_path / "hashes.json").write_text(kept.replace(before, after))
+        with pytest.raises(ValueError, match=r"hashes\.json was changed or damaged"):
+            folder.verify(["status.json"])
+        (tmp_path / "hashes.json").write_text(kept)
     folder.ledger_file.write_text('{"round": 1}\n')
     with pytest.raises(ValueError, match=r"ledger\.jsonl was changed or damaged since the job ended"):
         folder.verify(["status.json", "ledger.jsonl"])

@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_classprune.rounds.clock import RoundClock
+from lightning_classprune.rounds.rewind import check_point_file
 from lightning_classprune.rounds.start import RoundStart, rebuild_training
 from lightning_classprune.trainer.horizon import Limits
 from lightning_classprune.trainer.processes import Processes
@@ -127,8 +128,40 @@ def test_a_point_in_a_file_of_its_own(tmp_path: Path) -> None:
     assert state["file"] == str(path)
     kept = found.start.point
     found.start.load_state_dict(state, found.start.saved_fresh())
+    check_point_file(path)  # an earlier run's, which this one takes the place of
     assert found.start.point is not kept
     assert_same(found.start.point.tensors, kept.tensors)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("there", ["text", "a ticket", "a folder", "below a file", "a lost link"])
+def test_a_file_of_somebody_elses_is_not_taken_for_the_rewind_point(there: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.pt"
+    if there == "text":
+        path.write_text("mine")
+    elif there == "a ticket":
+        torch.save({"tensors": {}}, path)
+    elif there == "a folder":
+        path.mkdir()
+    elif there == "a lost link":
+        path.symlink_to(tmp_path / "elsewhere.pt")
+    else:
+        path.write_text("mine")
+        path = path / "point.pt"
+    before = (tmp_path / "mine.pt").is_file() and (tmp_path / "mine.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"Files\.rewind_file=.*mine.* give a file"):
+        check_point_file(path)
+    assert ((tmp_path / "mine.pt").is_file() and (tmp_path / "mine.pt").read_bytes()) == before
+
+
+@pytest.mark.fit
+def test_another_file_is_left_as_it_is_and_told_of_before_the_first_batch(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pt"
+    path.write_text("mine")
+    net = tiny()
+    net.training_step = lambda *_: pytest.fail("a batch was trained")  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="rewind_file"):
+        fit(net, pruner(rewind_file=path))
+    assert path.read_text() == "mine"
 
 
 @pytest.mark.fit

@@ -11,11 +11,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_classprune.guard.tasks import Tokens
+from lightning_classprune.trainer.versions import DTensor
 from tests.support import kit
 from tests.support.ddp_job import (
     Net,
@@ -28,6 +27,11 @@ from tests.support.ddp_job import (
     train_loader,
     val_loader,
 )
+
+try:
+    from torch.distributed.fsdp import fully_shard
+except ImportError:  # torch 2.5 and older
+    from torch.distributed._composable.fsdp import fully_shard
 
 torch.set_num_threads(1)
 
@@ -60,6 +64,31 @@ class Sharded(Net):
 def module(optimizer: str = "adam") -> Sharded:
     torch.manual_seed(11)
     return Sharded(optimizer)
+
+
+class Recurrent(Sharded):
+    """An LSTM over sequences of one step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(11)
+        self.net = nn.ModuleList([nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 2)])
+
+    def configure_model(self) -> None:
+        mesh = getattr(self, "_device_mesh", None)
+        if mesh is not None and not isinstance(self.net[1].weight, DTensor):
+            for part in (*self.net, self):
+                fully_shard(part, mesh=mesh["data_parallel"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net[1](self.net[0](x[:, None])[0][:, -1])
+        return scores
+
+
+def recurrent(kind: str, folder: str) -> dict[str, Any]:
+    net, callback = Recurrent(), pruner(max_rounds=1)
+    fit(net, kind, folder, callback)
+    return results(callback, net)
 
 
 class Leaks(pl.Callback):
@@ -261,6 +290,33 @@ def objects(kind: str, folder: str) -> dict[str, Any]:
     return results(callback, net)
 
 
+class Scored(Sharded):
+    """Of each round the first epoch is the best, as the first process sees it; the second sees the opposite."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        scores = (0.9, 0.5, 0.6, 0.2)
+        score = scores[self.trainer.current_epoch]
+        self.log("f1", score if self.trainer.global_rank == 0 else 1 - score)
+
+
+def best(kind: str, folder: str, cut: int | None = None) -> dict[str, Any]:
+    """Of every round its best epoch; cut at the end of an epoch and resumed, if one is given."""
+
+    def parts() -> tuple[Scored, Any, Judged]:
+        torch.manual_seed(11)
+        return Scored(), pruner(epoch="best", max_rounds=1, rewind="none"), Judged()
+
+    path = f"{folder}/best-{kind}.ckpt"
+    monitored = pl.callbacks.EarlyStopping("f1", mode="max", patience=9)
+    if cut is not None:
+        net, callback, judged = parts()
+        with contextlib.suppress(InterruptedError):
+            fit(net, kind, folder, callback, monitored, judged, Cut(path, cut))
+    net, callback, judged = parts()
+    fit(net, kind, folder, callback, monitored, judged, ckpt_path=path if cut is not None else None)
+    return results(callback, net, judged=judged.weights)
+
+
 GRADUAL: dict[str, Any] = {
     "search": "gradual",
     "densities": (0.5,),
@@ -301,6 +357,11 @@ def main(folder: str) -> None:
         ),
         "objects, whole": objects("ddp", folder),
         "objects": objects("fsdp2", folder),
+        "recurrent, whole": recurrent("ddp", folder),
+        "recurrent": recurrent("fsdp2", folder),
+        "best epoch, whole": best("ddp", folder),
+        "best epoch": best("fsdp2", folder),
+        "best epoch, resumed": best("fsdp2", folder, cut=2),
         "files": files(folder),
         "half": raised(folder, net=Half()),
         "nan": raised(folder, criterion=nan_on_one),

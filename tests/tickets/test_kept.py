@@ -88,8 +88,35 @@ def test_a_guard_that_was_opened_is_not_opened_for_others(tmp_path: Path) -> Non
         tickets.refuse_if_judged()
 
 
+def test_removing_what_says_that_a_run_was_judged_gives_no_second_judgement(tmp_path: Path) -> None:
+    tickets, _ = kept(tmp_path)
+    tickets.open_guard()
+    (tmp_path / "judged-run.json").unlink()
+    tickets.open_guard()  # for the same ones
+    (tmp_path / "judged-run.json").unlink()
+    tickets.candidates.pop()
+    with pytest.raises(MisconfigurationException, match=r"\.judged-run\.json.*a judgement is final"):
+        tickets.open_guard()
+    tickets, _ = kept(tmp_path)
+    tickets.close_guard()
+    (tmp_path / "judged-run.json").unlink()
+    with pytest.raises(MisconfigurationException, match="a judgement is final"):
+        tickets.refuse_if_judged()
+
+
 def test_discarded_files_are_gone_and_no_others(tmp_path: Path) -> None:
     tickets, _ = kept(tmp_path)
     (tmp_path / "mine.safetensors").write_bytes(b"mine")
     tickets.discard()
     assert [path.name for path in tmp_path.iterdir()] == ["mine.safetensors"]
+
+
+def test_a_judgement_that_was_interrupted_is_made_again_of_the_same_files_only(tmp_path: Path) -> None:
+    tickets, _ = kept(tmp_path)
+    tickets.open_guard(["ab"])
+    tickets.open_guard(["ab"])
+    for others in ([], ["ab", "cd"], ["cd"]):
+        with pytest.raises(MisconfigurationException, match="the guard was opened for other candidates"):
+            tickets.open_guard(others)
+    tickets.close_guard()
+    assert json.loads((tmp_path / "judged-run.json").read_text())["files"] == ["ab"]

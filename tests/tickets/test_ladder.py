@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,7 +12,6 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 
 from lightning_classprune import ClassAwarePruningCallback, load_ticket
@@ -19,6 +19,7 @@ from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
 from tests.support.compare import assert_same, weights
 from tests.support.kit import fit, pruner, refusing, tiny, verdicts
+from tests.support.older import EMAWeightAveraging
 from tests.support.witness import Keep, log_messages
 
 
@@ -237,7 +238,8 @@ def test_a_list_that_is_none_is_refused(text, tmp_path):
 
 
 @pytest.mark.unit
-def test_an_entry_that_was_changed_is_refused(tmp_path):
+@pytest.mark.parametrize(("before", "after"), [("0.9", "0.8"), ("sha256", "sia256")])
+def test_an_entry_that_was_changed_is_refused(before, after, tmp_path):
     row = {
         "round": 3,
         "sparsity": 0.5,
@@ -246,7 +248,7 @@ def test_an_entry_that_was_changed_is_refused(tmp_path):
     }
     Ladder(tmp_path).add(row, {"w": torch.ones(2)}, {}, {})
     text = (tmp_path / "ladder.json").read_text()
-    (tmp_path / "ladder.json").write_text(text.replace("0.9", "0.8"))
+    (tmp_path / "ladder.json").write_text(text.replace(before, after))
     with pytest.raises(ValueError, match=r"what it says of round 3 was changed"):
         Ladder(tmp_path).pick()
 
@@ -287,7 +289,8 @@ def test_tied_weights_have_both_names_and_passing_buffers_none(tmp_path):
 
 def entry(number: int, size: int, **recalls: float | None) -> dict[str, Any]:
     classes = {name: {"recall": recall, "fn": 0, "support": 9} for name, recall in recalls.items()}
-    return {"file": f"round={number:02d}.safetensors", "bytes": size, "round": number, "classes": classes}
+    said = {"file": f"round={number:02d}.safetensors", "bytes": size, "round": number, "classes": classes}
+    return said | {"sha256": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
 
 
 @pytest.fixture

@@ -51,14 +51,14 @@ def test_a_file_is_written_read_and_removed_with_its_hash(tmp_path: Path) -> Non
         assert check_hash(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert io.load_checkpoint(path, weights_only=True)["x"] == 2
+        assert io.load_checkpoint(path)["x"] == 2
     flipped(path)
     with pytest.raises(MisconfigurationException, match="was changed or damaged"):
-        io.load_checkpoint(path, weights_only=True)
+        io.load_checkpoint(path)
     (tmp_path / "a.ckpt.sha256").unlink()
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(MisconfigurationException, match=r"a\.ckpt cannot be read"):
-        io.load_checkpoint(path, weights_only=True)
+        io.load_checkpoint(path)
     io.remove_checkpoint(path)
     assert not list(tmp_path.iterdir())
 
@@ -71,7 +71,7 @@ def test_a_kill_between_the_two_leaves_no_wrong_hash(tmp_path: Path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             io.save_checkpoint(OURS | {"y": 1}, path)
     with pytest.warns(UserWarning, match=r"a\.ckpt has no \.sha256 file beside it"):
-        assert set(io.load_checkpoint(path, weights_only=True)) == {"callbacks", "x"}
+        assert set(io.load_checkpoint(path)) == {"callbacks", "x"}
 
 
 class Dying:
@@ -87,7 +87,7 @@ def test_a_checkpoint_of_another_training_is_taken_as_it_is(tmp_path: Path) -> N
     torch.save({"state_dict": {}}, path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        HashedCheckpointIO(TorchCheckpointIO()).load_checkpoint(path, weights_only=True)
+        HashedCheckpointIO(TorchCheckpointIO()).load_checkpoint(path)
 
 
 def test_a_link_has_the_hash_of_its_file(tmp_path: Path) -> None:

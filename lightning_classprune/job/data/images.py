@@ -157,10 +157,12 @@ class TorchvisionData(SplitDataModule):
     Its own test part is the test part; its training part is cut into train, validation and guard in the ratios of
     `fractions`. Downloaded to `root` if it is not there. `image_size` (pixels, square) is needed where the images
     differ in size. Training images are mirrored left-right if `flip` is true, or go through `augment`, transforms of
-    `torchvision.transforms.v2`, instead.
+    `torchvision.transforms.v2`, instead. Files that are pickles (CIFAR10's, CIFAR100's) are read only if they are the
+    published ones, by their MD5.
 
     Raises:
-        ValueError: `name` is not such a set; (in `setup`) images that differ in size without an `image_size`.
+        ValueError: `name` is not such a set; (in `setup`) its files are not there or were changed, or images differ in
+            size without an `image_size`.
     """
 
     def __init__(
@@ -211,7 +213,10 @@ class TorchvisionData(SplitDataModule):
             part = "train" if train else "test"
         assert self.make is not None
         assert self.part_argument is not None
-        return self.make(self.root, download=download, **{self.part_argument: part})
+        try:
+            return self.make(self.root, download=download, **{self.part_argument: part})
+        except RuntimeError as error:  # torchvision looks at its files before it reads them
+            raise ValueError(f"{self.name} in root={self.root!r}: {error}") from error
 
     def _tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
         images, labels = [], []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -178,3 +181,27 @@ def test_unknown_torchvision_set_is_named() -> None:
     for name in ("NoSuchSet", "ImageFolder", "vision"):
         with pytest.raises(ValueError, match=f"name='{name}'"):
             TorchvisionData(name, ".")
+
+
+class Code:
+    """A pickle that makes a folder when it is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
+def test_pickles_of_a_torchvision_set_that_are_not_the_published_ones_are_not_read(
+    name: str, tmp_path: Path
+) -> None:
+    base = tmp_path / getattr(torchvision.datasets, name).base_folder
+    base.mkdir()
+    for file in ("data_batch_1", "test_batch", "batches.meta", "train", "test", "meta"):
+        (base / file).write_bytes(pickle.dumps(Code(tmp_path / "made")))
+    data = TorchvisionData(name, str(tmp_path), download=False)
+    with pytest.raises(ValueError, match=f"{name} in root=.*not found or corrupted"):
+        data.setup()
+    assert not (tmp_path / "made").exists()
