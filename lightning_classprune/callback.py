@@ -327,6 +327,7 @@ class ClassAwarePruningCallback(_Callback):
             return
         startup, run = self._startup, self._run
         self._startup = self._run = None
+        self._validation_recall.forget()
         if run is not None:
             run.deliver_unjudged()
             self._masks, self._sparsity, self._ledger = run.masks, run.sparsity, run.recorder.rows
@@ -360,7 +361,15 @@ class ClassAwarePruningCallback(_Callback):
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start counting."""
         if self._run is not None:
+            self._run.cutter.look()
             self._validation_recall.begin(trainer, pl_module)
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """What the network says of the batch need not be asked twice."""
+        if self._run is not None:
+            self._validation_recall.listen(pl_module)
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0

@@ -12,7 +12,7 @@ from lightning_classprune.guard.conditions import Change
 from lightning_classprune.guard.data import PADDING, GuardData, Places
 from lightning_classprune.guard.task import Columns, OfUnits, Task
 from lightning_classprune.trainer.forward import Predict, as_in_validation, predicted, prepare
-from lightning_classprune.trainer.processes import Processes
+from lightning_classprune.trainer.processes import Processes, forget_locals
 
 
 def evaluate(
@@ -60,6 +60,7 @@ def evaluate(
                     if processes.world_size == 1:
                         raise
                     # Go on: a sharded model's next forward pass waits for this process.
+                    forget_locals(caught)
                     error = error or caught
         except Exception as caught:
             error = error or caught

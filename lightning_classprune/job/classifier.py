@@ -29,8 +29,9 @@ class Classifier(Optimized):
                 f"num_classes={num_classes} must be at least 2, also for a network with one logit."
             )
         self.loss = loss
-        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        # Targets are looked at where the data are read; a check here would wait for a GPU at every batch.
+        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of the batch."""

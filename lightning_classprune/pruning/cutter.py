@@ -132,6 +132,12 @@ class Cutter:
 
     # -- a cut --
 
+    def placed(self, masks: Masks) -> Masks:
+        """Masks where they are worked with: beside their weights; of sharded ones on the CPU."""
+        if self.sharding:
+            return masks
+        return {name: mask.to(self.units.parameters[name].device) for name, mask in masks.items()}
+
     def prepare(self, scoring: Scoring) -> None:
         """Let the criterion look; all processes call this.
 
@@ -156,7 +162,9 @@ class Cutter:
 
         def scores(name: str) -> torch.Tensor:
             weight = local(self.units.parameters[name])
-            point = weight if origin is None else origin[name].to(weight.device)
+            point = weight
+            if origin is not None and self.criterion.compares:
+                point = origin[name].to(weight.device)
             return self.criterion.score(name, weight, point)
 
         return self.units.shrink(masks, scores, pruned)
@@ -199,7 +207,11 @@ class Cutter:
     def tighten(self, masks: Masks, optimizers: list[Any]) -> None:
         """Set the pruned weights to zero in the middle of a training, with all that is known of them, and hold them."""
         self.hold(masks, optimizers)
-        self._enforcement.wipe(self.units.parameters, optimizers)
+        self._enforcement.wipe(optimizers)
+
+    def look(self) -> None:
+        """The weights are used for more than a step now: see that those held at zero are."""
+        self._enforcement.look()
 
     def rehearse(self, masks: Masks, optimizers: list[Any]) -> None:
         """Hold all weights once and let go.

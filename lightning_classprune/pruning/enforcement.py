@@ -2,14 +2,15 @@
 
 Two hooks and nothing else, so that parameters, names and state dicts stay the user's own: gradients are masked as soon
 as they are accumulated (clipping norms and line searches see the sparse network), and weights after every optimizer
-step (momentum, weight decay and averaging would revive them). An optimizer without torch's step hooks, one that wraps
-another without being torch's `Optimizer`, has its `step` wrapped instead.
+step (momentum, weight decay and averaging would revive them) unless the step is proved to have kept them at zero. An
+optimizer without torch's step hooks, one that wraps another without being torch's `Optimizer`, has its `step` wrapped
+instead.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,11 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.pruning.proof import Marks, Proof
 from lightning_classprune.trainer.sharding import local
+
+# Whole numbers of the size of a weight: a bitwise product keeps what is kept, and leaves +0.0 of infinity and NaN too.
+_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Enforcement:
@@ -26,7 +31,10 @@ class Enforcement:
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle | _WrappedStep] = []
-        self._factors: dict[str, Tensor] = {}
+        self._stencils: dict[str, Tensor] = {}
+        self._parameters: dict[str, torch.nn.Parameter] = {}
+        self._proofs: list[Proof] = []
+        self._marks = Marks()
 
     def hold(
         self, masks: Masks, parameters: Mapping[str, torch.nn.Parameter], optimizers: Iterable[Optimizer]
@@ -35,20 +43,23 @@ class Enforcement:
 
         A parameter that keeps all its weights gets no hook: a dense round costs nothing.
         """
+        before = self._stencils
         self.release()
         pruned = {name: mask for name, mask in masks.items() if not mask.all()}
         if not pruned:
             return
-        # In the weight's own dtype and layout: a product with booleans is several times slower on a CPU.
-        factors = {
-            name: torch.empty_like(local(parameters[name])).copy_(mask) for name, mask in pruned.items()
-        }
-        self._factors = factors
-        for name, factor in factors.items():
-            self._handles.append(_when_accumulated(parameters[name], _mask_gradient(factor)))
-        names = {id(parameters[name]): name for name in factors}
+        self._parameters = {name: parameters[name] for name in pruned}
+        for name, mask in pruned.items():
+            self._stencils[name] = _stencil(mask, local(parameters[name]), before.pop(name, None))
+            hook = self._mask_gradient(name)
+            self._handles.append(_when_accumulated(parameters[name], hook))
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
         for optimizer in optimizers:
-            self._handles.append(_when_stepped(optimizer, _mask_weights(names, factors)))
+            proof = Proof(optimizer, names, self._marks)
+            self._proofs.append(proof)
+            self._handles.append(_when_stepped(optimizer, self._after_step(names, proof)))
+            if not proof.lost:
+                self._handles.append(optimizer.register_step_pre_hook(self._before_step(names, proof)))
 
     def rehearse(
         self, masks: Masks, parameters: Mapping[str, torch.nn.Parameter], optimizers: Iterable[Optimizer]
@@ -60,23 +71,112 @@ class Enforcement:
             self.release()
 
     @torch.no_grad()
-    def wipe(self, parameters: Mapping[str, torch.nn.Parameter], optimizers: Iterable[Optimizer]) -> None:
+    def wipe(self, optimizers: Sequence[Optimizer]) -> None:
         """Set the weights that are held at zero to it now, in the middle of a training: their gradients too, and what
         optimizers remember of them, weight by weight (momentum, averages of squares)."""
-        states = [optimizer.state for optimizer in optimizers]
-        for name, factor in self._factors.items():
-            parameter = parameters[name]
-            held = [value for state in states for value in state.get(parameter, {}).values()]
+        for name, parameter in self._parameters.items():
+            held = (value for o in optimizers for value in o.state.get(parameter, {}).values())
             for tensor in (parameter, parameter.grad, *held):
                 if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
-                    local(tensor.detach()).mul_(factor).add_(0.0)  # -0.0 becomes 0.0
+                    _cut(local(tensor), self._stencils[name])
+            if parameter.grad is not None:
+                self._marks.set(name, parameter.grad)
+
+    @torch.no_grad()
+    def look(self) -> None:
+        """Weights are used for more than a step now: where steps were proved to keep zeros, see that they have.
+
+        Where they have not, weights are set to zero, now and after every step to come.
+        """
+        if all(proof.lost for proof in self._proofs):
+            return
+        leaking = [
+            weight
+            for name, parameter in self._parameters.items()
+            for weight in [local(parameter)]
+            if not torch.equal(weight, _cut(weight.clone(), self._stencils[name]))
+        ]
+        if not leaking:
+            return
+        for proof in self._proofs:
+            proof.lost = True
+        for name, parameter in self._parameters.items():
+            _cut(local(parameter), self._stencils[name])
 
     def release(self) -> None:
         """Remove all hooks."""
         for handle in self._handles:
             handle.remove()
-        self._handles.clear()
-        self._factors = {}
+        self._handles, self._stencils, self._parameters = [], {}, {}
+        self._proofs, self._marks = [], Marks()
+
+    def _mask_gradient(self, name: str) -> Callable[[Tensor], None]:
+        stencil, marks = self._stencils[name], self._marks
+
+        def hook(parameter: Tensor) -> None:
+            gradient = parameter.grad
+            if gradient is None:
+                return
+            if gradient.layout == torch.strided:
+                _cut(local(gradient), stencil)
+                marks.set(name, gradient)
+            else:
+                _cut(gradient._values(), stencil[tuple(gradient._indices())])
+
+        return hook
+
+    def _before_step(self, names: Mapping[int, str], proof: Proof) -> Callable[..., None]:
+        @torch.no_grad()
+        def hook(optimizer: Optimizer, *_: object) -> None:
+            if proof.is_unbroken(optimizer):
+                return
+            for parameter, stencil in self._of(optimizer, names):
+                for tensor in (parameter, *optimizer.state.get(parameter, {}).values()):
+                    if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
+                        _cut(local(tensor), stencil)
+
+        return hook
+
+    def _after_step(self, names: Mapping[int, str], proof: Proof) -> Callable[..., None]:
+        def hook(optimizer: Optimizer, *_: object) -> None:
+            if not proof.proves(optimizer):
+                for parameter, stencil in self._of(optimizer, names):
+                    _cut(local(parameter), stencil)
+            elif proof.is_due:
+                self.look()
+
+        return hook
+
+    def _of(self, optimizer: Optimizer, names: Mapping[int, str]) -> Iterator[tuple[Tensor, Tensor]]:
+        """What is held of an optimizer's, also of groups that were added since, and its stencil."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) in names:
+                    yield parameter, self._stencils[names[id(parameter)]]
+
+
+def _stencil(mask: Tensor, weight: Tensor, before: Tensor | None) -> Tensor:
+    """What cuts a tensor that is laid out like the weight, in the storage of the one before where there is one.
+
+    One byte a weight, True where it is pruned; on a CPU, where filling is slow, a whole number of the weight's size
+    with all bits set where it is kept.
+    """
+    whole = _WHOLE.get(weight.dtype.itemsize) if weight.device.type == "cpu" else None
+    if before is None:
+        before = torch.empty_like(weight, dtype=whole or torch.bool)
+    if whole is None:
+        return torch.logical_not(mask.to(weight.device), out=before)
+    return before.copy_(mask).neg_()
+
+
+def _cut(tensor: Tensor, stencil: Tensor) -> Tensor:
+    """Set what is pruned to +0.0 in place, whatever it was."""
+    if stencil.dtype == torch.bool:
+        return tensor.masked_fill_(stencil, 0)
+    if tensor.dtype.itemsize != stencil.dtype.itemsize:
+        return tensor.masked_fill_(stencil == 0, 0)
+    tensor.view(stencil.dtype).bitwise_and_(stencil)
+    return tensor
 
 
 def _when_accumulated(parameter: torch.nn.Parameter, hook: Callable[[Tensor], None]) -> RemovableHandle:
@@ -124,26 +224,3 @@ def _when_stepped(optimizer: Any, hook: Callable[..., None]) -> RemovableHandle 
         handle: RemovableHandle = optimizer.register_step_post_hook(hook)
         return handle
     return _WrappedStep(optimizer, hook)
-
-
-def _mask_gradient(factor: Tensor) -> Callable[[Tensor], None]:
-    def hook(parameter: Tensor) -> None:
-        if parameter.grad is not None:
-            local(parameter.grad).mul_(factor)
-
-    return hook
-
-
-def _mask_weights(names: Mapping[int, str], factors: Mapping[str, Tensor]) -> Callable[..., None]:
-    def hook(optimizer: Optimizer, *_: object) -> None:
-        held = [
-            (local(p), factors[names[id(p)]])
-            for group in optimizer.param_groups
-            for p in group["params"]
-            if id(p) in names
-        ]
-        if held:
-            weights, masks = zip(*held, strict=True)
-            torch._foreach_mul_(weights, masks)
-
-    return hook

@@ -27,11 +27,34 @@ def lamp(squares: Tensor) -> Tensor:
         return torch.zeros_like(squares, dtype=torch.float32)
     if not largest.isfinite():
         return torch.full_like(squares, float("nan"), dtype=torch.float32)
-    ascending, order = (flat / largest).sort()
-    # No sum is smaller than the largest square, which is 1 here: this many binary places are as many digits of each.
-    one = 2.0 ** (62 - flat.numel().bit_length())
-    parts = (ascending * one).round().long()
-    smaller = (parts.cumsum(0) - parts)[torch.searchsorted(ascending, ascending)]
+    relative = flat / largest
+    total = whole(relative, flat.numel()).sum()
+    return lamp_of_some(relative, flat.numel(), torch.zeros_like(total), total).reshape(squares.shape)
+
+
+def one(count: int) -> float:
+    """The whole number that stands for the largest square of so many; no sum of them exceeds 63 bits."""
+    # No sum is smaller than the largest square: this many binary places are as many digits of each.
+    return 2.0 ** (62 - count.bit_length())
+
+
+def whole(relative: Tensor, count: int) -> Tensor:
+    """Squares of `count` units, as shares of the largest in double precision, as whole numbers."""
+    return (relative * one(count)).round_().long()
+
+
+def lamp_of_some(relative: Tensor, count: int, smaller: Tensor, total: Tensor) -> Tensor:
+    """The scores of some squares of a layer: of all that lie between two sizes.
+
+    Args:
+        relative: Theirs, as shares of the layer's largest, in double precision.
+        count: Units of the layer.
+        smaller: Sum of the layer's whole numbers that are smaller than all of these.
+        total: Sum of all of the layer's whole numbers, more than 0.
+    """
+    ascending, order = relative.sort()
+    parts = whole(ascending, count)
+    before = smaller + (parts.cumsum(0) - parts)[torch.searchsorted(ascending, ascending)]
     scores = torch.empty_like(ascending)
-    scores[order] = ascending / (parts.sum() - smaller) * one
-    return scores.float().reshape(squares.shape)
+    scores[order] = ascending / (total - before) * one(count)
+    return scores.float()

@@ -71,6 +71,16 @@ def unpack(packed: Mapping[str, Any]) -> Tensor:
     return torch.from_numpy(bits.astype(bool)).reshape(packed["shape"])
 
 
+def pack_all(masks: Masks) -> dict[str, dict[str, Any]]:
+    """All masks as bits on the CPU, which keep no memory of a device."""
+    return {name: pack(mask) for name, mask in masks.items()}
+
+
+def unpack_all(packed: Mapping[str, Mapping[str, Any]]) -> Masks:
+    """The masks that `pack_all` stored, on the CPU."""
+    return {name: unpack(mask) for name, mask in packed.items()}
+
+
 def digest(masks: Masks) -> str:
     """SHA-256 over names, shapes and bits: equal on two processes if and only if the masks are."""
     sha = hashlib.sha256()

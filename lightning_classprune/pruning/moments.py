@@ -25,7 +25,7 @@ TIMES = 4
 
 def sensitivity(weight: Tensor, mean_square: Tensor) -> Tensor:
     """|w| sqrt(E[g^2])."""
-    return weight.abs() * mean_square.to(weight.device).sqrt()
+    return mean_square.to(weight.device).sqrt() * weight.abs()
 
 
 def usual_size(mean_squares: Iterable[Tensor], sharding: Sharding) -> float:

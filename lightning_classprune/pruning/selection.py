@@ -72,17 +72,42 @@ def shrink_masks(
             is NaN or of the wrong shape.
     """
     shards = shards or Unsharded()
+    more = still_to_prune(masks, pruned, shards)
+    if scope == "global":
+        return _prune_smallest(masks, scores, more, shards)
     kept, sizes = _counts(masks, shards)
     already = [n - k for n, k in zip(sizes, kept, strict=True)]
-    room = sum(high for _, high in _bounds(sizes, already))
-    if not sum(already) <= pruned <= room:
-        raise ValueError(f"cannot have {pruned} weights pruned: it must be from {sum(already)} to {room}")
-    if scope == "global":
-        return _prune_smallest(masks, scores, pruned - sum(already), shards)
     shrunk: Masks = {}
     for name, old, new in zip(masks, already, layer_quotas(sizes, already, pruned), strict=True):
         shrunk |= _prune_smallest({name: masks[name]}, scores, new - old, shards)
     return shrunk
+
+
+def still_to_prune(masks: Masks, pruned: int, shards: Shards | None = None) -> int:
+    """How many more weights are to be pruned; the arguments are those of `shrink_masks`.
+
+    Raises:
+        ValueError: So many cannot be pruned.
+    """
+    kept, sizes = _counts(masks, shards or Unsharded())
+    already = [n - k for n, k in zip(sizes, kept, strict=True)]
+    room = sum(high for _, high in _bounds(sizes, already))
+    if not sum(already) <= pruned <= room:
+        raise ValueError(f"cannot have {pruned} weights pruned: it must be from {sum(already)} to {room}")
+    return pruned - sum(already)
+
+
+def check_scores(name: str, mask: Tensor, scores: Tensor) -> None:
+    """Refuse scores that are none of the mask's weights.
+
+    Raises:
+        ValueError: They are of another shape, or complex.
+    """
+    if scores.shape != mask.shape or scores.is_complex():
+        raise ValueError(
+            f"criterion: scores of `{name}` have shape {tuple(scores.shape)} and dtype {scores.dtype}; "
+            f"a real tensor of shape {tuple(mask.shape)} is needed"
+        )
 
 
 def layer_quotas(sizes: list[int], already: list[int], pruned: int) -> list[int]:
@@ -146,11 +171,7 @@ class _Candidates:
     def pieces(self, name: str) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Pieces of a tensor: start, which weights are candidates, and integer keys that sort like the scores."""
         mask, values = self.masks[name], self.scores(name)
-        if values.shape != mask.shape or values.is_complex():
-            raise ValueError(
-                f"criterion: scores of `{name}` have shape {tuple(values.shape)} and dtype {values.dtype}; "
-                f"a real tensor of shape {tuple(mask.shape)} is needed"
-            )
+        check_scores(name, mask, values)
         flat, flat_mask, spared = values.detach().reshape(-1), mask.reshape(-1), self.spared.get(name, -1)
         for start in range(0, flat.numel(), _CHUNK):
             piece, candidates = flat[start : start + _CHUNK], flat_mask[start : start + _CHUNK]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_classprune.pruning.lamp import lamp
+from lightning_classprune.pruning.lamp_cut import lamp_masks
 from lightning_classprune.pruning.masks import Masks, count_kept, count_weights
 from lightning_classprune.pruning.selection import Scope, Scores, shrink_masks
 from lightning_classprune.trainer.sharding import Sharding, local
@@ -108,6 +109,8 @@ class SingleWeights:
 
     def shrink(self, masks: Masks, scores: Scores, pruned: int) -> Masks:
         """See `shrink_masks`; in a sharded model every process calls this with the same masks."""
+        if self.by_layer and self._is_simple and (cut := lamp_masks(masks, scores, pruned)) is not None:
+            return cut
         if self.by_layer:
             # Kept until the masks are found, for each of them takes a sort: four bytes a weight.
             scores = cache(partial(self._relative, masks, scores))
@@ -126,6 +129,12 @@ class SingleWeights:
         device = {name: p.device for name, p in self.parameters.items()}
         held = {name: mask.to(device[name]) for name, mask in self.sharding.pieces(masks).items()}
         return self.sharding.wholes(self._shrunk(held, scores, pruned))
+
+    @property
+    def _is_simple(self) -> bool:
+        """Whether each tensor is whole, of one gate, and compared with all others."""
+        several = any(gates > 1 for gates in self.gates.values())
+        return not self.sharding and self.scope == "global" and not several
 
     def _shrunk(self, masks: Masks, scores: Scores, pruned: int) -> Masks:
         """The masks that this process holds, each gate a tensor of its own in the selection."""

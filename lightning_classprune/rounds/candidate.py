@@ -47,4 +47,7 @@ class Candidate:
         reshard(self.module)
         self.processes.equalize_buffers(self.module)
         with self.swapped_in():
+            self.processes.equalize_buffers(
+                self.module
+            )  # a view has buffers of its own, such as an average's
             yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from lightning_classprune.guard.data import GuardData
@@ -13,7 +12,7 @@ from lightning_classprune.guard.judge import Judge
 from lightning_classprune.guard.task import Outcomes
 from lightning_classprune.ledger.recording import Recorder
 from lightning_classprune.ledger.rows import FileVerdict, file_verdict
-from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.pruning.masks import Masks, pack_all
 from lightning_classprune.rounds.delivery import Delivery
 from lightning_classprune.rounds.file_candidates import FileCandidates, MadeFile
 from lightning_classprune.rounds.judgement import JudgedFile, judge_kept
@@ -32,7 +31,6 @@ class Closing:
         kept: The candidates; None where none are kept.
         recorder: Takes the verdicts.
         delivery: Takes what is accepted.
-        devices: Of the masks, by parameter.
         files: Those of the candidates that are judged too; None where none are.
         was_judged: The guard was opened for the candidates that were kept.
     """
@@ -42,7 +40,6 @@ class Closing:
     kept: KeptTickets | None
     recorder: Recorder
     delivery: Delivery
-    devices: Mapping[str, torch.device]
     files: FileCandidates | None = None
     was_judged: bool = False
 
@@ -118,10 +115,14 @@ class Closing:
     def _take(self, masks: Masks, offsets: dict[str, float], place: str | None) -> None:
         """The kept network in the module is the accepted one; a bias takes its offsets, or none does."""
         module = self.delivery.handover.module
-        masks = {name: mask.to(self.devices[name]) for name, mask in masks.items()}
-        beside = self.delivery.handover.beside()
         self.delivery.accepted = Ticket(
-            masks, capture_tensors(module), None, [], dict(offsets), place, beside
+            pack_all(masks),
+            capture_tensors(module),
+            None,
+            [],
+            dict(offsets),
+            place,
+            self.delivery.handover.beside(),
         )
 
     def put_in(self, state: Mapping[str, Tensor]) -> None:

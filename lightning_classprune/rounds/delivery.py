@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lightning_classprune.ledger.rows import Row, delivered_row, stands
 from lightning_classprune.rounds.handover import Handover
 from lightning_classprune.tickets.keeper import LadderKeeper
-from lightning_classprune.tickets.ticket import Ticket
+from lightning_classprune.tickets.ticket import Ticket, pack_ticket
 from lightning_classprune.trainer.forward import PreparedPredict
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
 from lightning_classprune.trainer.snapshots import TrainingState, restore_tensors, restore_training
@@ -33,6 +34,22 @@ class Delivery:
     earlier_ladder: str | None = None
     accepted: Ticket | None = None
     is_handed_over: bool = False
+
+    def __post_init__(self) -> None:
+        self._saved: tuple[Ticket | None, dict[str, Any] | None] = (None, None)
+
+    def saved(self, *, with_training: bool) -> dict[str, Any] | None:
+        """The accepted ticket for a checkpoint, put together once; all processes call this.
+
+        Args:
+            with_training: Rounds go on from what trained it.
+        """
+        if self._saved[0] is not self.accepted:
+            self._saved = (
+                self.accepted,
+                pack_ticket(self.accepted, self.handover.sharding, with_training=with_training),
+            )
+        return self._saved[1]
 
     def put_in(self) -> None:
         """Put the accepted ticket into the module, bit for bit as it was judged."""

@@ -16,7 +16,7 @@ from lightning_classprune.guard.task import Outcomes
 from lightning_classprune.ledger.recording import Recorder
 from lightning_classprune.ledger.rows import stands
 from lightning_classprune.pruning.cutter import Cutter, check_criterion
-from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.pruning.masks import Masks, pack_all
 from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.rounds.best_epoch import BestEpoch
 from lightning_classprune.rounds.candidate import Candidate
@@ -114,7 +114,6 @@ class PruningRun:
             kept=self.kept,
             recorder=self.recorder,
             delivery=self.delivery,
-            devices={name: mask.device for name, mask in self.masks.items()},
             files=self.files,
         )
         self.candidate = Candidate(self.module, self.processes, (self.other_callbacks.averaging,))
@@ -159,6 +158,7 @@ class PruningRun:
         """Judge if the round is over: by its length, by EarlyStopping, or because the job is being stopped."""
         if self.pending or self.state.finished is not None:
             return
+        self.cutter.look()
         if self.gradual.pruned is not None:
             # Early stopping compares networks of different densities, of which none is the candidate.
             if self.processes.any(self.other_callbacks.early_stopping.stopped()):
@@ -194,10 +194,13 @@ class PruningRun:
 
     def _epoch(self) -> tuple[Tensors, TrainingState | None]:
         """The network as it would be judged now, and what trained it where rounds go on from that."""
-        goes_on = self.settings.search.point.kind == "none"
         with self.candidate.as_judged():
             tensors = capture_tensors(self.module)
-        return tensors, capture_training(self.trainer) if goes_on else None
+        return tensors, self._training()
+
+    def _training(self) -> TrainingState | None:
+        """What trains the network, where rounds go on from it; else nobody needs the memory that it takes."""
+        return capture_training(self.trainer) if self.settings.search.point.kind == "none" else None
 
     def _is_halfway(self) -> bool:
         if self.search is None or self.plan.chosen is None:
@@ -324,12 +327,12 @@ class PruningRun:
         return None if self.search is None else self.search.data
 
     def _commit(self, tensors: Tensors, look: Look, outcomes: Outcomes | None) -> None:
-        masks = {name: mask.clone() for name, mask in self.masks.items()}
         training, stopping = capture_training(self.trainer), self.other_callbacks.early_stopping.capture()
         with self.candidate.as_judged():
             place = self._bias_for(look.offsets, outcomes)
             beside = self.delivery.handover.beside()
-        ticket = Ticket(masks, tensors, training, stopping, dict(look.offsets), place, beside)
+        packed, offsets = pack_all(self.masks), dict(look.offsets)
+        ticket = Ticket(packed, tensors, training, stopping, offsets, place, beside)
         self.delivery.accepted = ticket
         self.cutter.commit()
         if self.kept is not None:
@@ -548,13 +551,14 @@ class PruningRun:
         self.pending = False
         reshard(self.module)
         restore_tensors(self.module, accepted.tensors)
+        masks = self.cutter.placed(accepted.masks)
         if self.gradual.is_on:
-            self.masks = {name: mask.clone() for name, mask in accepted.masks.items()}
+            self.masks = masks
             self.gradual.begin(self.state.accepted, self.state.candidate)
         else:
             self.cutter.go_back()
             self.cutter.prepare(self._scoring())
-            self.masks = self.cutter.shrink(accepted.masks, self.state.candidate, self.round_start.origin)
+            self.masks = self.cutter.shrink(masks, self.state.candidate, self.round_start.origin)
         self.cutter.require_equal(self.masks)
         self.cutter.listen_anew()
         self.round_start.go_back(accepted)
@@ -597,6 +601,7 @@ class PruningRun:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later process needs to go on: plain dicts of tensors and primitives."""
         self.spent.a_checkpoint_is_written()
+        self.cutter.look()
         return state_of(self)
 
     def load_state_dict(self, saved: Mapping[str, Any], *, extended: bool = False) -> None:

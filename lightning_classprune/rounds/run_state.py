@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lightning_classprune.pruning.masks import pack, unpack
+from lightning_classprune.pruning.masks import pack_all, unpack_all
 from lightning_classprune.rounds.plan import RoundState, largest_number_of_tests
 from lightning_classprune.rounds.resuming import (
     STATE_VERSION,
@@ -16,7 +16,7 @@ from lightning_classprune.rounds.resuming import (
     run_settings,
     shapes,
 )
-from lightning_classprune.tickets.ticket import pack_ticket, unpack_ticket
+from lightning_classprune.tickets.ticket import unpack_ticket
 
 if TYPE_CHECKING:
     from lightning_classprune.rounds.run import PruningRun
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 def state_of(run: PruningRun) -> dict[str, Any]:
     """Everything that a later process needs to go on. All processes call this."""
-    with_training = run.settings.search.point.kind == "none"
     return {
         "version": STATE_VERSION,
         "settings": run_settings(run.settings, run.clock.user),
@@ -34,7 +33,7 @@ def state_of(run: PruningRun) -> dict[str, Any]:
         **run.clock.state_dict(),
         "pending": run.pending,
         "sealed": run.other_callbacks.checkpoints.sealed,
-        "masks": {name: pack(mask) for name, mask in run.masks.items()},
+        "masks": pack_all(run.masks),
         "ledger": run.recorder.state_dict(),
         "kept": None if run.kept is None else run.kept.state_dict(),
         "spent": run.spent.state_dict(),
@@ -44,7 +43,7 @@ def state_of(run: PruningRun) -> dict[str, Any]:
         "gradual": run.gradual.state_dict(),
         "search": None if run.search is None else run.search.state_dict(),
         "best": None if run.best is None else run.best.state_dict(run.sharding),
-        "accepted": pack_ticket(run.delivery.accepted, run.sharding, with_training=with_training),
+        "accepted": run.delivery.saved(with_training=run.settings.search.point.kind == "none"),
         "rewind_point": run.round_start.state_dict(),
         "fresh": run.round_start.saved_fresh(),
         "ladder": run.ladder.folder,
@@ -67,8 +66,7 @@ def put_back(run: PruningRun, saved: Mapping[str, Any], *, extended: bool) -> No
         MisconfigurationException: It is of another network, was judged already, or may not be extended.
     """
     check_same_parameters(saved, shapes(run.cutter.units.parameters))
-    device = {name: mask.device for name, mask in run.masks.items()}
-    run.masks = {name: unpack(m).to(device[name]) for name, m in saved["masks"].items()}
+    run.masks = run.cutter.placed(unpack_all(saved["masks"]))
     run.state = RoundState.from_state_dict(saved["rounds"])
     run.judge.load_state_dict(saved)
     run.cutter.load_state_dict(saved)
@@ -90,7 +88,7 @@ def put_back(run: PruningRun, saved: Mapping[str, Any], *, extended: bool) -> No
     if run.best is not None and saved["best"] is not None:
         run.best.load_state_dict(saved["best"], run.sharding)
     run.recorder.load_state_dict(saved["ledger"])
-    run.delivery.accepted = unpack_ticket(saved["accepted"], device, run.sharding)
+    run.delivery.accepted = unpack_ticket(saved["accepted"], run.sharding)
     run.delivery.earlier_ladder = saved.get("ladder")
     run.round_start.load_state_dict(saved["rewind_point"], saved["fresh"])
     run.other_callbacks.checkpoints.load_state_dict(saved["checkpoints"])

@@ -70,8 +70,8 @@ class RoundStart:
         self._file = settings.files.rewind_file
         self.fresh = capture_training(trainer)
         self.point: RewindPoint | None = None
-        # What checkpoints hold where the point has its own file.
-        self._reference: dict[str, str] | None = None
+        # What checkpoints hold: the point, put together once, or where its own file is.
+        self._saved: dict[str, Any] | None = None
 
     @property
     def origin(self) -> Tensors | None:
@@ -174,10 +174,11 @@ class RoundStart:
             self._keep(remaining_after(self._trainer, self._clock.user, epoch, step, whole_epochs=whole))
 
     def _keep(self, length: tuple[int, int]) -> None:
+        self._saved = None
         self.point = RewindPoint(capture_tensors(self._module), capture_training(self._trainer), length)
         if self._file is not None:
             saved = save_point(self.point, self._sharding)
-            self._reference = write_point(saved, self._file, self._sharding.processes)
+            self._saved = write_point(saved, self._file, self._sharding.processes)
 
     # -- going back --
 
@@ -232,7 +233,9 @@ class RoundStart:
         """The rewind point as plain dicts, or the name and SHA-256 of its file."""
         if self.point is None:
             return None
-        return self._reference or save_point(self.point, self._sharding)
+        if self._saved is None:
+            self._saved = save_point(self.point, self._sharding)
+        return self._saved
 
     def saved_fresh(self) -> dict[str, Any]:
         """The training state of a fresh run as plain dicts."""
@@ -242,7 +245,7 @@ class RoundStart:
     def load_state_dict(self, state: Mapping[str, Any] | None, fresh: Mapping[str, Any] | None) -> None:
         """Take back what `state_dict` and `saved_fresh` returned; without the latter nothing is trained any more."""
         self.point = load_point(state, self._sharding)
-        self._reference = dict(state) if state is not None and "file" in state else None
+        self._saved = dict(state) if state is not None and "file" in state else None
         if fresh is None:
             return
         made, began = _rates(self.fresh), _rates(fresh)

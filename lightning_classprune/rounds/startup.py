@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
 from lightning_classprune.guard.conditions import Condition, plain
 from lightning_classprune.guard.data import (
@@ -347,16 +349,25 @@ class Startup:
 
     def _first_columns(self, run: PruningRun) -> Columns | None:
         """The guard data, read for the first time; how their batches are read is said unless they are pairs."""
-        evaluator, told = run.judge.evaluator, set[str]()
+        predict, told, short = self._settings.predict, set[str](), set[torch.dtype]()
 
         def noting(module: Any, batch: Any) -> Any:
-            if not (isinstance(batch, tuple | list) and len(batch) == 2):
+            if predict is default_predict and not (isinstance(batch, tuple | list) and len(batch) == 2):
                 told.add(described(reading(batch), batch))
-            return default_predict(module, batch)
+            returned = predict(module, batch)
+            scores = returned[0] if isinstance(returned, tuple | list) and returned else None
+            if isinstance(scores, Tensor) and scores.dtype in (torch.bfloat16, torch.float16):
+                short.add(scores.dtype)
+            return returned
 
-        if self._settings.predict is default_predict:
-            evaluator = replace(evaluator, predict=noting)
+        evaluator = replace(run.judge.evaluator, predict=noting)
         columns = evaluator.columns(self._trainer, run.module, run.data)
+        for dtype in short:
+            rank_zero_info(
+                f"the guard judges scores of {dtype}, as precision={self._trainer.precision!r} computes them: where "
+                "the best two of a case are rounded to one number, the first class is called; a predict of your own "
+                "may compute them in 32 bits"
+            )
         for one in sorted(told):
             rank_zero_info(f"predict: batches are read as {one}")
         return columns

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
-from lightning_classprune.pruning.masks import Masks, pack, unpack
+from lightning_classprune.pruning.masks import Masks, unpack_all
 from lightning_classprune.trainer.sharding import Sharding
 from lightning_classprune.trainer.snapshots import Tensors, TrainingState
 
@@ -17,13 +15,13 @@ from lightning_classprune.trainer.snapshots import Tensors, TrainingState
 class Ticket:
     """A network that was judged: its masks, all its tensors, its decision offsets, and the state of what trained it.
 
-    `training` is None in a resumed run that cannot need it: checkpoints hold it only where fine-tuning goes on from
-    it. `beside` is what `predict` was fitted to it, by name; empty unless that is a probe. `tensors` are without the
-    decision offsets, by class in `offsets`; `folded_into` names the bias that takes them when the network is handed
-    over, None where none does.
+    `packed` holds its masks as bits, whatever device the network is on. `training` is None in a resumed run that cannot
+    need it: checkpoints hold it only where fine-tuning goes on from it. `beside` is what `predict` was fitted to it, by
+    name; empty unless that is a probe. `tensors` are without the decision offsets, by class in `offsets`; `folded_into`
+    names the bias that takes them when the network is handed over, None where none does.
     """
 
-    masks: Masks
+    packed: dict[str, dict[str, Any]]
     tensors: Tensors
     training: TrainingState | None
     stopping: list[dict[str, Any]]
@@ -31,13 +29,18 @@ class Ticket:
     folded_into: str | None = None
     beside: Tensors = field(default_factory=dict)
 
+    @property
+    def masks(self) -> Masks:
+        """Its masks, on the CPU."""
+        return unpack_all(self.packed)
+
 
 def pack_ticket(ticket: Ticket | None, sharding: Sharding, *, with_training: bool) -> dict[str, Any] | None:
     """A ticket as plain dicts; masks as bits."""
     if ticket is None:
         return None
     return {
-        "masks": {name: pack(mask) for name, mask in ticket.masks.items()},
+        "masks": ticket.packed,
         "tensors": sharding.saved(ticket.tensors),
         "training": sharding.saved_state(ticket.training) if with_training else None,
         "stopping": ticket.stopping,
@@ -47,16 +50,13 @@ def pack_ticket(ticket: Ticket | None, sharding: Sharding, *, with_training: boo
     }
 
 
-def unpack_ticket(
-    saved: Mapping[str, Any] | None, device: Mapping[str, torch.device], sharding: Sharding
-) -> Ticket | None:
+def unpack_ticket(saved: Mapping[str, Any] | None, sharding: Sharding) -> Ticket | None:
     """The ticket that `pack_ticket` stored."""
     if saved is None:
         return None
-    masks = {name: unpack(mask).to(device[name]) for name, mask in saved["masks"].items()}
     training = sharding.loaded_state(saved["training"])
     return Ticket(
-        masks,
+        dict(saved["masks"]),
         sharding.pieces(saved["tensors"]),
         training,
         saved["stopping"],

@@ -71,7 +71,10 @@ def _visited(loader: DataLoader[Any]) -> tuple[list[int], str]:
 
 
 def rebuilt(loader: DataLoader[Any], indices: list[int]) -> DataLoader[Any]:
-    """A loader over the same data set that visits these samples in this order."""
+    """A loader over the same data set that visits these samples in this order.
+
+    Its workers live for one pass: those that persist go on drawing where they were, and every pass is to see the same.
+    """
     return DataLoader(
         loader.dataset,
         batch_size=batch_size(loader),

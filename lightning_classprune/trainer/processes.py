@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,8 @@ class Processes:
         Raises:
             Exception: The first rank's that has one.
         """
+        if error is not None and self.world_size > 1:
+            forget_locals(error)
         errors = self.gather_objects(_portable(error) if self.world_size > 1 else error)
         for rank, raised in enumerate(errors):
             if raised is not None:
@@ -64,15 +67,42 @@ class Processes:
         """Every rank's tensor (equal shapes), stacked along a new first dimension."""
         if self.world_size == 1:
             return tensor.unsqueeze(0)
-        gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        dist.all_gather(gathered, tensor.contiguous())
-        return torch.stack(gathered)
+        sent = _reachable(tensor.contiguous())
+        gathered = [torch.empty_like(sent) for _ in range(self.world_size)]
+        dist.all_gather(gathered, sent)
+        return torch.stack(gathered).to(tensor.device)
+
+    def gather_to_first(self, share: Any) -> list[Any] | None:
+        """Every rank's object, in the order of ranks, on rank 0; None on the others. All ranks call this."""
+        if self.world_size == 1:
+            return [share]
+        gathered: list[Any] | None = [None] * self.world_size if self.rank == 0 else None
+        dist.gather_object(share, gathered, dst=0)
+        return gathered
 
     def equalize_buffers(self, module: nn.Module) -> None:
         """Give every rank rank 0's buffers: BatchNorm statistics differ between ranks, and verdicts with them."""
         if self.world_size > 1:
             for buffer in module.buffers():
-                dist.broadcast(buffer.data, src=0)
+                sent = _reachable(buffer.data)
+                dist.broadcast(sent, src=0)
+                buffer.data.copy_(sent)
+
+
+def _reachable(tensor: Tensor) -> Tensor:
+    """The tensor where the processes can exchange it: NCCL takes none on the CPU, where offloaded weights lie."""
+    backends = dict(part.split(":") for part in str(dist.get_backend_config()).split(","))
+    return tensor if tensor.device.type in backends else tensor.to(next(iter(backends)))
+
+
+def forget_locals(error: BaseException) -> None:
+    """Let go of what the frames that an error came through hold, such as activations; its lines can still be told."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
 
 
 def _portable(error: Exception | None) -> Exception | None:

@@ -78,8 +78,8 @@ class Sharding:
         return torch.cat(self.processes.gather_objects(piece.cpu()))
 
     def _assembled(self, piece: Tensor) -> Tensor:
-        whole = self._whole(piece)
-        return whole if self.processes.rank == 0 else piece
+        pieces = self.processes.gather_to_first(piece.cpu())
+        return piece if pieces is None else torch.cat(pieces)
 
     def _piece(self, whole: Tensor) -> Tensor:
         chunks = whole.chunk(self.processes.world_size)

@@ -116,11 +116,20 @@ def restore_training(trainer: Any, state: TrainingState) -> None:
     if [_layout(o.state_dict()) for o in trainer.optimizers] != [_layout(o) for o in state["optimizers"]]:
         trainer.strategy.setup_optimizers(trainer)
     for optimizer, optimizer_state in zip(trainer.optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(laid_out(copy_state(optimizer_state), trainer.lightning_module))
+        _load(optimizer, laid_out(copy_state(optimizer_state), trainer.lightning_module))
     for config, scheduler_state in zip(trainer.lr_scheduler_configs, state["schedulers"], strict=True):
         config.scheduler.load_state_dict(copy_state(scheduler_state))
     if state["precision"]:
         trainer.precision_plugin.load_state_dict(copy_state(state["precision"]))
+
+
+def _load(optimizer: Any, state: dict[str, Any]) -> None:
+    """Load a state; rates that are tensors stay the same ones, on their device, where a captured graph reads them."""
+    before = [{k: v for k, v in group.items() if isinstance(v, Tensor)} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, tensors in zip(optimizer.param_groups, before, strict=True):
+        for key, tensor in tensors.items():
+            group[key] = tensor.copy_(torch.as_tensor(group[key]))
 
 
 def _layout(optimizer_state: dict[str, Any]) -> list[int]:

@@ -12,10 +12,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
+from lightning_classprune.guard import validation_recall
 from lightning_classprune.guard.classification import ClassesOrLabels
 from lightning_classprune.guard.validation_recall import RECALL, ValidationRecall, recalls
 from lightning_classprune.trainer.forward import default_predict
-from tests.support.kit import dataset, fit, tiny, val_loader
+from tests.support.kit import Tiny, dataset, fit, tiny, val_loader
 
 
 class Counting(pl.Callback):
@@ -29,6 +30,9 @@ class Counting(pl.Callback):
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.recall.reset()
         self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.recall.listen(pl_module)
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -56,6 +60,66 @@ def test_recall_by_hand_at_every_validation() -> None:
             assert found[f"classprune/fn/{name}"] == missed
             assert found[f"classprune/recall/{name}"] == pytest.approx(1 - missed / support)
     assert counting.found[0] != counting.found[1]
+
+
+@pytest.mark.parametrize(("waiting", "times"), [(1, 4), (80, 2), (1 << 20, 1)])
+def test_batches_are_counted_together_as_far_as_they_may_wait(
+    waiting: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 16 samples with two scores each."""
+    counts, count = list[int](), ValidationRecall._count
+
+    def counted(self: ValidationRecall, returned: Any, real_of: Any) -> None:
+        counts.append(len(returned[0]))
+        count(self, returned, real_of)
+
+    monkeypatch.setattr(ValidationRecall, "_count", counted)
+    monkeypatch.setattr(validation_recall, "WAITING", waiting)
+    fit(tiny(), counting := Counting(), val=DataLoader(dataset(64, 2), batch_size=16), max_epochs=1)
+    assert len(counts) == times
+    assert sum(counts) == 64
+    (found,) = counting.found
+    predicted, target = counting.expected[0]
+    assert found["classprune/fn/b"] == int(((target == 1) & (predicted != 1)).sum())
+
+
+class Asked(Tiny):
+    """Counts how often it is asked, and may do with scores what it likes."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__()
+        self.step, self.times = step, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.times += not self.training
+        return super().forward(x)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        if self.step == "once":
+            self(batch[0])
+        elif self.step == "other input":
+            self(batch[0] * 2)
+        elif self.step == "writes":
+            self(batch[0]).mul_(-1)
+
+
+@pytest.mark.parametrize(("step", "more"), [("once", 0), ("never", 1), ("other input", 1), ("writes", 1)])
+def test_what_validation_has_asked_is_not_asked_again(step: str, more: int) -> None:
+    torch.manual_seed(11)
+    module, plain = Asked(step), tiny()
+    batches = len(val_loader())
+    counting = Counting()
+    counting.on_validation_batch_end = lambda trainer, net, outputs, batch, *_: counting.recall.add(  # type: ignore[method-assign]
+        trainer, net, batch, 0
+    )
+    counting.on_validation_epoch_end = lambda trainer, _: counting.found.append(  # type: ignore[method-assign]
+        counting.recall.metrics(trainer)
+    )
+    fit(module, counting, max_epochs=1)
+    assert module.times == batches * ((step != "never") + more)
+    assert not module._forward_hooks
+    fit(plain, expected := Counting(), max_epochs=1)
+    assert counting.found == expected.found
 
 
 def test_a_class_without_samples_has_no_recall() -> None:
@@ -105,6 +169,14 @@ def test_validation_batches_that_predict_cannot_read_are_warned_of_once() -> Non
         fit(tiny(), counting := Counting(predict))
     assert counting.found == [{}, {}]
     assert len(asked) == 1
+
+
+def test_memory_that_is_out_is_no_matter_of_reading_batches() -> None:
+    def predict(module: Any, batch: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        fit(tiny(), Counting(predict), max_epochs=1)
 
 
 def test_nonsense_is_the_users_fault() -> None:

@@ -41,6 +41,7 @@ def decisions(weights: dict[str, torch.Tensor], data: Any) -> torch.Tensor:
     [
         "uneven",
         "sampled",
+        "averaged",
         "validation",
         "few",
         "unseeded",

@@ -131,6 +131,12 @@ def test_pieces_never_leak(fits: list[dict[str, Any]]) -> None:
         assert looked_at > 1000
 
 
+def test_who_cannot_read_validation_leaves_nobody_waiting(fits: list[dict[str, Any]]) -> None:
+    for process in fits:
+        assert [row["verdict"] for row in process["blind"]["ledger"]] == ["baseline", "accepted"]
+        assert not any(name.startswith("classprune/recall") for name in process["blind"]["logged"])
+
+
 def test_masks_of_pieces_shrink_inside_a_round(fits: list[dict[str, Any]]) -> None:
     for process in fits:
         found = process["gradual"]

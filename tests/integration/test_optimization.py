@@ -290,8 +290,7 @@ class GraphLog(L.Callback):
         self.graphs.append(self.backend.graphs)
 
 
-@pytest.mark.parametrize("rewind", ["init", "lr"])
-@pytest.mark.parametrize("what", ["submodule", "module"])
+@pytest.mark.parametrize(("what", "rewind"), [("submodule", "lr"), ("module", "init")])
 def test_rounds_compile_nothing_anew(what: str, rewind: str) -> None:
     torch._dynamo.reset()
     backend = Counted()

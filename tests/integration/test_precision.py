@@ -10,7 +10,15 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
-from tests.support.witness import Classifier, assert_pruned, guard_data, train_data, val_data, watched_fit
+from tests.support.witness import (
+    Classifier,
+    assert_pruned,
+    guard_data,
+    log_messages,
+    train_data,
+    val_data,
+    watched_fit,
+)
 
 
 class DtypeLog(L.Callback):
@@ -63,8 +71,10 @@ def test_the_guard_judges_in_the_users_precision() -> None:
         seen.append(scores.dtype)
         return scores, batch[1]
 
-    watched_fit(settings={"predict": predict}, precision="bf16-mixed")
+    with log_messages() as said:
+        watched_fit(settings={"predict": predict}, precision="bf16-mixed")
     assert set(seen) == {torch.bfloat16}
+    assert any("the guard judges scores of torch.bfloat16" in one for one in said)
 
 
 class Float64Data(torch.utils.data.Dataset):

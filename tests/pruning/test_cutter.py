@@ -113,6 +113,17 @@ def test_scores_compare_with_the_origin_or_with_the_weights_themselves() -> None
     assert equal["0.weight"].tolist() == [[False, False], [True, True]]
 
 
+def test_who_does_not_compare_never_asks_for_the_origin() -> None:
+    """It lies on the CPU, and would be copied to the weights' device tensor by tensor."""
+
+    class Far(dict[str, Tensor]):
+        def __getitem__(self, name: str) -> Tensor:
+            raise AssertionError(f"{name} was asked for")
+
+    made = cutter(network(), "magnitude")
+    assert_same(made.shrink(full(made), 3, Far()), made.shrink(full(made), 3, None))
+
+
 def test_a_network_is_tried_on_cut_further_and_draws_nothing() -> None:
     net = network()
 

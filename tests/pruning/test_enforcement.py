@@ -4,10 +4,11 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import LBFGS, SGD, Adam, AdamW
 
-from lightning_classprune.pruning.enforcement import Enforcement
+from lightning_classprune.pruning.enforcement import Enforcement, _cut, _stencil
 from lightning_classprune.pruning.masks import apply_masks
 
 torch.set_num_threads(1)
@@ -392,7 +393,7 @@ def test_what_is_held_in_the_middle_of_a_training_is_forgotten(name):
     before = copy.deepcopy(optimizer.state_dict()["state"]), copy.deepcopy(net.state_dict())
     enforcement = Enforcement()
     enforcement.hold(masks, parameters, [optimizer])
-    enforcement.wipe(parameters, [optimizer])
+    enforcement.wipe([optimizer])
     for number, (key, parameter) in enumerate(net.named_parameters()):
         mask = masks.get(key, torch.ones_like(parameter, dtype=torch.bool))
         held = {f"state {k}": (v, before[0][number][k]) for k, v in optimizer.state[parameter].items()}
@@ -403,3 +404,67 @@ def test_what_is_held_in_the_middle_of_a_training_is_forgotten(name):
             else:
                 assert torch.equal(now, then)
         assert not parameter.grad[~mask].any()
+
+
+def test_what_is_masked_is_zero_whatever_it_was():
+    """Infinity, NaN and what is negative leave +0.0: gradients that overflow are no matter of pruned weights."""
+    weight = nn.Parameter(torch.ones(2, 3))
+    mask = torch.tensor([[True, False, False], [False, True, False]])
+    gradient = torch.tensor([[1.0, float("nan"), float("inf")], [-1.0, float("-inf"), -0.0]])
+    Enforcement().hold({"w": mask}, {"w": weight}, [SGD([weight], lr=0.1)])
+    (weight * gradient).sum().backward()
+    assert torch.equal(weight.grad, torch.tensor([[1.0, 0, 0], [0, float("-inf"), 0]]))
+    assert not torch.signbit(weight.grad[~mask]).any()
+
+
+@pytest.mark.parametrize("layout", ["sparse", "strided"])
+def test_gradients_of_an_embedding(layout):
+    table = nn.Embedding(5, 3, sparse=layout == "sparse")
+    mask = torch.rand(5, 3, generator=torch.Generator().manual_seed(3)) < 0.5
+    optimizer = SGD(table.parameters(), lr=0.1)
+    apply_masks({"w": mask}, {"w": table.weight})
+    Enforcement().hold({"w": mask}, {"w": table.weight}, [optimizer])
+    table(torch.tensor([1, 2, 2])).sum().backward()
+    expected = torch.tensor([0.0, 1, 2, 0, 0]).unsqueeze(1) * mask
+    assert torch.equal(table.weight.grad.to_dense(), expected)
+    optimizer.step()
+    assert leaks({"w": table.weight}, {"w": mask}) == 0
+
+
+def test_what_holds_is_filled_again_where_it_lies():
+    """A graph that was captured in one round reads the masks of the next."""
+    net, parameters, masks = make()
+    enforcement, optimizer = Enforcement(), SGD(net.parameters(), lr=0.1)
+    enforcement.hold(masks, parameters, [optimizer])
+    places = {name: stencil.data_ptr() for name, stencil in enforcement._stencils.items()}
+    harder = {name: mask & (torch.rand(mask.shape) < 0.5) for name, mask in masks.items()}
+    apply_masks(harder, parameters)
+    enforcement.hold(harder, parameters, [optimizer])
+    assert {name: stencil.data_ptr() for name, stencil in enforcement._stencils.items()} == places
+    train(net, [optimizer])
+    assert leaks(parameters, harder) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("device", "each"), [("cpu", None), ("cuda", 1)])
+def test_bytes_of_a_held_weight(device, each, dtype):
+    """On a GPU one byte, beside the mask's own; on a CPU, where bytes are slow, as many as the weight has."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        weight = nn.Parameter(torch.ones(64, 3, 3, 3, dtype=dtype, device=device))
+        weight.data = weight.data.to(memory_format=torch.channels_last)
+        mask = torch.zeros(64, 3, 3, 3, dtype=torch.bool, device=device)
+        stencil = _stencil(mask, weight.detach(), None)
+        assert stencil.device.type == device
+        assert stencil.stride() == weight.stride()
+        assert stencil.untyped_storage().nbytes() == weight.numel() * (each or dtype.itemsize)
+        assert _stencil(mask, weight.detach(), stencil) is stencil
+        assert _cut(weight.detach(), stencil).shape == weight.shape
+
+
+def test_bytes_and_whole_numbers_cut_alike():
+    weight = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+    mask = torch.rand(4, 5, generator=torch.Generator().manual_seed(2)) < 0.5
+    whole = _stencil(mask, weight, None)
+    assert whole.dtype == torch.int32
+    assert torch.equal(_cut(weight.clone(), whole), _cut(weight.clone(), ~mask))
+    assert torch.equal(_cut(weight.double(), whole), weight.double().masked_fill(~mask, 0))

@@ -56,7 +56,7 @@ def test_by_layer_a_weight_counts_relative_to_those_of_its_tensor_that_are_no_sm
     masks = units.shrink(full_masks(units.parameters), scores, 4)
     assert masks["a"].tolist() == [[False, True], [False, False]]
     assert masks["b"].tolist() == [True, True, False]
-    assert asked == ["a", "b"], "each is sorted once"
+    assert asked == ["a", "b"], "each is scored once"
 
 
 def test_what_cannot_be_pruned_is_refused() -> None:

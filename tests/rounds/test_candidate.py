@@ -48,6 +48,34 @@ def test_views_go_from_the_inside_out(views: tuple[Times, ...], looks: float) ->
         assert module.weight.item() == 3.0
 
 
+class FirstOf(Processes):
+    """Stands for one of two processes, whose first one's buffers are all 7."""
+
+    def equalize_buffers(self, module: nn.Module) -> None:
+        for buffer in module.buffers():
+            buffer.fill_(7)
+
+
+class OwnStatistics:
+    """Looks with buffers of its own, which differ between processes: those of an average."""
+
+    @contextmanager
+    def swapped_in(self, module: nn.BatchNorm1d) -> Iterator[None]:
+        held = [buffer.clone() for buffer in module.buffers()]
+        for buffer in module.buffers():
+            buffer.fill_(3)
+        yield
+        for buffer, before in zip(module.buffers(), held, strict=True):
+            buffer.copy_(before)
+
+
+def test_what_is_judged_has_the_first_process_buffers_whatever_view_has_own_ones() -> None:
+    module = nn.BatchNorm1d(2)
+    with Candidate(module, FirstOf(0, 2), (OwnStatistics(),)).as_judged():
+        assert all(bool((buffer == 7).all()) for buffer in module.buffers())
+    assert all(bool((buffer == 7).all()) for buffer in module.buffers())
+
+
 def test_an_error_inside_takes_every_view_off() -> None:
     module = layer(3.0)
     with pytest.raises(KeyError), Candidate(module, Processes(), (Times(2), Times(5))).as_judged():

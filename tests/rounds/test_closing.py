@@ -25,7 +25,6 @@ def closing(folder: Path, *, at_end: bool = True, dense: bool = True, alpha: flo
         kept=tickets,
         recorder=Recorder(delivering.handover.trainer),
         delivery=delivering,
-        devices={"weight": torch.device("cpu")},
     )
 
 

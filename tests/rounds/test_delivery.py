@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_classprune.guard.evaluator import Evaluator
+from lightning_classprune.pruning.masks import pack_all
 from lightning_classprune.rounds.delivery import Delivery
 from lightning_classprune.rounds.handover import Handover
 from lightning_classprune.tickets.keeper import LadderKeeper
@@ -34,7 +38,7 @@ def delivery(net: nn.Module) -> Delivery:
 
 def accepted(net: nn.Module, folded_into: str | None) -> Ticket:
     masks = {"weight": torch.ones(2, 3, dtype=torch.bool)}
-    return Ticket(masks, capture_tensors(net), None, [], {"1": 0.5}, folded_into)
+    return Ticket(pack_all(masks), capture_tensors(net), None, [], {"1": 0.5}, folded_into)
 
 
 def test_an_offset_is_in_the_bias_or_beside_the_network_never_both() -> None:
@@ -55,6 +59,31 @@ def test_an_offset_is_in_the_bias_or_beside_the_network_never_both() -> None:
         assert found.offsets_beside() == ({"1": left} if left else {})
         with torch.no_grad():
             net.bias.copy_(ticket.tensors["bias"])
+
+
+def test_a_ticket_is_put_together_for_checkpoints_once() -> None:
+    """On the process that writes them, from the pieces of all."""
+    gathered: list[Tensor] = []
+
+    class Two(Processes):
+        def gather_to_first(self, share: Any) -> list[Any] | None:
+            gathered.append(share)
+            return [share, share]
+
+        def gather_objects(self, share: Any) -> list[Any]:
+            raise AssertionError("every process would hold it all")
+
+    net = nn.Linear(3, 2)
+    found = delivery(net)
+    found.handover = replace(found.handover, sharding=Sharding(Two(0, 2), frozenset({"weight"})))
+    assert found.saved(with_training=False) is None
+    for number in (1, 2):
+        found.accepted = accepted(net, None)
+        saved = found.saved(with_training=False)
+        assert saved is not None
+        assert saved["tensors"]["weight"].shape == (4, 3)
+        assert found.saved(with_training=False) is saved
+        assert len(gathered) == number
 
 
 def test_nothing_is_sealed_before_a_first_row() -> None:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_classprune.rounds.rewind import HeldScheduler, Rewind, hold_schedulers, release_schedulers
 from lightning_classprune.trainer.snapshots import (
+    _load,
     capture_tensors,
     capture_training,
     copy_state,
@@ -277,6 +278,18 @@ class Training:
             self.step()
             seen.append(copy.deepcopy(self.states()))
         return seen
+
+
+def test_a_rate_that_is_a_tensor_stays_the_same_one():
+    """A captured graph goes on reading it where it lies, and so does a scheduler that fills it."""
+    training = Training("capturable", "cosine")
+    group = training.optimizer.param_groups[0]
+    rate, captured = group["lr"], copy_state(training.optimizer.state_dict())
+    training.trail(3)
+    assert rate != captured["param_groups"][0]["lr"]
+    _load(training.optimizer, copy_state(captured))
+    assert training.optimizer.param_groups[0]["lr"] is rate
+    assert_same(training.optimizer.state_dict(), captured)
 
 
 @pytest.mark.parametrize(("optimizer", "scheduler"), list(pairs()))

@@ -226,6 +226,15 @@ def sampled(strategy: str, folder: str) -> dict[str, Any]:
     return results(callback, net, passes=seen.passes)
 
 
+def averaged(strategy: str, folder: str) -> dict[str, Any]:
+    """Averages of weights and of BatchNorm's statistics, which no validation makes equal."""
+    net = module()
+    callback = pruner(max_rounds=1)
+    average = pl.callbacks.EMAWeightAveraging(decay=0.8)
+    fit(net, strategy, folder, callback, average, max_epochs=1, limit_val_batches=0)
+    return results(callback, net)
+
+
 def validation(strategy: str, folder: str) -> dict[str, Any]:
     """No guard data: the validation loader, in which Lightning has put its padding sampler."""
     seen, net = Seen(), module()
@@ -408,6 +417,7 @@ def failing_ladder(strategy: str, folder: str) -> dict[str, Any]:
 FITS = (
     uneven,
     sampled,
+    averaged,
     validation,
     few,
     unseeded,

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lightning_classprune.ledger.rows import Row
+from lightning_classprune.pruning.masks import pack
 from lightning_classprune.tickets.keeper import LadderKeeper
 from lightning_classprune.tickets.loading import load_ticket
 from lightning_classprune.tickets.ticket import Ticket
@@ -41,7 +42,7 @@ class Net(nn.Module):
 def ticket(net: nn.Module) -> Ticket:
     mask = torch.eye(4).bool()
     net.a.weight.data.masked_fill_(~mask, 0)
-    return Ticket({"a.weight": mask}, capture_tensors(net), None, [])
+    return Ticket({"a.weight": pack(mask)}, capture_tensors(net), None, [])
 
 
 def row(number: int, verdict: str = "accepted") -> Row:

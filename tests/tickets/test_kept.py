@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from lightning_classprune.pruning.masks import pack
 from lightning_classprune.tickets.kept import KeptTickets
 from lightning_classprune.tickets.ticket import Ticket
 from lightning_classprune.trainer.processes import Processes
@@ -28,7 +29,7 @@ def kept(folder: Path, candidates: int = 2) -> tuple[KeptTickets, list[nn.Linear
         mask[0, :number] = False
         with torch.no_grad():
             net.weight[~mask] = 0
-        ticket = Ticket({"weight": mask}, capture_tensors(net), None, [], {"1": 0.5 * number})
+        ticket = Ticket({"weight": pack(mask)}, capture_tensors(net), None, [], {"1": 0.5 * number})
         tickets.keep(ticket, number, {"1": 0.9}, Sharding(ONE), net)
         nets.append(net)
     return tickets, nets

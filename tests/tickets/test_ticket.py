@@ -7,13 +7,13 @@ import io
 import pytest
 import torch
 
+from lightning_classprune.pruning.masks import pack_all
 from lightning_classprune.tickets.ticket import Ticket, pack_ticket, unpack_ticket
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding
 from tests.support.compare import assert_same
 
 WHOLE = Sharding(Processes())
-CPU = {"w": torch.device("cpu")}
 
 
 def ticket() -> Ticket:
@@ -25,7 +25,7 @@ def ticket() -> Ticket:
         "trainable": {"w": True},
     }
     tensors = {"w": torch.randn(3, 4) * masks["w"], "running": torch.tensor(7)}
-    return Ticket(masks, tensors, training, [{"patience": 2}])
+    return Ticket(pack_all(masks), tensors, training, [{"patience": 2}])
 
 
 @pytest.mark.parametrize("with_training", [True, False])
@@ -33,7 +33,7 @@ def test_it_comes_back_bit_for_bit(with_training: bool) -> None:
     before, file = ticket(), io.BytesIO()
     torch.save(pack_ticket(before, WHOLE, with_training=with_training), file)
     file.seek(0)
-    after = unpack_ticket(torch.load(file, weights_only=True), CPU, WHOLE)
+    after = unpack_ticket(torch.load(file, weights_only=True), WHOLE)
     assert after is not None
     assert_same(after.masks, before.masks)
     assert_same(after.tensors, before.tensors)
@@ -42,6 +42,7 @@ def test_it_comes_back_bit_for_bit(with_training: bool) -> None:
 
 
 def test_masks_are_kept_as_bits() -> None:
+    assert ticket().packed["w"]["bits"].device.type == ticket().masks["w"].device.type == "cpu"
     packed = pack_ticket(ticket(), WHOLE, with_training=False)
     assert packed is not None
     assert packed["masks"]["w"]["bits"].numel() == 2
@@ -49,4 +50,4 @@ def test_masks_are_kept_as_bits() -> None:
 
 def test_no_ticket_is_no_ticket() -> None:
     assert pack_ticket(None, WHOLE, with_training=True) is None
-    assert unpack_ticket(None, CPU, WHOLE) is None
+    assert unpack_ticket(None, WHOLE) is None

@@ -22,6 +22,9 @@ class Gathered(Processes):
     def gather_objects(self, share: Any) -> list[Any]:
         return list(self.pieces)
 
+    def gather_to_first(self, share: Any) -> list[Any] | None:
+        return None if self.rank else list(self.pieces)
+
 
 def test_without_pieces_everything_stays_as_it_is() -> None:
     module = nn.Linear(3, 5)
