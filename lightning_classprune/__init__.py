@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lightning_classprune.export.compact import compact
     from lightning_classprune.export.compact_files import load_compact, save_compact
     from lightning_classprune.export.export import export
+    from lightning_classprune.export.guard_split import GuardSplit
+    from lightning_classprune.export.ladder_costs import measure_ladder
     from lightning_classprune.export.onnx_export import export_onnx
     from lightning_classprune.export.sparse_inference import sparsify_for_inference
     from lightning_classprune.guard import statistics as statistics
@@ -35,8 +37,10 @@ if TYPE_CHECKING:
     )
     from lightning_classprune.pruning.options import Cut
     from lightning_classprune.rounds.options import Adaptive, Fixed, Gradual
+    from lightning_classprune.tickets.joint_file import read_ladder, save_ladder
     from lightning_classprune.tickets.loading import load_ticket
     from lightning_classprune.tickets.options import Files
+    from lightning_classprune.tickets.switching import switch_ticket
     from lightning_classprune.tickets.ticket_file import save_ticket
 
     report = figure
@@ -54,6 +58,7 @@ __all__ = [
     "Fixed",
     "Gradual",
     "Guard",
+    "GuardSplit",
     "KNNProbe",
     "LinearProbe",
     "LiveView",
@@ -65,9 +70,13 @@ __all__ = [
     "export_onnx",
     "load_compact",
     "load_ticket",
+    "measure_ladder",
+    "read_ladder",
     "save_compact",
+    "save_ladder",
     "save_ticket",
     "sparsify_for_inference",
+    "switch_ticket",
 ]
 
 # The same once more, for the moment when a name is asked for.
@@ -83,6 +92,7 @@ _HOMES = {
     "Fixed": "rounds.options",
     "Gradual": "rounds.options",
     "Guard": "guard.options",
+    "GuardSplit": "export.guard_split",
     "KNNProbe": "guard.probes",
     "LinearProbe": "guard.probes",
     "LiveView": "live",
@@ -94,9 +104,13 @@ _HOMES = {
     "export_onnx": "export.onnx_export",
     "load_compact": "export.compact_files",
     "load_ticket": "tickets.loading",
+    "measure_ladder": "export.ladder_costs",
+    "read_ladder": "tickets.joint_file",
     "save_compact": "export.compact_files",
+    "save_ladder": "tickets.joint_file",
     "save_ticket": "tickets.ticket_file",
     "sparsify_for_inference": "export.sparse_inference",
+    "switch_ticket": "tickets.switching",
 }
 # Modules that users know by a name of their own.
 _MODULES = {"report": "ledger.figure", "statistics": "guard.statistics", "tasks": "guard.tasks"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import lightning.pytorch as lightning_pytorch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from lightning_classprune.export.judged_files import JudgedFiles
 from lightning_classprune.guard.options import Guard
 from lightning_classprune.guard.task import Outcomes
 from lightning_classprune.guard.tasks import AnyTask
@@ -244,7 +245,14 @@ class ClassAwarePruningCallback(_Callback):
         check_trainer(trainer, self)
         earlier, self._sparsity, self._ledger, self._state = self._state, 0.0, [], {}
         settings = self.settings
-        self._startup = Startup(settings, trainer, self._masks, earlier=earlier, closing=self._closing)
+        maker = None
+        if settings.files.judged and not trainer.fast_dev_run:
+            classes, kinds = settings.class_names, settings.files.judged
+            maker = JudgedFiles(kinds, classes, settings.threshold, settings.predict)
+            maker.check_packages()
+        self._startup = Startup(
+            settings, trainer, self._masks, earlier=earlier, closing=self._closing, maker=maker
+        )
         if self._closing and not self._closing_checkpoint:
             if not earlier:
                 raise MisconfigurationException(

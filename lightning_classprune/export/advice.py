@@ -7,6 +7,7 @@ from typing import Any
 
 #: From this ratio on a network counts as faster.
 FASTER = 1.1
+PROVEN = "accepted"
 
 
 def advice(facts: Mapping[str, Any]) -> str:
@@ -26,6 +27,8 @@ def advice(facts: Mapping[str, Any]) -> str:
     graphs = {
         name: facts["dense_bytes"]["onnx"] / files[name]["bytes"] for name in ratios if name != "plain.onnx"
     }
+    proven = {name: ratio for name, ratio in graphs.items() if files[name].get("verdict", PROVEN) == PROVEN}
+    graphs = proven or graphs
     pick = max(graphs, key=lambda name: graphs[name] if purpose == "size" else ratios[name])
     if purpose == "all" and ratios[pick] < FASTER:  # equal within what the clock can tell
         pick = max(graphs, key=lambda name: graphs[name])
@@ -39,4 +42,6 @@ def advice(facts: Mapping[str, Any]) -> str:
             "channels for speed"
         )
     changed = files[pick]["changed_decisions"]
-    return f"Take `{pick}`: {why}{f'; {changed} example decisions changed' if changed else ''}."
+    told = f"; {changed} example decisions changed" if changed else ""
+    verdict = "" if proven else f". The guard has not accepted it: it is {files[pick]['verdict']}"
+    return f"Take `{pick}`: {why}{told}{verdict}."

@@ -2,12 +2,14 @@
 
 A channel leaves when nothing reads it: every layer that reads it has zero weights there, or gets a constant from it,
 which is zero or moves into that layer's bias. What cannot leave exactly stays and is reported. Unstructured sparsity
-below about 98% leaves hardly a channel without readers; channels that were pruned as wholes all leave.
+below about 98% leaves hardly a channel without readers; channels that were pruned as wholes all leave. Folding goes
+on from there, and is not exact.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_classprune.export.constant_inputs import constant_inputs
+from lightning_classprune.export.folding import check_fold, estimate_batchnorm, fold_channels
 from lightning_classprune.pruning.channels import find_channels, same_outputs
 from lightning_classprune.pruning.masks import Masks, apply_masks
 from lightning_classprune.pruning.slicing import (
@@ -32,6 +35,9 @@ from lightning_classprune.pruning.slicing import (
 from lightning_classprune.trainer.names import canonical, named_parameters
 from lightning_classprune.trainer.randomness import untouched_randomness
 
+#: What is said of what the guard did not judge, though it may decide otherwise than the network that it judged.
+NOT_DECLARED = "unproven (not declared)"
+
 
 @dataclass(frozen=True)
 class Compacted:
@@ -43,7 +49,9 @@ class Compacted:
         report: Plain numbers for a card: `parameters`, `macs` (a sample) and `nonzero` (weights of convolutions and
             linear layers) as [before, after]; `effective_sparsity`; `collapsed`, layers of which nothing was left to
             read and one idle channel stays; `folded`, constants that moved into a bias; `stays`, layers that cannot
-            shrink and why; `difference`, the largest of any output, relative to its largest value.
+            shrink and why; `difference`, the largest of any output, relative to its largest value. Of folding also
+            `merged`, first layers of groups -> channels [left, before]; `batchnorm`, layers that were measured anew;
+            and `claim`.
     """
 
     model: nn.Module
@@ -52,9 +60,19 @@ class Compacted:
 
 
 def compact(
-    model: nn.Module, example: Example, masks: Masks | None = None, *, multiple: int = 1
+    model: nn.Module,
+    example: Example,
+    masks: Masks | None = None,
+    *,
+    multiple: int = 1,
+    fold: float | None = None,
+    data: Iterable[Example] | None = None,
+    seed: int = 0,
 ) -> Compacted:
     """Take out of a network all channels without which it computes the same; the network is not changed.
+
+    With `fold` similar channels are merged as well, for a network that cannot be trained again. What comes of that
+    decides differently, whatever was proven of the network: judge it on data that nothing was chosen by.
 
     Args:
         model: The network; it is looked at in eval mode.
@@ -62,12 +80,20 @@ def compact(
         masks: Masks to apply first, by parameter name; by default the zeros of the network count.
         multiple: 1 or more; widths are rounded up to multiples of it, with channels that nothing reads: many runtimes
             are faster with multiples of 4, 8 or 16.
+        fold: Channels to leave in each group of coupled ones: a number, or a share of them below 1; None merges none.
+        data: Inputs of forwards, each of several samples, on which BatchNorm statistics of the folded network are
+            measured anew; without them they are estimated from those that there were.
+        seed: Of the k-means that finds similar channels.
 
     Raises:
         ModuleNotFoundError: Torch-Pruning is not installed.
-        ValueError: The masks do not fit, the network cannot be followed on the example, or the smaller network does
-            not compute the same (beyond rounding).
+        ValueError: The masks do not fit, the network cannot be followed on the example, the smaller network does
+            not compute the same (beyond rounding), or nothing can be merged.
     """
+    if data is not None and fold is None:
+        raise ValueError("data: only a folded network is measured anew; give fold as well, or no data")
+    if fold is not None:
+        check_fold(fold, model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     reference, example = cpu_copy(model), moved(example, "cpu")
     _apply(masks or {}, reference)
@@ -77,7 +103,8 @@ def compact(
     liveness = _Liveness(smaller, found.groups, constant_inputs(exact, example))
     alive, collapsed = liveness.alive()
     folded = liveness.fold(alive)
-    widths = slice_channels(smaller, found.groups, {n: _rounded(a, multiple) for n, a in alive.items()})
+    kept = {n: a if fold is not None else _rounded(a, multiple) for n, a in alive.items()}
+    slice_channels(smaller, found.groups, kept)
     with untouched_randomness(), torch.no_grad():
         random = mapped(example, torch.randn_like)
         for given in (example, random):
@@ -89,7 +116,22 @@ def compact(
             _check(run(reference, given), lambda given=given: run(smaller, given), min(1000 * eps, 0.1))
             for given in (example, random)
         )
-    layers = {canonical(n) for n, m in model.named_modules() if isinstance(m, nn.Linear | _ConvNd)}
+    folding, of_folding = None, {}
+    if fold is not None:
+        smaller.double()
+        folding = fold_channels(
+            smaller, mapped(example, lambda t: t.double()), fold, multiple=multiple, seed=seed
+        )
+        _as_before(smaller, reference)
+        measured = 0 if data is None else estimate_batchnorm(smaller.to(device), data)
+        smaller.cpu()
+        of_folding = {
+            "merged": {name: list(width) for name, width in folding.merged.items()},
+            "batchnorm": measured,
+            "claim": NOT_DECLARED,
+        }
+        with torch.no_grad():
+            difference = _difference(run(reference, example), run(smaller, example))
     nonzero, weights = _weights(reference)
     left = _weights(smaller)[0]
     report = {
@@ -99,12 +141,10 @@ def compact(
         "effective_sparsity": 1 - left / weights if weights else 0.0,
         "collapsed": collapsed,
         "folded": folded,
-        "stays": found.stays,
+        "stays": found.stays if folding is None else folding.stays,
         "difference": difference,
     }
-    return Compacted(
-        smaller.to(device), {name: width for name, width in widths.items() if name in layers}, report
-    )
+    return Compacted(smaller.to(device), _widths(reference, smaller), report | of_folding)
 
 
 class _Liveness:
@@ -212,17 +252,31 @@ def _check(expected: Any, compute: Any, tolerance: float) -> float:
         got = compute()
     except RuntimeError as error:
         raise ValueError(f"the smaller network does not run: {error}; nothing was made") from error
-    pairs = list(zip(tensors(expected), tensors(got), strict=True))
-    worst = max(
-        (float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in pairs if a.numel()),
-        default=0.0,
-    )
+    worst = _difference(expected, got)
     if not same_outputs(expected, got, tolerance):
         raise ValueError(
             f"the smaller network differs by {worst:.2g} of its outputs' size, {tolerance:.2g} is allowed; "
             "an operation of this network is not followed correctly, so nothing was made"
         )
     return worst
+
+
+def _difference(expected: Any, got: Any) -> float:
+    pairs = zip(tensors(expected), tensors(got), strict=True)
+    return max(
+        (float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in pairs if a.numel()),
+        default=0.0,
+    )
+
+
+def _widths(before: nn.Module, after: nn.Module) -> dict[str, tuple[int, int]]:
+    """Convolutions and linear layers that shrank -> channels they write (kept, before)."""
+    widths = {
+        canonical(name): (len(small.weight), len(large.weight))
+        for (name, large), small in zip(before.named_modules(), after.modules(), strict=True)
+        if isinstance(large, nn.Linear | _ConvNd) and isinstance(small, nn.Linear | _ConvNd)
+    }
+    return {name: width for name, width in widths.items() if width[0] < width[1]}
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ channels avoid. Which multiple pays is measured, as it depends on the runtime an
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from lightning_classprune.export.artefact import Artefact, Spec
@@ -48,4 +49,4 @@ class FastFormat:
         path = tried[best].path.replace(folder / "fast.onnx")
         found = tried[best]
         facts = {**found.facts, "widths_multiple_of": int(best), "multiples_ms": times}
-        return [Artefact(path, found.reader, found.tolerance, found.runtime, facts)]
+        return [replace(found, path=path, facts=facts)]

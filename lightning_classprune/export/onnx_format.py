@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lightning_classprune.export.artefact import Artefact, Spec
+from lightning_classprune.export.artefact import NOT_DECLARED, Artefact, Spec
 from lightning_classprune.export.checks import TOLERANCES
 from lightning_classprune.export.deployed import Deployed
 from lightning_classprune.export.onnx_export import Graph, texts, write_graph
@@ -46,11 +46,17 @@ def graph_file(graph: Graph, path: Path, spec: Spec, masks: Masks | None, *, pac
         packed: False writes dense fp32 weights, whatever `spec.values` says.
     """
     values = spec.values if packed else "fp32"
-    told = {
+    as_judged = values == "fp32"
+    metadata = texts(graph.deployed, masks, values, about(spec if as_judged else spec.undeclared()))
+    report = write_graph(graph, path, values=values, metadata=metadata, packed=packed)
+    verdict = None if as_judged else NOT_DECLARED
+    return Artefact(path, OnnxFile(path), TOLERANCES[values], RUNTIME, {"opset": report.opset}, verdict)
+
+
+def about(spec: Spec) -> dict[str, str]:
+    """What an ONNX file says of the network that it holds, by key."""
+    return {
         "class_names": json.dumps(spec.told["class_names"]),
         "claim": spec.claim,
         "verdict": json.dumps(spec.told["verdict"]),
     }
-    metadata = texts(graph.deployed, masks, values, told)
-    report = write_graph(graph, path, values=values, metadata=metadata, packed=packed)
-    return Artefact(path, OnnxFile(path), TOLERANCES[values], RUNTIME, {"opset": report.opset})

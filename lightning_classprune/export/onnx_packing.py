@@ -1,8 +1,9 @@
 """Sparse weights inside an ONNX graph, rebuilt by standard operators that runtimes fold into constants at load.
 
 A packed weight is `Reshape(ScatterElements(ConstantOfShape(0), CumSum(Cast(gaps)), values), shape)`, with gaps of one
-byte, or two where that is smaller. Every attribute is
-written, also where the standard has a default: clients were seen to leave memory as it is where `value` was missing.
+byte, or two where that is smaller; values are as they were: floats, or the integers of a quantised graph. Every
+attribute is written, also where the standard has a default: clients were seen to leave memory as it is where `value`
+was missing.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class _Form(NamedTuple):
 
 
 def pack_weights(model: Any, *, half: bool) -> None:
-    """Replace every fp32 initializer of a `ModelProto` by its smallest form, in place; dense where nothing is smaller.
+    """Replace every initializer of a `ModelProto` that may be a weight by its smallest form, in place; else it stays.
+
+    These are the fp32 ones, and those of 8 and 32 bits that stand for them in a quantised graph.
 
     Works on content, not on names, so it also finds weights that the exporter transposed, renamed or fused with a
     batch normalisation: zeros stay zeros in all of these.
@@ -67,10 +70,11 @@ def pack_weights(model: Any, *, half: bool) -> None:
     initializers, nodes = [], []
     for dense in graph.initializer:
         form = _Form([dense], [])
-        if dense.data_type == TensorProto.FLOAT:
+        if dense.data_type in (TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32):
             weight = numpy_helper.to_array(dense)
             # Vectors are few bytes, and the decision's constants are among them: never rounded.
             rounded = half and weight.ndim > 1 and float(np.abs(weight).max(initial=0)) <= _HALF_MAX
+            rounded &= weight.dtype == np.float32
             form = min([form, *_forms(dense.name, weight, rounded, shared)], key=_Form.size)
         initializers += form.initializers
         nodes += form.nodes
@@ -93,7 +97,7 @@ def _forms(name: str, weight: NDArray[Any], half: bool, shared: dict[str, Any]) 
     def zeros(size: str, name: str) -> Any:
         return helper.make_node("ConstantOfShape", [size], [name], value=zero)
 
-    zero = numpy_helper.from_array(np.zeros(1, np.float32))
+    zero = numpy_helper.from_array(np.zeros(1, weight.dtype))
     shape = constant("x".join(map(str, weight.shape)), weight.shape)
     if not weight.any():
         return [_Form([], [zeros(shape, name)])]

@@ -14,15 +14,21 @@ class OnnxFile:
     """A session of ONNX Runtime.
 
     Args:
-        path: A file that `export_onnx` wrote, with the outputs `scores` and `decision`.
+        file: One that `export_onnx` wrote, with the outputs `scores` and `decision`, or its content.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, file: str | os.PathLike[str] | bytes) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the file says of itself."""
+        told: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        return told
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores and decided classes `(N,)` of inputs `(N, ...)`."""

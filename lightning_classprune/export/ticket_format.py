@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-from lightning_classprune.export.artefact import Artefact, Spec
+from lightning_classprune.export.artefact import NOT_DECLARED, Artefact, Spec
 from lightning_classprune.export.checks import TOLERANCES, in_memory
 from lightning_classprune.export.deployed import Deployed
 from lightning_classprune.tickets.loading import load_ticket
@@ -21,7 +21,12 @@ class TicketFormat:
     def write(self, rule: Deployed, folder: Path, spec: Spec) -> list[Artefact]:
         """Write the file; with fp32 values it gives the network bit for bit."""
         path, twin = folder / "ticket.safetensors", copy.deepcopy(rule)
-        save_ticket(path, rule.network.state_dict(), spec.masks, card=spec.told, values=spec.values)
+        as_judged = spec.values == "fp32"
+        told = (spec if as_judged else spec.undeclared()).told
+        save_ticket(path, rule.network.state_dict(), spec.masks, card=told, values=spec.values)
         content = load_ticket(path, twin.network).sha256
-        tolerance = 0.0 if spec.values == "fp32" else TOLERANCES[spec.values]
-        return [Artefact(path, in_memory(twin), tolerance, facts={"content_sha256": content})]
+        tolerance = 0.0 if as_judged else TOLERANCES[spec.values]
+        verdict = None if as_judged else NOT_DECLARED
+        return [
+            Artefact(path, in_memory(twin), tolerance, facts={"content_sha256": content}, verdict=verdict)
+        ]

@@ -25,12 +25,20 @@ class DecisionOffset(nn.Module):
 
     def __init__(self, offsets: Mapping[str, float], class_names: Sequence[str]) -> None:
         super().__init__()
-        if unknown := sorted(set(offsets) - set(class_names)):
+        self.class_names = tuple(class_names)
+        self.register_buffer("bias", torch.tensor(self.biases(offsets)))
+
+    def biases(self, offsets: Mapping[str, float]) -> list[float]:
+        """What the module adds to the scores for these offsets, by class.
+
+        Raises:
+            ValueError: A class is unknown.
+        """
+        if unknown := sorted(set(offsets) - set(self.class_names)):
             raise ValueError(
-                f"offsets: unknown classes {unknown}; there are {', '.join(map(repr, class_names))}"
+                f"offsets: unknown classes {unknown}; there are {', '.join(map(repr, self.class_names))}"
             )
-        self._logit = biases(offsets, class_names, 1)[0] if len(class_names) == 2 else 0.0
-        self.register_buffer("bias", torch.tensor(biases(offsets, class_names, len(class_names))))
+        return biases(offsets, self.class_names, len(self.class_names))
 
     def forward(self, scores: Tensor) -> Tensor:
         """Scores `(n, classes)`, or one logit `(n,)` or `(n, 1)` of two classes, shifted.
@@ -42,4 +50,4 @@ class DecisionOffset(nn.Module):
             return scores + bias.view(-1, 1, 1)
         if scores.ndim in (2, 3) and scores.shape[-1] == len(bias):
             return scores + bias
-        return scores + self._logit
+        return scores + (bias[1] - bias[0]) if len(bias) == 2 else scores

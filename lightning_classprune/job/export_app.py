@@ -33,6 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--no-plain", action="store_true", help="leave out plain.onnx, the dense file")
     parser.add_argument(
+        "--int8", action="store_true", help="a file of eight bits too, calibrated on the training data"
+    )
+    parser.add_argument(
+        "--fold",
+        metavar="K|SHARE",
+        type=lambda text: int(text) if text.isdigit() else float(text),
+        help="a file with similar channels merged too, until so many of each group are left",
+    )
+    parser.add_argument(
         "--max-fn-rate",
         metavar="CLASS=RATE",
         type=_class_and_rate,
@@ -60,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             values=given.values,
             purpose=given.purpose,
             plain=not given.no_plain,
+            int8=given.int8,
+            fold=given.fold,
             max_fn_rate=None if given.max_fn_rate is None else dict([given.max_fn_rate]),
             trust=given.trust,
         )

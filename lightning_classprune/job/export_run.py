@@ -13,7 +13,7 @@ import torch
 from hydra.utils import instantiate
 from lightning_utilities.core.rank_zero import rank_zero_info
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_classprune.export.artefact import Values
@@ -21,7 +21,10 @@ from lightning_classprune.export.checks import in_memory
 from lightning_classprune.export.deployed import Deployed
 from lightning_classprune.export.export import export
 from lightning_classprune.export.formats import Purpose
+from lightning_classprune.export.guard_split import GuardSplit
+from lightning_classprune.export.quantization import CALIBRATION
 from lightning_classprune.guard.decision_offset import DecisionOffset
+from lightning_classprune.guard.outcomes import Decisions
 from lightning_classprune.guard.thresholds import certify_threshold, one_vs_rest
 from lightning_classprune.job.app import build_module
 from lightning_classprune.job.data.base import Batch, SplitDataModule
@@ -31,6 +34,8 @@ from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.ledger.rows import Row, delivered_row
 from lightning_classprune.pruning.masks import Masks, unpack
 from lightning_classprune.trainer.checkpoint_hashes import check_hash
+from lightning_classprune.trainer.loaders import rebuilt, visited_indices
+from lightning_classprune.trainer.randomness import seed_process, untouched_randomness
 
 EXAMPLES = 256
 PREFIX = "network."
@@ -40,13 +45,15 @@ PREFIX = "network."
 class Delivered:
     """What a checkpoint holds of a judged network: the plain network, its masks, its ledger, and its decision offsets.
 
-    `offsets` are those that the network does not contain, by class.
+    `offsets` are those that the network does not contain, by class; `dense` is what the dense network decided on the
+    guard data.
     """
 
     network: nn.Module
     masks: Masks
     ledger: list[Row]
     offsets: dict[str, float]
+    dense: Decisions | None = None
 
 
 def export_run(
@@ -57,6 +64,8 @@ def export_run(
     values: Values = "fp32",
     purpose: Purpose = "all",
     plain: bool = True,
+    int8: bool = False,
+    fold: float | None = None,
     max_fn_rate: Mapping[str, float] | None = None,
     trust: bool = False,
 ) -> dict[str, Any]:
@@ -69,6 +78,9 @@ def export_run(
         values: Type of the stored weights.
         purpose: `"all"`, `"latency"`, `"size"` or `"mcu"`, as for `export`.
         plain: False leaves out `plain.onnx`.
+        int8: Write a file of eight bits too: the one that the guard judged, else one calibrated on a part of the
+            training data that the job's seed draws.
+        fold: Write a file with similar channels merged too: channels to leave in each group, a number or a share.
         max_fn_rate: One protected class -> the rate of misses that its decision threshold is to keep, certified at 95%
             confidence on the validation part; the threshold goes into the ONNX files.
         trust: Whoever made the folder may run any code here, such as modules of your own.
@@ -84,10 +96,22 @@ def export_run(
     config = run.trusted_config(trust=trust)
     run.verify(["config.yaml", checkpoint.name])
     if folder is not None:
-        return _export(run, checkpoint, config, Path(folder), dense, values, purpose, plain, max_fn_rate)
+        return _export(
+            run, checkpoint, config, Path(folder), dense, values, purpose, plain, int8, fold, max_fn_rate
+        )
     with held(run.path / ".export.lock"):
         return _export(
-            run, checkpoint, config, run.path / "export", dense, values, purpose, plain, max_fn_rate
+            run,
+            checkpoint,
+            config,
+            run.path / "export",
+            dense,
+            values,
+            purpose,
+            plain,
+            int8,
+            fold,
+            max_fn_rate,
         )
 
 
@@ -100,6 +124,8 @@ def _export(
     values: Values,
     purpose: Purpose,
     plain: bool,
+    int8: bool,
+    fold: float | None,
     max_fn_rate: Mapping[str, float] | None,
 ) -> dict[str, Any]:
     with _made_from(run.config_file):
@@ -123,6 +149,12 @@ def _export(
         values=values,
         purpose=purpose,
         plain=plain,
+        int8=_calibration(data, config.seed) if int8 else None,
+        fold=fold,
+        guard=None
+        if found.dense is None
+        else GuardSplit(list(_raw(data, data.guard_dataloader())), found.dense),
+        judged_in=_judged_in(run, found),
         about={
             "data": OmegaConf.to_container(config.data, resolve=True),
             "model": OmegaConf.to_container(config.model, resolve=True),
@@ -177,6 +209,8 @@ def read_delivered(checkpoint: Path, module: nn.Module, dense: bool) -> Delivere
             {},
         )
         rows = list(pruning.get("ledger", []))
+        decided = pruning.get("dense_outcomes")
+        outcomes = None if decided is None else Decisions.from_state_dict(decided)
         last = delivered_row(rows)
     except Exception as error:  # a damaged file makes its readers raise what they like
         told = (str(error) or type(error).__name__).splitlines()[0]
@@ -188,14 +222,14 @@ def read_delivered(checkpoint: Path, module: nn.Module, dense: bool) -> Delivere
                 f"{checkpoint}: no pruning step was accepted, so this is the dense network; export it with dense=True "
                 "(--dense)"
             )
-        return Delivered(network, {}, rows, {})
+        return Delivered(network, {}, rows, {}, outcomes)
     masks = {name.removeprefix(PREFIX): unpack(bits) for name, bits in pruning["masks"].items()}
     if pruning["rounds"]["finished"] is None and not (pruning["pending"] and rows[-1] is last):
         raise ValueError(
             f"{checkpoint} is from the middle of round {pruning['rounds']['round']}, which has no verdict yet; export "
             "the finished run, or one of checkpoints/accepted-round=NN.ckpt"
         )
-    return Delivered(network, masks, rows, dict(pruning.get("offsets", {})))
+    return Delivered(network, masks, rows, dict(pruning.get("offsets", {})), outcomes)
 
 
 @contextmanager
@@ -213,6 +247,24 @@ def _raw(data: SplitDataModule, loader: DataLoader[Batch]) -> Iterator[Batch]:
     """Batches as the exported files take them: before normalisation."""
     for x, y in loader:
         yield data.raw(x), y
+
+
+def _calibration(data: SplitDataModule, seed: int) -> Tensor:
+    """Training inputs as the exported files take them, drawn by a seed; augmented ones as they come."""
+    loader = data.train_dataloader()
+    samples, _ = visited_indices(loader)
+    drawn = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:CALIBRATION]
+    with untouched_randomness():
+        seed_process(seed)
+        return torch.cat([x for x, _ in _raw(data, rebuilt(loader, [samples[i] for i in drawn]))])
+
+
+def _judged_in(run: RunFolder, found: Delivered) -> Path | None:
+    """The folder of the run in which the files lie that its guard judged."""
+    row = delivered_row(found.ledger)
+    names = [one["file"] for one in row.get("files", {}).values() if one["file"]] if row is not None else []
+    homes = [home for home in run.path.glob("*/") if any((home / name).is_file() for name in names)]
+    return min(homes, default=None)
 
 
 def _thresholds(

@@ -12,6 +12,7 @@ from lightning_classprune.guard.task import Outcomes
 from lightning_classprune.guard.verdict import Verdict
 from lightning_classprune.ledger.logged_figure import log_figure
 from lightning_classprune.ledger.rows import (
+    FileVerdict,
     Row,
     abandoned_row,
     baseline_row,
@@ -77,6 +78,7 @@ class Recorder:
         judge: Judge,
         offsets: Mapping[str, float],
         chance: Mapping[str, float],
+        files: Mapping[str, FileVerdict],
     ) -> None:
         """A candidate that was kept has its verdict; its row takes the place of the one before.
 
@@ -87,9 +89,15 @@ class Recorder:
             judge: Who judged it.
             offsets: Its decision offsets.
             chance: What validation data said of it.
+            files: What is said of its files, by kind.
         """
-        self.rows[place] = verdict_row(self.rows[place], outcomes, judge.dense, verdict, offsets, chance)
-        self._tell(self.rows[place], judge)
+        row = verdict_row(self.rows[place], outcomes, judge.dense, verdict, offsets, chance)
+        if files:
+            row["files"] = dict(files)
+        self.rows[place] = row
+        self._tell(row, judge)
+        for kind, one in files.items():
+            rank_zero_info(f"round {row['round']}, {kind} file: {one['verdict']}: {one['reason']}")
 
     def abandoned(self, facts: Mapping[str, Any], reason: str, judge: Judge) -> None:
         """A candidate was given up without a test; arguments as for `judged`."""

@@ -89,7 +89,48 @@ class UnderCorruption(TypedDict):
     classes: dict[str, ClassCounts]
 
 
-class Row(TypedDict):
+class FileVerdict(TypedDict):
+    """What a row says of a file that the guard judged beside its network.
+
+    Attributes:
+        file: Its name, in the folder of the ladder or of the checkpoints; empty where it could not be made.
+        sha256: Of its content, in hexadecimal; empty as `file`.
+        bytes: Its size.
+        verdict: `"accepted"`, `"refused"` or `"unproven"`.
+        reason: In words.
+        classes: The protected classes by name; empty where nothing was counted.
+        level: Error level of the test; None where there was none.
+        calibration: What it was calibrated on: number of `samples`, and their `sha256`; None of sixteen bits.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+    verdict: str
+    reason: str
+    classes: dict[str, ClassCounts]
+    level: float | None
+    calibration: dict[str, Any] | None
+
+
+class _Attempt(TypedDict):
+    round: int
+    attempt: int
+    sparsity: float
+    units: str
+    verdict: str
+    reason: str
+    classes: dict[str, ClassCounts]
+    corruptions: dict[str, UnderCorruption]
+    level: float | None
+    confidence: float | None
+    epochs: int
+    seconds: float
+    seed: int
+    validation_passes: int
+
+
+class Row(_Attempt, total=False):
     """One attempted round, in primitives: the public result of a run.
 
     Attributes:
@@ -109,22 +150,10 @@ class Row(TypedDict):
         seconds: That it took.
         seed: That reproduces it.
         validation_passes: Passes over the validation data that the search made for it.
+        files: The files that were judged beside it, by kind; only with `Files(judged=...)`.
     """
 
-    round: int
-    attempt: int
-    sparsity: float
-    units: str
-    verdict: str
-    reason: str
-    classes: dict[str, ClassCounts]
-    corruptions: dict[str, UnderCorruption]
-    level: float | None
-    confidence: float | None
-    epochs: int
-    seconds: float
-    seed: int
-    validation_passes: int
+    files: dict[str, FileVerdict]
 
 
 _Logged = Literal[
@@ -192,21 +221,58 @@ def verdict_row(
         offsets: Its decision offsets, by class; 0 for those not named.
         chance: What validation data said of it, by class.
     """
+    classes = _compared(outcomes, dense, verdict, offsets, chance)
+    corruptions: dict[str, UnderCorruption] = {}
+    for condition, there in verdict.under.items():
+        counted = _compared(under(outcomes, condition), under(dense, condition), there, offsets, {})
+        corruptions[condition] = {"verdict": there.outcome, "reason": there.reason, "classes": counted}
+    level = next((judged.level for judged in verdict.classes.values()), None)
+    return _row(common, verdict.outcome, verdict.reason, classes, level, corruptions)
+
+
+def _compared(
+    outcomes: Outcomes | None,
+    dense: Outcomes | None,
+    verdict: Verdict,
+    offsets: Mapping[str, float],
+    chance: Mapping[str, float],
+) -> dict[str, ClassCounts]:
     classes = {}
     for name, judged in verdict.classes.items():
         assert outcomes is not None
         assert dense is not None
         classes[name] = _counts(outcomes.pairs(dense, name), judged, offsets.get(name, 0.0), chance.get(name))
-    corruptions: dict[str, UnderCorruption] = {}
-    for condition, there in verdict.under.items():
-        now, before = under(outcomes, condition), under(dense, condition)
-        counted = {
-            name: _counts(now.pairs(before, name), judged, offsets.get(name, 0.0), None)
-            for name, judged in there.classes.items()
-        }
-        corruptions[condition] = {"verdict": there.outcome, "reason": there.reason, "classes": counted}
-    level = next((judged.level for judged in verdict.classes.values()), None)
-    return _row(common, verdict.outcome, verdict.reason, classes, level, corruptions)
+    return classes
+
+
+def file_verdict(
+    facts: Mapping[str, Any],
+    outcomes: Outcomes | None,
+    dense: Outcomes | None,
+    verdict: Verdict,
+    offsets: Mapping[str, float],
+    chance: Mapping[str, float],
+) -> FileVerdict:
+    """What the row of a candidate says of one of its files.
+
+    Args:
+        facts: File, SHA-256, bytes and calibration.
+        outcomes: As the others of `verdict_row`.
+        dense: What the dense network decided.
+        verdict: Its own.
+        offsets: Of the candidate; they are in the file.
+        chance: Of the candidate.
+    """
+    return {
+        "file": facts["file"],
+        "sha256": facts["sha256"],
+        "bytes": facts["bytes"],
+        "verdict": verdict.outcome,
+        "reason": verdict.reason,
+        "classes": _compared(outcomes, dense, verdict, offsets, chance),
+        "level": next((judged.level for judged in verdict.classes.values()), None),
+        "calibration": facts["calibration"],
+    }
 
 
 def kept_row(common: Mapping[str, Any], reason: str) -> Row:

@@ -53,11 +53,11 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Row]:
 def table(rows: Sequence[Row]) -> Table:
     """Return the ledger as a table for 100 columns: a line per round and protected class.
 
-    Where units hold several objects or samples each, these have a line of their own below that of the units that were
-    tested; each corruption of the guard has one too, below the class. `missed` is false negatives / support, `alarms`
-    false alarms / negatives; `newly` the cases that only the candidate gets wrong (+) and that only the dense network
-    got wrong (-); `rise` the largest rise of the rate that the data do not exclude and the rise that is allowed. Below
-    it: which round is delivered, and why the others were not accepted.
+    A file that was judged beside its round has lines of its own below, and where units hold several objects or samples
+    each, these have one below that of the units that were tested; each corruption of the guard has one too. `missed` is
+    false negatives / support, `alarms` false alarms / negatives; `newly` the cases that only the candidate gets wrong
+    (+) and that only the dense network got wrong (-); `rise` the largest rise of the rate that the data do not exclude
+    and the rise that is allowed. Below it: which round is delivered, and why the others were not accepted.
     """
     result = Table(
         title="Ledger", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
@@ -93,6 +93,13 @@ def table(rows: Sequence[Row]) -> Table:
                     )
         if not row["classes"]:
             result.add_row(*head, *[""] * 7, verdict)
+        for kind, one in row.get("files", {}).items():
+            said = Text(one["verdict"], style=STYLES.get(one["verdict"], ""))
+            for name, counts in one["classes"].items():
+                result.add_row("", "", Text(f"  {kind}: {name}"), *_cells(row, counts), said)
+                said = Text()
+            if not one["classes"]:
+                result.add_row("", "", Text(f"  {kind}"), *[""] * 6, said)
     result.caption = Text("\n".join(_notes(rows, final)), style="default not italic")
     result.caption_justify = "left"
     return result
@@ -172,6 +179,9 @@ def _notes(rows: Sequence[Row], final: Row | None) -> list[str]:
     for row in rows:
         if row["verdict"] in ("refused", "unproven", "abandoned") and row["reason"]:
             notes.append(f"Round {round_label(row, rows)} {row['verdict']}: {row['reason']}")
+        for kind, one in row.get("files", {}).items():
+            if one["verdict"] != "accepted":
+                notes.append(f"Round {round_label(row, rows)}, {kind} {one['verdict']}: {one['reason']}")
     return notes
 
 

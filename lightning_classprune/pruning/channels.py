@@ -86,13 +86,8 @@ def _tried(
 ) -> list[ChannelGroup]:
     """The groups from which taking channels out gives what setting them to zero gives."""
     groups = [group for group in groups if group.size > 1]
-    # With the weights as they come, zero biases could hide a wrong group.
     model, example = model.double(), mapped(example, lambda t: torch.randn_like(t, dtype=torch.float64))
-    for parameter in model.parameters():
-        parameter.add_(torch.randn_like(parameter), alpha=float(parameter.std(correction=0)) * 0.1 + 1e-2)
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.running_mean is not None:
-            module.running_mean.normal_(std=0.1)
+    disturb(model)
     if _holds(model, example, groups):
         return groups
     sound = []
@@ -104,6 +99,16 @@ def _tried(
                 if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear | _ConvNd):
                     stays[name.rpartition(".")[0]] = "its channels cannot be taken out without a trace"
     return sound
+
+
+@torch.no_grad()
+def disturb(model: nn.Module) -> None:
+    """Add noise to all weights, in place: as they come, zero biases could hide what is wrong."""
+    for parameter in model.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=float(parameter.std(correction=0)) * 0.1 + 1e-2)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            module.running_mean.normal_(std=0.1)
 
 
 def _holds(model: nn.Module, example: Example, groups: list[ChannelGroup]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,9 +12,11 @@ from lightning_classprune.guard.data import GuardData
 from lightning_classprune.guard.judge import Judge
 from lightning_classprune.guard.task import Outcomes
 from lightning_classprune.ledger.recording import Recorder
+from lightning_classprune.ledger.rows import FileVerdict, file_verdict
 from lightning_classprune.pruning.masks import Masks
 from lightning_classprune.rounds.delivery import Delivery
-from lightning_classprune.rounds.judgement import judge_kept
+from lightning_classprune.rounds.file_candidates import FileCandidates, MadeFile
+from lightning_classprune.rounds.judgement import JudgedFile, judge_kept
 from lightning_classprune.tickets.kept import Kept, KeptTickets
 from lightning_classprune.tickets.ticket import Ticket
 from lightning_classprune.trainer.snapshots import capture_tensors, restore_tensors
@@ -31,6 +33,7 @@ class Closing:
         recorder: Takes the verdicts.
         delivery: Takes what is accepted.
         devices: Of the masks, by parameter.
+        files: Those of the candidates that are judged too; None where none are.
         was_judged: The guard was opened for the candidates that were kept.
     """
 
@@ -40,6 +43,7 @@ class Closing:
     recorder: Recorder
     delivery: Delivery
     devices: Mapping[str, torch.device]
+    files: FileCandidates | None = None
     was_judged: bool = False
 
     @property
@@ -63,17 +67,24 @@ class Closing:
         guard, handover = find_guard(), self.delivery.handover
 
         def decide(state: dict[str, Tensor], kept: Kept) -> Outcomes | None:
-            self._put_in(state)
+            self.put_in(state)
             return self.judge.evaluator.outcomes(handover.trainer, handover.module, guard, kept.offsets)
 
+        its_files = None if self.files is None else _OfCandidates(self, self.files, guard)
         self.take_dense()
-        for one in judge_kept(self.kept, self.judge, decide, alpha):
+        for one in judge_kept(self.kept, self.judge, decide, alpha, its_files):
             kept = one.kept
             self.recorder.judged_at_the_end(
-                kept.place, one.outcomes, one.verdict, self.judge, kept.offsets, kept.chance
+                kept.place,
+                one.outcomes,
+                one.verdict,
+                self.judge,
+                kept.offsets,
+                kept.chance,
+                {file.made.kind: self._told(file, kept) for file in one.files},
             )
             if one.verdict.accepted:
-                self._put_in(one.state)
+                self.put_in(one.state)
                 place = handover.bias_for(kept.offsets, one.outcomes, guard, validation)
                 self._take(one.masks, kept.offsets, place)
                 self.delivery.to_ladder(self.recorder.rows[: kept.place + 1])
@@ -81,11 +92,27 @@ class Closing:
         self.was_judged = True
         self.kept.discard()
 
+    def _told(self, file: JudgedFile, kept: Kept) -> FileVerdict:
+        """What the ledger says of a file."""
+        made, reason = file.made, file.verdict.reason
+        if file.outcomes is None:
+            reason = made.why or "the file's scores are NaN"
+        verdict = replace(
+            file.verdict, reason=reason, outcome="unproven" if made.why else file.verdict.outcome
+        )
+        facts = {
+            "file": made.file,
+            "sha256": made.sha256,
+            "bytes": made.bytes,
+            "calibration": made.calibration,
+        }
+        return file_verdict(facts, file.outcomes, self.judge.dense, verdict, kept.offsets, kept.chance)
+
     def take_dense(self) -> None:
         """The dense network is what there is to deliver."""
         if self.kept is not None and self.kept.dense is not None:
             state, masks = self.kept.load(self.kept.dense)
-            self._put_in(state)
+            self.put_in(state)
             self._take(masks, {}, None)
 
     def _take(self, masks: Masks, offsets: dict[str, float], place: str | None) -> None:
@@ -97,9 +124,30 @@ class Closing:
             masks, capture_tensors(module), None, [], dict(offsets), place, beside
         )
 
-    def _put_in(self, state: Mapping[str, Tensor]) -> None:
+    def put_in(self, state: Mapping[str, Tensor]) -> None:
         """Put whole tensors by the names of a state dict into the module; what has no name there stays."""
         handover = self.delivery.handover
         tensors = capture_tensors(handover.module)
         known = {name: tensor for name, tensor in state.items() if name in tensors}
         restore_tensors(handover.module, tensors | handover.sharding.pieces(known))
+
+
+@dataclass(frozen=True)
+class _OfCandidates:
+    """The files of one run's candidates: made of the network in the module, and asked in its place."""
+
+    closing: Closing
+    files: FileCandidates
+    guard: GuardData
+
+    def make(self, state: dict[str, Tensor], masks: Masks, kept: Kept) -> list[MadeFile]:
+        self.closing.put_in(state)
+        handover = self.closing.delivery.handover
+        return self.files.make(handover.trainer, handover.module, kept, masks)
+
+    def decide(self, made: MadeFile) -> Outcomes | None:
+        handover, evaluator = self.closing.delivery.handover, self.closing.judge.evaluator
+        trainer, module = handover.trainer, handover.module
+        return self.files.decide(
+            trainer, module, made, lambda: evaluator.outcomes(trainer, module, self.guard, {})
+        )

@@ -23,6 +23,7 @@ from lightning_classprune.rounds.candidate import Candidate
 from lightning_classprune.rounds.clock import RoundClock, does_not_fit
 from lightning_classprune.rounds.closing import Closing
 from lightning_classprune.rounds.delivery import Delivery
+from lightning_classprune.rounds.file_candidates import FileCandidates
 from lightning_classprune.rounds.first_network import share_of_zeros, take_first
 from lightning_classprune.rounds.gradual import GradualMask
 from lightning_classprune.rounds.handover import Handover
@@ -83,6 +84,7 @@ class PruningRun:
     recorder: Recorder
     ladder: LadderKeeper
     kept: KeptTickets | None
+    files: FileCandidates | None
     spent: SpentTests
     best: BestEpoch | None
     masks: Masks
@@ -113,6 +115,7 @@ class PruningRun:
             recorder=self.recorder,
             delivery=self.delivery,
             devices={name: mask.device for name, mask in self.masks.items()},
+            files=self.files,
         )
         self.candidate = Candidate(self.module, self.processes, (self.other_callbacks.averaging,))
         share = self.settings.search.share if isinstance(self.settings.search, Gradual) else None
@@ -205,7 +208,7 @@ class PruningRun:
     def _next_level(self) -> float | None:
         """The error level that the candidate in training may expect to be judged at."""
         if self.closing.at_end and self.kept is not None and self.judge.budget.alpha is not None:
-            return self.judge.budget.alpha / (len(self.kept.candidates) + 1)
+            return self.judge.budget.alpha / ((len(self.kept.candidates) + 1) * self._of_each)
         budget = self.judge.budget
         return budget.alpha if budget.exhausted else budget.level()
 
@@ -280,13 +283,20 @@ class PruningRun:
         )
         self.recorder.kept(self._facts(), f"{said}; the guard judges it at the end", self.judge)
         self._commit(tensors, look, None)
-        if self.kept is not None and len(self.kept.candidates) == MANY + 1:
+        waiting = len(self.kept.candidates) * self._of_each if self.kept is not None else 0
+        if waiting - self._of_each <= MANY < waiting:
             rank_zero_warn(
                 f"more than {MANY} candidates wait for the guard: Holm's first level is the error level divided by "
-                "their number, so each more makes every proof harder; lower max_rounds, or prune in larger steps"
+                "their number, so each more makes every proof harder; lower max_rounds, prune in larger steps, or "
+                "judge fewer files"
             )
         self.state = after_verdict(self.plan, self.state, True, reach)
         self._extend_or_end(job_over)
+
+    @property
+    def _of_each(self) -> int:
+        """How many candidates of the judgement a kept network is."""
+        return 1 if self.files is None else self.files.per_network
 
     def tell_labels(self) -> None:
         """Let the search know how many cases the guard has, once the dense network was judged."""

@@ -145,6 +145,16 @@ class Settings:
                 f"Guard.judging='end' survives refusals by validation data alone, so retries={chosen.retries} does not "
                 f"go with it; use search={type(chosen).__name__}(on_refusal='stop', retries=0)"
             )
+        if files.judged and guard.judging != "end":
+            raise ValueError(
+                f"Files.judged={list(files.judged)}: files are candidates of their own, which are all known before the "
+                "guard looks once; use Guard(judging='end')"
+            )
+        if files.judged and task is not None:
+            raise ValueError(
+                f"Files.judged={list(files.judged)} with task={type(task).__name__}(...): files are judged of classes "
+                "and labels only; use judged=[]"
+            )
         protected = read_protected(protect, names, guard.confidence, guard.max_fp_rise)
         guard.limits_under(protected)  # which checks them
         if isinstance(predict, PreparedPredict) and task is not None:
@@ -244,6 +254,8 @@ class Settings:
             saved |= {f"{prefix}.{one.name}": identity(getattr(options, one.name)) for one in fields(options)}
         if self.kind is not None:
             saved["task"] = identity(self.kind)
+        if self.files.judged:
+            saved["Files.judged"] = list(self.files.judged)
         return saved | {"Cut.criterion": self.criterion.identity}
 
 

@@ -39,6 +39,7 @@ from lightning_classprune.rounds.clock import (
     check_rewind_point,
     check_total_epochs,
 )
+from lightning_classprune.rounds.file_candidates import FileCandidates, FileMaker
 from lightning_classprune.rounds.gradual import check_length_is_known
 from lightning_classprune.rounds.plan import largest_number_of_tests, make_plan
 from lightning_classprune.rounds.randomness import RoundRandomness
@@ -65,6 +66,7 @@ from lightning_classprune.trainer.loaders import is_stream
 from lightning_classprune.trainer.monitor import find_monitor
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
 from lightning_classprune.trainer.processes import Processes
+from lightning_classprune.trainer.sharding import Sharding
 from lightning_classprune.trainer.versions import of_type
 
 
@@ -77,6 +79,7 @@ class Startup:
         inherited: Masks that an earlier fit delivered.
         earlier: The state that it left.
         closing: The run that is resumed is not gone on with: what it kept is judged.
+        maker: Of the files that are judged; None where none are.
     """
 
     def __init__(
@@ -87,12 +90,14 @@ class Startup:
         *,
         earlier: Mapping[str, Any] | None = None,
         closing: bool = False,
+        maker: FileMaker | None = None,
     ) -> None:
         self._settings = settings
         self._earlier = earlier or {}
         self._trainer = trainer
         self._inherited = inherited
         self._closing = closing
+        self._maker = maker
         self._processes = Processes(trainer.global_rank, trainer.world_size)
         ladder = None if trainer.fast_dev_run else settings.files.ladder
         self._ladder = LadderKeeper(ladder, settings.card(), self._processes)
@@ -176,6 +181,7 @@ class Startup:
             check_criterion(settings.criterion, units.parameters)
         evaluator = Evaluator(settings.task, settings.predict, processes, self._conditions())
         name = processes.first(uuid.uuid4().hex[:8])  # in those of the files that it keeps
+        kept = self._kept(name)
         run = PruningRun(
             settings=settings,
             trainer=trainer,
@@ -190,7 +196,8 @@ class Startup:
             randomness=self._randomness,
             recorder=Recorder(trainer),
             ladder=self._ladder,
-            kept=self._kept(name),
+            kept=kept,
+            files=self._files(kept, sharding),
             spent=SpentTests(self._folder(), name, processes),
             best=None if self._monitor is None else BestEpoch(self._monitor, trainer, processes),
             masks=masks,
@@ -217,6 +224,22 @@ class Startup:
         if self._settings.guard.judging != "end" or self._trainer.fast_dev_run:
             return None
         return KeptTickets(self._folder(), name, self._processes)
+
+    def _files(self, kept: KeptTickets | None, sharding: Sharding) -> FileCandidates | None:
+        """The files that are judged with the candidates.
+
+        Raises:
+            MisconfigurationException: No process has the whole network to make them of.
+        """
+        if kept is None or self._maker is None:
+            return None
+        kinds = self._settings.files.judged
+        if sharding:
+            raise MisconfigurationException(
+                f"Files.judged={list(kinds)}: a sharded module (FSDP) is on no process as a whole, of which a file "
+                "could be made; use DDP, or judged=[]"
+            )
+        return FileCandidates(kinds, self._maker, lambda: kept.folder, self._processes)
 
     def _folder(self) -> str:
         """Where a run keeps files of its own: in that of the ladder, or of the checkpoints."""
@@ -309,6 +332,8 @@ class Startup:
         if outcomes is not None and self._resumed is None:
             run.judge.tell_power(outcomes)
         run.rehearse_criterion()
+        if run.files is not None:
+            run.files.rehearse(self._trainer, run.module)
         asks = settings.asks_validation
         if asks is not None:
             data = find_validation_data(self._trainer, run.data, self._processes, asks)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ class KeptTickets:
         self.dense: Kept | None = None
         self.candidates: list[Kept] = []
         self._saved_folder = self.folder  # of the run that is resumed
+        self._files: list[str] = []
 
     def keep(
         self,
@@ -154,8 +155,11 @@ class KeptTickets:
         """Whether these candidates are the first of those networks, so that a run that goes on may come to the same."""
         return [one.sha256 for one in self.candidates] == networks[: len(self.candidates)]
 
-    def open_guard(self) -> None:
+    def open_guard(self, its_files: Sequence[str] = ()) -> None:
         """Say for which networks the guard is opened, before its first look.
+
+        Args:
+            its_files: SHA-256 of the files of the candidates that are judged too.
 
         Raises:
             MisconfigurationException: It was opened for others.
@@ -163,10 +167,12 @@ class KeptTickets:
         networks = [one.sha256 for one in self.candidates]
         self.refuse_if_judged()
         for mark in self._marks:
-            if mark.exists() and _read_mark(mark)["networks"] != networks:
+            known = _read_mark(mark) if mark.exists() else None
+            if known is not None and (known["networks"], known["files"]) != (networks, list(its_files)):
                 raise MisconfigurationException(
                     f"the guard was opened for other candidates of this run ({mark}): a judgement is final"
                 )
+        self._files = list(its_files)
         self._write_mark(networks, done=False)
 
     def close_guard(self) -> None:
@@ -174,7 +180,7 @@ class KeptTickets:
         self._write_mark([one.sha256 for one in self.candidates], done=True)
 
     def _write_mark(self, networks: list[str], *, done: bool) -> None:
-        content = json.dumps({"networks": networks, "done": done}) + "\n"
+        content = json.dumps({"networks": networks, "files": self._files, "done": done}) + "\n"
 
         def write() -> None:
             for mark in self._marks:
@@ -231,5 +237,5 @@ def _read_mark(path: Path) -> dict[str, Any]:
         raise MisconfigurationException(
             f"{path} says that this run was judged, and cannot be read ({error}); put it back"
         ) from error
-    mark: dict[str, Any] = said
+    mark: dict[str, Any] = {"files": []} | said
     return mark

@@ -225,7 +225,7 @@ def _checked(content: Any) -> list[Entry]:
     if not isinstance(content, list):
         raise ValueError("it holds no list")
     for entry in content:
-        if not isinstance(entry, dict) or not _is_count(entry.get("round")):
+        if not isinstance(entry, dict) or not is_count(entry.get("round")):
             raise ValueError("an entry has no round")
         if entry.get("file") != file_name(entry["round"]):
             raise ValueError(
@@ -234,9 +234,9 @@ def _checked(content: Any) -> list[Entry]:
             )
         classes = entry.get("classes")
         good = isinstance(classes, dict) and all(
-            isinstance(one, dict) and _is_recall(one.get("recall")) for one in classes.values()
+            isinstance(one, dict) and is_recall(one.get("recall")) for one in classes.values()
         )
-        if not good or not _is_count(entry.get("bytes")):
+        if not good or not is_count(entry.get("bytes")):
             raise ValueError(f"round {entry['round']} lacks its bytes or its classes' recall")
         if entry.get("sha256") != _hash(entry):
             raise ValueError(f"what it says of round {entry['round']} was changed")
@@ -251,11 +251,13 @@ def _hash(entry: Entry) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether a value read from JSON is a number of things."""
     return type(value) is int and 0 <= value < 2**53
 
 
-def _is_recall(value: Any) -> bool:
+def is_recall(value: Any) -> bool:
+    """Whether a value read from JSON is a recall, or None for none."""
     return value is None or (type(value) in (int, float) and 0 <= value <= 1)
 
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+#: Files that can be candidates of their own.
+Judged = Literal["int8", "fp16"]
+_JUDGED = ("int8", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +21,17 @@ class Files:
             keeps none. One folder a run.
         rewind_file: Keep the rewind point in this file, written once, instead of in every checkpoint; checkpoints
             then hold its SHA-256. One file a run.
+        judged: ONNX files that are made of each kept candidate before the guard is opened, each a candidate of its
+            own: `"int8"`, calibrated on training data, and `"fp16"`. They lie in the ladder's folder, else beside the
+            checkpoints. Needs `Guard(judging="end")`.
 
     Raises:
-        ValueError: An argument is no path; the message names it.
+        ValueError: An argument is no path, or no kind of file; the message names it.
     """
 
     ladder: str | os.PathLike[str] | None = None
     rewind_file: str | os.PathLike[str] | None = None
+    judged: Sequence[Judged] = ()
 
     def __post_init__(self) -> None:
         for name, what in (("ladder", "folder"), ("rewind_file", "file")):
@@ -31,3 +41,8 @@ class Files:
             if not isinstance(value, str | os.PathLike) or not os.fspath(value):
                 raise ValueError(f"Files.{name}={value!r} is not a {what}: a path, or None")
             object.__setattr__(self, name, os.fspath(value))
+        listed = isinstance(self.judged, Sequence) and not isinstance(self.judged, str)
+        if not listed or len(set(self.judged)) < len(self.judged) or not set(self.judged) <= set(_JUDGED):
+            raise ValueError(f"Files.judged={self.judged!r} must be a list of 'int8', 'fp16', both or none")
+        # In one order, for candidates of a run that is resumed must be the same.
+        object.__setattr__(self, "judged", tuple(kind for kind in _JUDGED if kind in self.judged))

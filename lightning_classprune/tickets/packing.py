@@ -58,7 +58,7 @@ def pack_network(state: Mapping[str, Tensor], masks: Masks, values: str = "fp32"
     _check(state, masks, values)
     table: list[Any] = []
     kept: list[NDArray[np.bool_]] = []
-    stored: dict[str, list[NDArray[np.uint8]]] = {}
+    stored: dict[str, list[Tensor]] = {}
     for name, tensor in state.items():
         mask = masks.get(name)
         chosen = _flat(tensor)
@@ -67,14 +67,12 @@ def pack_network(state: Mapping[str, Tensor], masks: Masks, values: str = "fp32"
             kept.append(flat.numpy())
             chosen = chosen[flat]
         chosen = _cast(name, chosen, _stored_as(tensor, values))
-        dtype = _name(chosen.dtype)
-        table.append([name, _name(tensor.dtype), list(tensor.shape), dtype, mask is not None])
-        stored.setdefault(dtype, []).append(_bytes_of(chosen))
-    positions = np.flatnonzero(np.concatenate(kept)) if kept else np.empty(0, np.int64)
-    blobs = {"tensors": zlib.compress(json.dumps(table).encode(), 9), "index": _squeeze(_gaps(positions))}
+        dtype = dtype_name(chosen.dtype)
+        table.append([name, dtype_name(tensor.dtype), list(tensor.shape), dtype, mask is not None])
+        stored.setdefault(dtype, []).append(chosen)
+    blobs = {"tensors": zlib.compress(json.dumps(table).encode(), 9), "index": pack_index(kept)}
     for dtype, parts in stored.items():
-        planes = np.concatenate(parts).reshape(-1, _dtype(dtype).itemsize).T
-        blobs[f"values.{dtype}"] = _squeeze(np.ascontiguousarray(planes))
+        blobs[f"values.{dtype}"] = pack_values(parts)
     return blobs
 
 
@@ -132,7 +130,7 @@ def unpack_network(
         ValueError: The blobs contradict each other.
     """
     table = read_table(blobs) if table is None else table
-    kept = _unpack_index(blobs["index"], sum(one.size for one in table if one.masked))
+    kept = unpack_index(blobs["index"], sum(one.size for one in table if one.masked))
     masks: Masks = {}
     counts: dict[torch.dtype, int] = {}
     start = 0
@@ -143,11 +141,12 @@ def unpack_network(
             masks[one.name] = mask.reshape(one.shape)
             count, start = int(mask.sum()), start + one.size
         counts[one.stored] = counts.get(one.stored, 0) + count
-    expected = {f"values.{_name(dtype)}" for dtype in counts}
+    expected = {f"values.{dtype_name(dtype)}" for dtype in counts}
     if strange := sorted(blobs.keys() - expected - {"tensors", "index"}):
         raise ValueError(f"it holds values that no tensor has: {', '.join(strange)[:200]}")
     values = {
-        dtype: _values(blobs[f"values.{_name(dtype)}"], dtype, count) for dtype, count in counts.items()
+        dtype: unpack_values(blobs[f"values.{dtype_name(dtype)}"], dtype, count)
+        for dtype, count in counts.items()
     }
     state: dict[str, Tensor] = {}
     used = dict.fromkeys(counts, 0)
@@ -222,9 +221,20 @@ def _cast(name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
     cast = values.to(dtype)
     if dtype != values.dtype and not torch.equal(cast.isfinite(), values.isfinite()):
         raise ValueError(
-            f"state[{name!r}] has values beyond the range of {_name(dtype)}; use values='bf16' or 'fp32'"
+            f"state[{name!r}] has values beyond the range of {dtype_name(dtype)}; use values='bf16' or 'fp32'"
         )
     return cast
+
+
+def pack_index(kept: Sequence[NDArray[np.bool_]]) -> bytes:
+    """The blob that says which weights are kept, of masks laid end to end."""
+    return _squeeze(_gaps(np.flatnonzero(np.concatenate(kept)) if kept else np.empty(0, np.int64)))
+
+
+def pack_values(parts: Sequence[Tensor]) -> bytes:
+    """The byte planes of flat tensors of one dtype on the CPU, laid end to end."""
+    planes = np.concatenate([_bytes_of(part) for part in parts]).reshape(-1, parts[0].dtype.itemsize).T
+    return _squeeze(np.ascontiguousarray(planes))
 
 
 def _gaps(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -236,8 +246,13 @@ def _gaps(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
     return stream
 
 
-def _unpack_index(blob: bytes, size: int) -> NDArray[np.bool_]:
-    """Which of `size` weights are kept, from the bytes of `_gaps`; in pieces: positions are eight times as long."""
+def unpack_index(blob: bytes, size: int) -> NDArray[np.bool_]:
+    """Which of `size` weights are kept, from what `pack_index` made.
+
+    Raises:
+        ValueError: It says something of more weights.
+    """
+    # In pieces: positions are eight times as long.
     kept = np.zeros(size, dtype=bool)
     stream = np.frombuffer(inflate(blob, size), dtype=np.uint8)
     place = 0  # of the next weight
@@ -252,12 +267,16 @@ def _unpack_index(blob: bytes, size: int) -> NDArray[np.bool_]:
     return kept
 
 
-def _values(blob: bytes, dtype: torch.dtype, count: int) -> Tensor:
-    """All values of one dtype, from their byte planes."""
+def unpack_values(blob: bytes, dtype: torch.dtype, count: int) -> Tensor:
+    """The values that `pack_values` packed.
+
+    Raises:
+        ValueError: They are not `count`.
+    """
     raw = inflate(blob, count * dtype.itemsize)
     if len(raw) != count * dtype.itemsize:
         raise ValueError(
-            f"it holds {len(raw):,} bytes of {_name(dtype)} and should hold {count * dtype.itemsize:,}"
+            f"it holds {len(raw):,} bytes of {dtype_name(dtype)} and should hold {count * dtype.itemsize:,}"
         )
     planes = np.frombuffer(raw, dtype=np.uint8).reshape(dtype.itemsize, -1)
     return torch.from_numpy(planes.T.copy().reshape(-1)).view(dtype)
@@ -282,7 +301,8 @@ def _bytes_of(values: Tensor) -> NDArray[np.uint8]:
     return data
 
 
-def _name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """What a table calls a dtype."""
     return str(dtype).removeprefix("torch.")
 
 

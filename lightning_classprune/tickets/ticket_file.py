@@ -107,7 +107,7 @@ def save_ticket(
     # Packed as well: beside a small network the rows of a ledger would be most of the file.
     contents = blobs | {"card": zlib.compress(text, 9)}
     with files.replacing(path) as part:
-        _write(part, contents, metadata)
+        write_blobs(part, contents, metadata)
     return Path(path).stat().st_size
 
 
@@ -126,23 +126,23 @@ def read_ticket(path: str | os.PathLike[str], like: Mapping[str, Tensor] | None 
         ValueError: It is no ticket file, or of another version, cut short, damaged or changed, or not like `like`.
     """
     path = Path(path)
-    blobs, metadata = _open(path)
+    blobs, metadata = open_blobs(path)
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a ticket file: save_ticket did not write it")
     if metadata.get("version") != VERSION:
         raise ValueError(
             f"{path} is a ticket file of version {metadata.get('version')}; this package reads {VERSION}"
         )
-    with _damaged(path):
+    with damaged(path):
         table = read_table(blobs)
     known: Mapping[str, TensorInfo] = {}
     if like is not None:
         named = {canonical(one.name): one for one in table if not one.name.startswith(BESIDE)}
         known = inside(named, {canonical(name) for name in like})
-        _check_fit(path, {name: (one.dtype, one.shape) for name, one in known.items()}, like)
-    with _damaged(path):
+        check_fit(path, {name: (one.dtype, one.shape) for name, one in known.items()}, like)
+    with damaged(path):
         fitting = {id(one) for one in known.values()}
-        _check_size([one for one in table if id(one) not in fitting], path.stat().st_size)
+        check_size([one for one in table if id(one) not in fitting], path.stat().st_size)
         text = inflate(blobs.pop("card"), files.LARGEST_JSON)
         card, card_sha256 = files.parse_json(text), hashlib.sha256(text).hexdigest()
         if not isinstance(card, dict):
@@ -188,7 +188,12 @@ def inside(theirs: Mapping[str, T], mine: Collection[str]) -> Mapping[str, T]:
 
 
 @contextmanager
-def _damaged(path: Path) -> Iterator[None]:
+def damaged(path: Path) -> Iterator[None]:
+    """Say of a file what goes wrong inside while its blobs are expanded.
+
+    Raises:
+        ValueError: Something does.
+    """
     try:
         yield
     except (ValueError, KeyError, TypeError, IndexError, OverflowError, RuntimeError, zlib.error) as error:
@@ -197,7 +202,12 @@ def _damaged(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged: it claims shapes that do not fit into memory") from error
 
 
-def _check_size(table: Sequence[TensorInfo], size: int) -> None:
+def check_size(table: Sequence[TensorInfo], size: int) -> None:
+    """Refuse a file of `size` bytes that claims tensors far larger than it could hold.
+
+    Raises:
+        ValueError: It does.
+    """
     # The values are at most eight bytes wider than stored, and a mask has one byte a value.
     claimed = sum(one.size * (one.dtype.itemsize + one.masked) for one in table)
     if claimed > max(LARGEST_UNKNOWN, MOST_EXPANDED * size):
@@ -207,9 +217,14 @@ def _check_size(table: Sequence[TensorInfo], size: int) -> None:
         )
 
 
-def _check_fit(
+def check_fit(
     path: Path, theirs: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], like: Mapping[str, Tensor]
 ) -> None:
+    """Refuse a file whose tensors, by name, are not those of a network.
+
+    Raises:
+        ValueError: They are not; names the first differences.
+    """
     mine = {canonical(name): (tensor.dtype, tuple(tensor.shape)) for name, tensor in like.items()}
     found = [f"{name} is missing in the file" for name in mine if name not in theirs]
     found += [f"{name} is missing in the model" for name in theirs if name not in mine]
@@ -227,8 +242,11 @@ def _kind(dtype: torch.dtype, shape: tuple[int, ...]) -> str:
     return f"{str(dtype).removeprefix('torch.')} {list(shape)}"
 
 
-def _write(path: Path, blobs: Blobs, metadata: Mapping[str, str]) -> None:
-    """A safetensors file of byte tensors; its own writer orders the metadata at random, so no two files are equal."""
+def write_blobs(path: Path, blobs: Blobs, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file of byte tensors.
+
+    Its own writer orders the metadata at random, so that no two files are equal.
+    """
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     start = 0
     for name, blob in sorted(blobs.items()):
@@ -241,7 +259,13 @@ def _write(path: Path, blobs: Blobs, metadata: Mapping[str, str]) -> None:
         file.writelines(blob for _, blob in sorted(blobs.items()))
 
 
-def _open(path: Path) -> tuple[Blobs, dict[str, str]]:
+def open_blobs(path: Path) -> tuple[Blobs, dict[str, str]]:
+    """The byte tensors and the metadata of a safetensors file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no whole one.
+    """
     try:
         with safe_open(path, framework="np") as file:
             metadata: dict[str, str] = file.metadata() or {}

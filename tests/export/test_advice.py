@@ -65,3 +65,14 @@ def test_a_microcontroller() -> None:
     given["artefacts"]["model.c"] |= {"flash": 14_823, "ram": 81_920, "multiplications": 165_580}
     said = "Compile `model.c`: 14,823 bytes of constants, 81,920 bytes of RAM and 165,580 multiplications a sample"
     assert advice(given).startswith(said)
+
+
+def test_a_file_that_the_guard_did_not_accept_is_taken_last() -> None:
+    sizes, times = {"model.onnx": 100, "int8.onnx": 30}, {"model.onnx": 1.0, "int8.onnx": 0.5}
+    for verdict, pick in (("unproven (not declared)", "model"), ("refused", "model"), ("accepted", "int8")):
+        told = facts("all", sizes, times)
+        told["artefacts"]["int8.onnx"]["verdict"] = verdict
+        assert advice(told).startswith(f"Take `{pick}.onnx`: ")
+    only = facts("all", {"model.onnx": 100}, {"model.onnx": 1.0})
+    only["artefacts"]["model.onnx"]["verdict"] = "unproven (not declared)"
+    assert advice(only).endswith("for speed. The guard has not accepted it: it is unproven (not declared).")

@@ -208,3 +208,24 @@ def test_corruptions_have_dense_beside_delivered() -> None:
     assert "| fog | crack | missed | 4/40 | 5/40 | 2 | 1 | 8 points |" in told
     assert "| fog | crack | false alarms | 7/60 | 10/60 | 3 | 0 | 10 points |" in told
     assert "## Guard data under corruption" not in lines()
+
+
+def test_files_with_a_verdict_of_their_own() -> None:
+    counts = {"fn": 3, "support": 40, "newly_missed": 2, "newly_found": 1}
+    counts |= {"fp": 5, "negatives": 60, "new_alarms": 4, "gone_alarms": 0}
+    plain = FACTS["artefacts"]["model.onnx"]
+    files = {
+        "model.onnx": plain,
+        "int8-accepted.onnx": plain
+        | {"file": "int8-accepted.onnx", "verdict": "accepted", "reason": "proven", "counts": {"a|b": counts}}
+        | {"calibration": {"samples": 512, "sha256": "cd" * 32}},
+        "half.onnx": plain
+        | {"file": "half.onnx", "verdict": "unproven (not declared)", "reason": "", "counts": None},
+    }
+    text = lines(artefacts=files)
+    assert "| `int8-accepted.onnx` | accepted | a\\|b | 3/40 | 2 | 1 | 5/60 | 4 | 0 |" in text
+    assert any(line.startswith("| `half.onnx` | unproven (not declared) | not counted") for line in text)
+    assert "* `int8-accepted.onnx` accepted: proven" in text
+    assert any("was calibrated on 512 samples" in line for line in text)
+    assert any("2 of them have verdicts of" in line for line in text)
+    assert not any("verdict of" in line or "verdicts of" in line for line in lines())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from lightning_classprune.files import sha256
 from lightning_classprune.tickets.ladder import Ladder
 from tests.support.compare import assert_same
 from tests.support.processes import run_job
@@ -30,3 +31,8 @@ def test_two_processes_come_to_one_judgement(tmp_path: Path) -> None:
     for name, mask in first["masks"].items():
         assert not first["weights"][name][~mask].any()
     assert len(list((tmp_path / "tickets").glob("judged-*.json"))) == 1
+    for row in first["ledger"][1:]:
+        if row["verdict"] != "abandoned":
+            file = row["files"]["int8"]
+            assert sha256(tmp_path / "tickets" / file["file"]) == file["sha256"]
+            assert file["classes"]["1"]["support"] == row["classes"]["1"]["support"]

@@ -179,7 +179,8 @@ def test_numbers_for_loggers() -> None:
 def differences(value: Any, hint: Any, place: str = "row") -> list[str]:
     """Where a value is not exactly of a type: of a TypedDict all keys and no others, no int for a float."""
     if typing.is_typeddict(hint):
-        fields = typing.get_type_hints(hint)
+        may_lack = hint.__optional_keys__ - set(value)
+        fields = {key: kind for key, kind in typing.get_type_hints(hint).items() if key not in may_lack}
         if type(value) is not dict or list(value) != list(fields):
             return [f"{place}: {list(value)}"]
         return [d for key, kind in fields.items() for d in differences(value[key], kind, f"{place}[{key!r}]")]

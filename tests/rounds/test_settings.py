@@ -150,6 +150,7 @@ BAD: dict[str, list[Any]] = {
     "files": [None, "tickets", Files],
     "ladder": ["", 3, b"tickets", True],
     "rewind_file": ["", 3, ["point.pt"]],
+    "judged": ["int8", ["int4"], ["int8", "int8"], None],
     "predict": ["model", 3, (1, 2)],
     "guard_dataloader": [3, 0.5, "guard.npz", object()],
     "protect": [
@@ -279,6 +280,11 @@ def test_a_gradual_search_has_its_own_criterion_unless_a_cut_is_given() -> None:
         ),
         ({"protect": {"ill": 0.1}}, "allowed are 0 to 1, or names with class_names="),
         ({"protect": {"sick": 0.1, 1: 0.1}, "class_names": ["well", "sick"]}, "class 'sick' is given twice"),
+        ({"judged": ["int8"]}, r"Files.judged=\['int8'\]: files are candidates .*use Guard\(judging='end'\)"),
+        (
+            {"judged": ["fp16"], "judging": "end", "task": Segmentation()},
+            r"Files.judged=\['fp16'\] with task=Segmentation\(...\): files are judged of classes and labels only",
+        ),
         ({"granularity": "2:4"}, "Cut.granularity='2:4' .*target_sparsity=0.99 with Fixed.fraction=0.2"),
         ({"granularity": "2:4", "target_sparsity": 0.5}, "Fixed.fraction=0.2 cannot be met; use .*=0.5"),
         ({"granularity": "2:4", "fraction": 0.5}, "target_sparsity=0.99 with Fixed.fraction=0.5"),
@@ -589,6 +595,8 @@ def test_two_runs_with_other_settings_have_other_states(name: str) -> None:
 def test_two_runs_with_files_and_data_elsewhere_have_the_same_state() -> None:
     elsewhere = read(ladder="there", rewind_file="there.pt", guard_dataloader=[1])
     assert elsewhere.state_dict() == read().state_dict()
+    declared = read(judging="end", judged=["int8"]).state_dict()
+    assert declared == read(judging="end").state_dict() | {"Files.judged": ["int8"]}
 
 
 def test_what_was_saved_does_not_change_with_a_users_object() -> None:

@@ -108,3 +108,14 @@ def test_discarded_files_are_gone_and_no_others(tmp_path: Path) -> None:
     (tmp_path / "mine.safetensors").write_bytes(b"mine")
     tickets.discard()
     assert [path.name for path in tmp_path.iterdir()] == ["mine.safetensors"]
+
+
+def test_a_judgement_that_was_interrupted_is_made_again_of_the_same_files_only(tmp_path: Path) -> None:
+    tickets, _ = kept(tmp_path)
+    tickets.open_guard(["ab"])
+    tickets.open_guard(["ab"])
+    for others in ([], ["ab", "cd"], ["cd"]):
+        with pytest.raises(MisconfigurationException, match="the guard was opened for other candidates"):
+            tickets.open_guard(others)
+    tickets.close_guard()
+    assert json.loads((tmp_path / "judged-run.json").read_text())["files"] == ["ab"]

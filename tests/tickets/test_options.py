@@ -12,12 +12,23 @@ from lightning_classprune.tickets.options import Files
 
 
 def test_nothing_is_kept_unless_asked() -> None:
-    assert dataclasses.asdict(Files()) == {"ladder": None, "rewind_file": None}
+    assert dataclasses.asdict(Files()) == {"ladder": None, "rewind_file": None, "judged": ()}
 
 
 def test_paths_become_text_so_that_they_can_be_saved() -> None:
     files = Files(ladder=Path("runs") / "ladder", rewind_file="rewind.pt")
-    assert dataclasses.asdict(files) == {"ladder": str(Path("runs/ladder")), "rewind_file": "rewind.pt"}
+    assert (files.ladder, files.rewind_file) == (str(Path("runs/ladder")), "rewind.pt")
+
+
+@pytest.mark.parametrize("kinds", [[], ["int8"], ("fp16", "int8")])
+def test_kinds_of_files_have_one_order(kinds: Any) -> None:
+    assert Files(judged=kinds).judged == tuple(sorted(kinds, reverse=True))
+
+
+@pytest.mark.parametrize("kinds", ["int8", ["int4"], ["int8", "int8"], None, [8]])
+def test_what_is_no_kind_of_file_is_named(kinds: Any) -> None:
+    with pytest.raises(ValueError, match=r"Files\.judged=.* must be a list of 'int8', 'fp16', both or none"):
+        Files(judged=kinds)
 
 
 @pytest.mark.parametrize("value", [True, 3, "", [], b"x"])

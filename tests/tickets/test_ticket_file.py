@@ -266,7 +266,7 @@ def test_no_cut_and_no_flipped_bit_goes_unnoticed(saved):
         with pytest.raises(ValueError, match=r"ticket\.safetensors"):
             read_ticket(path)
     unnoticed = 0
-    for place in range(0, size, 3):
+    for place in range(0, size, 5):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
         try:
             ticket = read_ticket(path)
@@ -289,15 +289,15 @@ def bomb(path: Path, kind: str) -> Path:
         "card": b"{}",
     }
     if kind == "index":
-        blobs["index"] = bytes(64 * 2**20)
+        blobs["index"] = bytes(40 * 2**20)
     elif kind == "card":
-        blobs["card"] = b"[" + b"[]," * (64 * 2**20 // 3) + b"[]]"
+        blobs["card"] = b"[" + b"[]," * (40 * 2**20 // 3) + b"[]]"
     elif kind == "card text":
-        blobs["card"] = b" " * (64 * 2**20)
+        blobs["card"] = b" " * (40 * 2**20)
     elif kind == "table":
-        blobs["tensors"] = b"[" + b"[]," * (64 * 2**20 // 3) + b"[]]"
+        blobs["tensors"] = b"[" + b"[]," * (40 * 2**20 // 3) + b"[]]"
     elif kind == "values":
-        blobs["values.float32"] = bytes(256 * 2**20)
+        blobs["values.float32"] = bytes(48 * 2**20)
     metadata = {"format": "classprune-ticket", "version": "1", "sha256": "0" * 64, "card_sha256": "0" * 64}
     packed = {name: np.frombuffer(zlib.compress(blob, 1), np.uint8) for name, blob in blobs.items()}
     save_numpy(packed, path, metadata)
@@ -318,7 +318,7 @@ def test_a_file_that_claims_more_than_it_is_allocates_nothing(kind, tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 100e6, f"{peak / 1e6:.0f} MB"
+    assert peak < 45e6, f"{peak / 1e6:.0f} MB"
 
 
 def test_a_large_network_of_a_small_file_is_read_where_the_model_is_known(tmp_path, monkeypatch):
@@ -360,7 +360,7 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(saved, monkeypatch)
         Path(part).write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(module, "_write", fails)
+    monkeypatch.setattr(module, "write_blobs", fails)
     with pytest.raises(OSError, match="No space"):
         save_ticket(path, model.state_dict(), masks)
     assert path.read_bytes() == before

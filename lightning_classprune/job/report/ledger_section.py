@@ -24,10 +24,15 @@ def ledger_lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "reason": row.get("reason") or "",
             "epochs": row["epochs"],
             "minutes": row["seconds"] / 60,
-            "classes": [
-                {"name": name, "numbers": _numbers(row, counts)} for name, counts in row["classes"].items()
-            ]
-            or [{"name": NOTHING, "numbers": [""] * len(HEADS)}],
+            "classes": (
+                [{"name": name, "numbers": _numbers(row, counts)} for name, counts in row["classes"].items()]
+                or [{"name": NOTHING, "numbers": [""] * len(HEADS)}]
+            )
+            + [
+                {"name": f"{name}, {kind} file ({one['verdict']})", "numbers": _numbers(row, counts)}
+                for kind, one in row.get("files", {}).items()
+                for name, counts in one["classes"].items()
+            ],
         }
         for row in rows
     ]

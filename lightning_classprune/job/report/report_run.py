@@ -48,7 +48,7 @@ def page_data(folder: RunFolder) -> PageData:
     """
     rows = folder.ledger()
     for number, row in enumerate(rows, start=1):
-        missing = [key for key in Row.__annotations__ if key not in row]
+        missing = [key for key in Row.__annotations__ if key in Row.__required_keys__ and key not in row]
         if missing:
             raise ValueError(
                 f"{folder.ledger_file}, line {number}: not a row of a ledger, it has no {missing}"
