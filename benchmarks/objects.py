@@ -11,42 +11,44 @@ confidence. For `one` and `betting` the rise is of objects, averaged over units;
 object, whose true rise is made exactly the tolerance. `pooled` takes all objects for independent cases, as nobody
 should. Power: an unchanged network, which differs on 5% of the objects, half each way.
 
-`run`: a small network is trained on the archive's training part and pruned at 95% confidence, tolerance .1 and .2 for
-false alarms, by the archive's guard part, in units of its blocks. The table tells of the test part, dense beside
-delivered: missed objects by the rule that was judged (IoU .5) and by a milder one, unmatched predictions, units,
-sparsity, verdicts.
+`run`: the ready-made job (`data=nuclei_npz`, `data=boxes_npz`) with its own settings, one run folder a seed under
+`--runs`; a finished one is not done again. The table tells of the test part, dense beside delivered: missed objects by
+the rule that was judged (IoU .5) and by a milder one, unmatched predictions, units, sparsity, verdicts. Blood cells are
+judged by the protected class, `WBC`; the others are counted beside it.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
+from hydra.utils import instantiate
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.functional import (
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    interpolate,
-    max_pool2d,
-    pixel_shuffle,
-    pixel_unshuffle,
-    relu,
-)
-from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.support import RESULTS, command_line, named, one_thread, quiet_trainer, versions
-from lightning_classprune import ClassAwarePruningCallback, Fixed, Guard, files
+from benchmarks.support import (
+    RESULTS,
+    command_line,
+    job_config,
+    named,
+    one_thread,
+    quiet_trainer,
+    versions,
+    write,
+)
+from lightning_classprune import files, load_ticket
 from lightning_classprune.guard.betting import betting_p_value
-from lightning_classprune.guard.objects import ObjectTask
+from lightning_classprune.guard.objects import Found, ObjectTask
 from lightning_classprune.guard.statistics import exact_p_value, rate_upper
 from lightning_classprune.guard.tasks import Detection, InstanceSegmentation
+from lightning_classprune.job import app
+from lightning_classprune.job.objects.final_test import ObjectTest
+from lightning_classprune.job.objects.finder import ReadObjects
+from lightning_classprune.job.run_folder import RunFolder
+from lightning_classprune.ledger.rows import delivered_row, dense_row
 
 TOLERANCE, ALPHA = 0.05, 0.05
 #: Units and objects of each.
@@ -169,272 +171,92 @@ def _share(k: int, sims: int) -> str:
 
 # -- real pictures --
 
-
-class Archive(Dataset[dict[str, Any]]):
-    """Pictures of one part of an archive, with their objects and block.
-
-    Args:
-        root: Folder of the archives.
-        data: `"nuclei"` or `"blood"`.
-        part: `"train"`, `"val"`, `"guard"` or `"test"`.
-    """
-
-    def __init__(self, root: Path, data: str, part: str) -> None:
-        name = {"nuclei": "nuclei_dsb2018_192.npz", "blood": "blood_boxes_bccd_192x144.npz"}[data]
-        with np.load(root / name) as arrays:
-            number = arrays["split_names"].tolist().index(part)
-            self.mine = np.flatnonzero(arrays["split"] == number)
-            self.block = arrays["block"][self.mine]
-            if data == "nuclei":
-                self.x = arrays["x"][self.mine]
-                self.maps = arrays["instances"][self.mine].astype(np.int64)
-            else:
-                self.x = np.stack(list(_decoded(arrays["jpeg"], arrays["offsets"], self.mine)))
-                of = [arrays["box_image"] == one for one in self.mine]
-                self.boxes = [arrays["box"][rows] for rows in of]
-                self.labels = [arrays["box_class"][rows].astype(np.int64) + 1 for rows in of]
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.mine)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        x = torch.from_numpy(self.x[index]).permute(2, 0, 1).float()
-        low, high = x.quantile(0.01), x.quantile(0.99)
-        target: dict[str, Any] = (
-            {"map": self.maps[index]}
-            if self.data == "nuclei"
-            else {"boxes": self.boxes[index], "labels": self.labels[index]}
-        )
-        return {"x": (x - low) / (high - low + 1), "target": target, "block": int(self.block[index])}
+#: Data group of the job, what is protected, and the rules that the table tells, the judged one first.
+DATA: dict[str, tuple[str, list[str]]] = {
+    "nuclei": ("nuclei_npz", ["nucleus"]),
+    "blood": ("boxes_npz", ["RBC", "WBC", "Platelets"]),
+}
+RULES: dict[str, dict[str, Any]] = {
+    "nuclei": {"IoU .5": InstanceSegmentation(), "centroid": InstanceSegmentation(rule="centroid")},
+    "blood": {
+        "IoU .5": Detection(score_threshold=0.3),
+        "IoU .3": Detection(iou=0.3, score_threshold=0.3),
+    },
+}
 
 
-def _decoded(jpeg: NDArray[np.uint8], offsets: NDArray[np.int64], which: NDArray[np.int64]) -> Iterator[Any]:
-    from torchvision.io import decode_jpeg
-
-    for one_ in which:
-        data = torch.from_numpy(jpeg[offsets[one_] : offsets[one_ + 1]].copy())
-        yield decode_jpeg(data).permute(1, 2, 0).numpy()
-
-
-def together(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Pictures as one tensor, targets and blocks as lists."""
-    return {
-        "x": torch.stack([one_["x"] for one_ in samples]),
-        "target": [one_["target"] for one_ in samples],
-        "block": [one_["block"] for one_ in samples],
-    }
-
-
-def _block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
-        nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
-    )  # fmt: skip
-
-
-class UNet(pl.LightningModule):
-    """Three levels below half the resolution, about half a million weights.
-
-    Args:
-        outputs: Scores of every pixel.
-    """
-
-    def __init__(self, outputs: int) -> None:
-        super().__init__()
-        self.down = nn.ModuleList([_block(12, 24), _block(24, 48), _block(48, 96)])
-        self.bottom = _block(96, 128)
-        self.up = nn.ModuleList([_block(128 + 96, 64), _block(64 + 48, 48), _block(48 + 24, 24)])
-        self.head = nn.Conv2d(24, 4 * outputs, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scores `(n, outputs, H, W)`."""
-        kept, x = [], pixel_unshuffle(x, 2)
-        for block in self.down:
-            x = block(x)
-            kept.append(x)
-            x = max_pool2d(x, 2)
-        x = self.bottom(x)
-        for block, skip in zip(self.up, reversed(kept), strict=True):
-            x = block(torch.cat([interpolate(x, size=skip.shape[2:]), skip], 1))
-        return pixel_shuffle(self.head(x), 2)
-
-    def configure_optimizers(self) -> Any:
-        """Adam with one cycle of the learning rate a round."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=2e-3)
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-class Nuclei(UNet):
-    """Background, inside and border of nuclei; instances are the pieces of the inside, grown by a pixel."""
-
-    def __init__(self) -> None:
-        super().__init__(3)
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Cross-entropy, the thin border weighing more."""
-        target = torch.from_numpy(np.stack([_inside_and_border(one_["map"]) for one_ in batch["target"]]))
-        weight = torch.tensor([1.0, 1.0, 3.0])
-        return cross_entropy(self(batch["x"]), target.to(self.device), weight=weight.to(self.device))
-
-    @staticmethod
-    def predict(module: Any, batch: dict[str, Any]) -> Any:
-        """Maps of instances, with blocks."""
-        from scipy import ndimage
-
-        found = []
-        for claimed in module(batch["x"]).argmax(1).cpu().numpy():
-            numbers, _ = ndimage.label(claimed == 1)
-            grown = ndimage.grey_dilation(numbers, 3)
-            found.append({"map": np.where(numbers > 0, numbers, grown * (claimed > 0))})
-        return found, batch["target"], batch["block"]
-
-
-def _inside_and_border(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    same = np.ones(numbers.shape, dtype=bool)
-    for axis in (0, 1):
-        for step in (1, -1):
-            same &= np.roll(numbers, step, axis) == numbers
-    return np.where(numbers == 0, 0, np.where(same, 1, 2))
-
-
-class Centres(UNet):
-    """A heat map of centres for each of three kinds of cells, and the size of a box at every pixel."""
-
-    def __init__(self) -> None:
-        super().__init__(5)
-        assert self.head.bias is not None
-        nn.init.constant_(self.head.bias[:12], -2.2)  # of the heat maps: hardly a pixel is a centre
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Heat maps by a focal loss, sizes at the centres by their logarithm."""
-        scores, loss = self(batch["x"]), torch.zeros((), device=self.device)
-        for given, target in zip(scores, batch["target"], strict=True):
-            boxes, labels = torch.as_tensor(target["boxes"]), torch.as_tensor(target["labels"])
-            heat, rows, columns = _heat(boxes, labels, given.shape[1:])
-            p = given[:3].sigmoid()
-            each = binary_cross_entropy_with_logits(given[:3], heat.to(self.device), reduction="none")
-            focus = torch.where(
-                heat.to(self.device) == 1, (1 - p) ** 2, p**2 * (1 - heat.to(self.device)) ** 4
-            )
-            loss = loss + (each * focus).sum() / max(len(boxes), 1)
-            if len(boxes):
-                size = (boxes[:, 2:] - boxes[:, :2]).log().to(self.device)
-                loss = loss + 3 * (given[3:, rows, columns].T - size / 3).abs().mean()
-        return loss / len(scores)
-
-    @staticmethod
-    def predict(module: Any, batch: dict[str, Any]) -> Any:
-        """Boxes at the peaks of the heat maps, with blocks."""
-        found = []
-        for given in module(batch["x"]).float().cpu():
-            heat = given[:3].sigmoid()
-            peak = (heat == max_pool2d(heat[None], 9, 1, 4)[0]) & (heat > 0.05)
-            label, row, column = peak.nonzero().T
-            size = (3 * given[3:, row, column].T).clamp(max=6).exp()
-            centre = torch.stack([column, row], 1) + 0.5
-            found.append(
-                {
-                    "boxes": torch.cat([centre - size / 2, centre + size / 2], 1),
-                    "scores": heat[label, row, column],
-                    "labels": label + 1,
-                }
-            )
-        return found, batch["target"], batch["block"]
-
-
-def _heat(boxes: Tensor, labels: Tensor, size: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Gaussian bumps at the centres, and where these are."""
-    heat = torch.zeros(3, *size)
-    y, x = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
-    columns = ((boxes[:, 0] + boxes[:, 2]) / 2).long().clamp(0, size[1] - 1)
-    rows = ((boxes[:, 1] + boxes[:, 3]) / 2).long().clamp(0, size[0] - 1)
-    widths = relu((boxes[:, 2:] - boxes[:, :2]).amin(1) / 8 - 1) + 1
-    for row, column, width, label in zip(rows, columns, widths, labels - 1, strict=True):
-        bump = (-((y - row) ** 2 + (x - column) ** 2) / (2 * width**2)).exp()
-        heat[label] = torch.maximum(heat[label], bump)
-    return heat, rows, columns
-
-
-def job(data: str, root: Path, seed: int, epochs: int, densities: int) -> list[str]:
-    """One run; the lines of the table that it gives, a protected class each."""
-    pl.seed_everything(seed, verbose=False)
-    parts = {part: Archive(root, data, part) for part in ("train", "val", "guard", "test")}
-    loaders = {
-        part: DataLoader(one_, batch_size=8, shuffle=part == "train", collate_fn=together)
-        for part, one_ in parts.items()
-    }
-    module: Any = Nuclei() if data == "nuclei" else Centres()
-    names = ["rest", "nucleus"] if data == "nuclei" else ["rest", "red", "white", "platelet"]
-    rules: dict[str, Any] = {"IoU": InstanceSegmentation(), "centroid": InstanceSegmentation(rule="centroid")}
-    if data == "blood":
-        rules = {"IoU": Detection(score_threshold=0.3), "IoU .3": Detection(iou=0.3, score_threshold=0.3)}
-    callback = ClassAwarePruningCallback(
-        len(names),
-        dict.fromkeys(names[1:], 0.1),
-        class_names=names,
-        predict=module.predict,
-        task=rules["IoU"],
-        guard_dataloader=loaders["guard"],
-        target_sparsity=1 - 0.5**densities,
-        search=Fixed(fraction=0.5, rewind="lr", round_epochs=max(1, epochs // 3)),
-        guard=Guard(max_fp_rise=0.2),
+def job(data: str, root: Path, folder: Path, seed: int, overrides: Sequence[str]) -> RunFolder:
+    """Do the job of one seed, unless its folder holds it already."""
+    run = RunFolder(folder)
+    if run.config_file.is_file() and run.status()["state"] == "finished":
+        return run
+    group, _ = DATA[data]
+    config = job_config(
+        [f"data={group}", f"data.root={root}", f"seed={seed}", f"run_dir={folder}", *QUIET, *overrides]
     )
-    dense = Dense()
-    start = time.perf_counter()
-    trainer = quiet_trainer(callback, dense, max_epochs=epochs)
-    trainer.fit(module, loaders["train"])
-    seconds = time.perf_counter() - start
-    lines = []
-    for rule, kind in rules.items():
-        task = ObjectTask(kind, names, range(1, len(names)), 0.0, "one", with_offset=False)
-        before, now = (
-            _found(task, module, state, loaders["test"]) for state in (dense.state, module.state_dict())
-        )
-        for name in names[1:]:
+    app.run(config)
+    return run
+
+
+#: Of every run: nothing on the terminal, and no GPU.
+QUIET = ("trainer.enable_progress_bar=false", "trainer.accelerator=cpu")
+
+
+def lines(data: str, run: RunFolder, seed: int) -> list[str]:
+    """The lines of the table that a run gives: a class and rule each."""
+    config, rows = run.config(), run.ledger()
+    module = app.build_module(config)
+    archive: Any = instantiate(config.data)
+    archive.setup()
+    final, dense = delivered_row(rows), dense_row(rows)
+    assert final is not None
+    assert dense is not None
+    verdicts = ", ".join(f"{row['verdict']} {row['sparsity']:.0%}" for row in rows[1:])
+    seconds = sum(row["seconds"] for row in rows)
+    told = []
+    for rule, kind in RULES[data].items():
+        before = found(kind, module, run, archive, "round=00.safetensors", {})
+        offsets = {name: one["offset"] for name, one in final["classes"].items()}
+        now = before if final is dense else found(kind, module, run, archive, None, offsets)
+        for name in DATA[data][1]:
             misses, alarms = now.pairs(before, name)
+            one = final["classes"].get(name)
+            guarded = (
+                "-" if one is None else f"{dense['classes'][name]['fn']} -> {one['fn']} of {one['units']}"
+            )
             assert misses.inside is not None
             assert alarms.inside is not None
-            verdicts = (
-                " ".join(row["verdict"] for row in callback.ledger[1:]) or callback.ledger[0]["reason"][:60]
+            inside = misses.inside
+            told.append(
+                f"| {data} | {seed} | {name} | {rule} | {final['sparsity']:.3f} | {inside.before} -> {inside.now} of "
+                f"{inside.cases} (+{inside.new} -{inside.gone}) | {alarms.inside.before} -> {alarms.inside.now} | "
+                f"{misses.baseline_missed} -> {misses.fn} of {misses.support} | {guarded} | {verdicts} | "
+                f"{seconds:.0f} |"
             )
-            lines.append(
-                f"| {data} | {seed} | {name} | {rule} | {callback.sparsity:.3f} | {misses.inside.before} -> "
-                f"{misses.inside.now} of {misses.inside.cases} | {alarms.inside.before} -> {alarms.inside.now} | "
-                f"{misses.support} | {verdicts} | {seconds:.0f} |"
-            )
-    return lines
+    return told
 
 
-class Dense(pl.Callback):
-    """Keeps the weights of the dense network: those before anything is zero."""
-
-    state: dict[str, Tensor]
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Of the last epoch in which no convolution has more than a few zeros."""
-        weight = pl_module.bottom[0].weight  # type: ignore[index, union-attr]
-        if float((weight == 0).float().mean()) < 0.01:  # type: ignore[union-attr]
-            self.state = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
-
-
-def _found(task: ObjectTask, module: Any, state: dict[str, Tensor], loader: Any) -> Any:
-    kept = {name: value.clone() for name, value in module.state_dict().items()}
-    module.load_state_dict(state)
-    module.eval()
-    with torch.no_grad():
-        parts = [task.columns(*module.predict(module, batch)) for batch in loader]
-    module.load_state_dict(kept)
-    places = torch.cat([torch.full_like(part[0], place) for place, part in enumerate(parts)])
-    columns = tuple(torch.cat(column) for column in zip(*parts, strict=True))
-    return task.outcomes(task.numbered(columns, places), {})
+def found(
+    kind: Any, module: Any, run: RunFolder, archive: Any, ticket: str | None, offsets: Mapping[str, float]
+) -> Found:
+    """What a network finds in the test part: that of a ticket, or the delivered one."""
+    if ticket is None:
+        saved = torch.load(run.accepted, map_location="cpu", weights_only=True)
+        module.load_state_dict(saved["state_dict"])
+    else:
+        load_ticket(run.tickets / ticket, module)
+    names = archive.class_names
+    task = ObjectTask(kind, names, range(1, len(names)), 0.0, "one", with_offset=True)
+    test = ObjectTest(task, ReadObjects())
+    test.offsets = offsets
+    quiet_trainer(test).test(module, archive.test_dataloader(), verbose=False)
+    assert test.tested is not None
+    return test.tested.found
 
 
 HEAD = (
-    "| data | seed | class | rule | sparsity | missed objects of the test | unmatched | units | verdicts | s |"
-    "\n|---|---|---|---|---|---|---|---|---|---|"
+    "| data | seed | class | rule | sparsity | missed objects of the test | unmatched | missed units | of the guard | "
+    "verdicts | s |\n|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -449,18 +271,19 @@ def main() -> None:
     ran.add_argument("--data", choices=("nuclei", "blood"), required=True, help="which archive")
     ran.add_argument("--root", type=Path, required=True, help="folder of the archives")
     ran.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="one run each")
-    ran.add_argument("--epochs", type=int, default=30, help="of the dense round; others have a third")
-    ran.add_argument("--densities", type=int, default=4, help="halvings of the weights to try")
+    ran.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
+    ran.add_argument("overrides", nargs="*", help="of the job's configuration")
     args = parser.parse_args()
     one_thread()
     if args.what == "tables":
         files.write_text(args.out / "objects_tests.md", tables(args.sims, args.seed))
         return
-    lines = [HEAD]
+    told = [HEAD]
     for seed in args.seeds:
-        lines += job(args.data, args.root, seed, args.epochs, args.densities)
-        files.write_text(args.out / f"objects_{args.data}.md", "\n".join(lines) + "\n")
-    print("\n".join(lines))
+        run = job(args.data, args.root, args.runs / f"{args.data}-{seed}", seed, args.overrides)
+        told += lines(args.data, run, seed)
+        write(args.out / f"objects_{args.data}.md", told)
+    print("\n".join(told))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_classprune.guard.lists import boxes, dicts, labelled
 from lightning_classprune.guard.matching import box_areas, box_iou, box_overlaps, claimed_by
-from lightning_classprune.guard.objects import Reading, Seen
+from lightning_classprune.guard.objects import Reading, Seen, Unmatched
 from lightning_classprune.trainer import arguments
 
 Floats = NDArray[np.float64]
@@ -32,21 +32,22 @@ class ImageMatch:
         area: `(objects,)`: pixels of each; 1 where that says nothing.
         scores: `(objects,)`: the score of what claims each; -inf for nothing.
         unmatched: Scores of the predictions that match none.
+        unmatched_box: Gives `(predictions, 4)`, where these are; only asked for pictures.
     """
 
     box: Floats
     area: NDArray[np.int64]
     scores: Floats
     unmatched: Floats
+    unmatched_box: Callable[[], Floats]
+
+
+#: Matches the prediction and the target of an image, which the third argument names, by class.
+OfImage: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, Any], str, Reading], dict[int, ImageMatch]]
 
 
 def read_images(
-    task: str,
-    scores: Any,
-    target: Any,
-    threshold: float,
-    how: Reading,
-    of_image: Callable[[Mapping[str, Any], Mapping[str, Any], str, Reading], dict[int, ImageMatch]],
+    task: str, scores: Any, target: Any, threshold: float, how: Reading, of_image: OfImage
 ) -> tuple[int, dict[int, Seen]]:
     """A batch of images with a dict each; see `Kind.read`.
 
@@ -56,13 +57,42 @@ def read_images(
         target: Targets.
         threshold: Of a prediction's score.
         how: What is known of classes and biases.
-        of_image: Matches the prediction and the target of an image, which the third argument names, by class.
+        of_image: Of one image.
     """
+    images = _matched(task, scores, target, how, of_image)
+    return len(target), {index: seen_in(found, threshold, how) for index, found in images.items()}
+
+
+def unmatched_in(
+    task: str, scores: Any, target: Any, thresholds: Mapping[int, float], how: Reading, of_image: OfImage
+) -> list[Unmatched]:
+    """The predictions of a batch that match no object; as `read_images` otherwise.
+
+    Args:
+        task: What messages name.
+        scores: Predictions.
+        target: Targets.
+        thresholds: Of a prediction's score, by class.
+        how: What is known of classes and biases.
+        of_image: Of one image.
+    """
+    images = _matched(task, scores, target, how, of_image)
+    return [
+        Unmatched(place, index, (box[0], box[1], box[2], box[3]))
+        for index, found in images.items()
+        for place, one in enumerate(found)
+        for box in one.unmatched_box()[one.unmatched >= thresholds[index]].tolist()
+    ]
+
+
+def _matched(
+    task: str, scores: Any, target: Any, how: Reading, of_image: OfImage
+) -> dict[int, list[ImageMatch]]:
     images: dict[int, list[ImageMatch]] = {index: [] for index in how.protected}
     for place, (prediction, truth) in enumerate(dicts(task, scores, target)):
         for index, one in of_image(prediction, truth, f"image {place} of a batch", how).items():
             images[index].append(one)
-    return len(target), {index: seen_in(found, threshold, how) for index, found in images.items()}
+    return images
 
 
 def seen_in(images: list[ImageMatch], threshold: float, how: Reading) -> Seen:
@@ -128,6 +158,13 @@ class Detection:
         """The boxes of a batch; see `Kind`."""
         return read_images("Detection", scores, target, self.score_threshold, how, self._of_image)
 
+    def unmatched(
+        self, scores: Any, target: Any, how: Reading, biases: Mapping[int, float]
+    ) -> list[Unmatched]:
+        """The boxes that match no object; see `Outlined`."""
+        thresholds = {index: self.score_threshold - biases.get(index, 0.0) for index in how.protected}
+        return unmatched_in("Detection", scores, target, thresholds, how, self._of_image)
+
     def _of_image(
         self, prediction: Mapping[str, Any], target: Mapping[str, Any], where: str, how: Reading
     ) -> dict[int, ImageMatch]:
@@ -154,5 +191,7 @@ def match_boxes(claimed: Floats, scores: Floats, real: Floats, crowd: Floats, io
     """
     claims, of_object = claimed_by(box_iou(claimed, real), scores, iou)
     inside = box_overlaps(claimed, crowd) >= iou * np.maximum(box_areas(claimed), 1e-12)[:, None]
-    unmatched = scores[(claims < 0) & ~inside.any(1)]
-    return ImageMatch(real, np.ones(len(real), dtype=np.int64), of_object, unmatched)
+    none = (claims < 0) & ~inside.any(1)
+    return ImageMatch(
+        real, np.ones(len(real), dtype=np.int64), of_object, scores[none], lambda: claimed[none]
+    )

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_classprune.guard.boxes import ImageMatch, read_images, score_biases
+from lightning_classprune.guard.boxes import ImageMatch, read_images, score_biases, unmatched_in
 from lightning_classprune.guard.lists import field, labelled
 from lightning_classprune.guard.masks import OF_THE_CLASS, MaskRule, check_rule, in_words
 from lightning_classprune.guard.matching import boxes_of, centroids, claimed_by, in_turn
-from lightning_classprune.guard.objects import Reading, Seen
+from lightning_classprune.guard.objects import Reading, Seen, Unmatched
 from lightning_classprune.trainer import arguments
 
 #: Probability from which on a pixel of a predicted mask belongs to it, as in torchvision's models.
@@ -178,6 +178,13 @@ class InstanceSegmentation:
         """The masks of a batch; see `Kind`."""
         return read_images("InstanceSegmentation", scores, target, self.score_threshold, how, self._of_image)
 
+    def unmatched(
+        self, scores: Any, target: Any, how: Reading, biases: Mapping[int, float]
+    ) -> list[Unmatched]:
+        """The masks that match no object; see `Outlined`."""
+        thresholds = {index: self.score_threshold - biases.get(index, 0.0) for index in how.protected}
+        return unmatched_in("InstanceSegmentation", scores, target, thresholds, how, self._of_image)
+
     def _of_image(
         self, prediction: Mapping[str, Any], target: Mapping[str, Any], where: str, how: Reading
     ) -> dict[int, ImageMatch]:
@@ -219,5 +226,5 @@ class InstanceSegmentation:
                 row, column = masks.centroids().T
                 on = real.flat().reshape(real.count, *real.size)[:, row, column].T
             claims, of_object = claimed_by(on.astype(np.float64), scores, 0.5)
-        boxes = real.boxes()
-        return ImageMatch(boxes, real.areas, of_object, scores[(claims < 0) & ~ignored])
+        none = (claims < 0) & ~ignored
+        return ImageMatch(real.boxes(), real.areas, of_object, scores[none], lambda: masks.only(none).boxes())

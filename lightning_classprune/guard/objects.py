@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -104,6 +104,39 @@ class Kind(Protocol):
         Raises:
             ValueError: They make no sense together; names `predict`.
             NaNScoresError: Scores are NaN.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """A prediction that matches no object.
+
+    Attributes:
+        sample: Of the batch.
+        label: Its class.
+        box: Where it is: x1, y1, x2, y2 in pixels.
+    """
+
+    sample: int
+    label: int
+    box: tuple[float, float, float, float]
+
+
+@runtime_checkable
+class Outlined(Protocol):
+    """A kind that can say where the predictions are that match no object."""
+
+    def unmatched(
+        self, scores: Any, target: Any, how: Reading, biases: Mapping[int, float]
+    ) -> list[Unmatched]:
+        """Those of a batch, of protected classes.
+
+        Args:
+            scores: Predictions.
+            target: Targets.
+            how: What is known of classes.
+            biases: To add to the score of a class, by index; none for those not named.
         """
         ...
 
@@ -274,6 +307,19 @@ class ObjectTask:
         parts = [part for index, one in seen.items() for part in _rows(index, one, samples)]
         sample, *others = (torch.cat(column) for column in zip(*parts, strict=True))
         return sample, ids[sample], *others
+
+    def unmatched(self, scores: Any, target: Any, offsets: Mapping[str, float]) -> list[Unmatched]:
+        """Where the predictions of a batch are that match no object; none where the kind cannot say.
+
+        Args:
+            scores: What `predict` returned first.
+            target: What it returned second.
+            offsets: Bias to add to a class' score before the decision, by name.
+        """
+        if not isinstance(self._kind, Outlined):
+            return []
+        biases = {index: offsets.get(self.names[index], 0.0) for index in self._how.protected}
+        return self._kind.unmatched(scores, target, self._how, biases)
 
     def samples(self, columns: Columns) -> Tensor:
         """Every sample has a row of its predictions."""

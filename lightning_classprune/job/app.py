@@ -24,10 +24,9 @@ from lightning_classprune.callback import ClassAwarePruningCallback
 from lightning_classprune.guard.protected import by_class
 from lightning_classprune.job import jobs
 from lightning_classprune.job.beginning import data_line, length_line
-from lightning_classprune.job.classifier import Classifier
 from lightning_classprune.job.data.base import SplitDataModule
 from lightning_classprune.job.ending import Ending, harmless
-from lightning_classprune.job.final_test import FinalTest
+from lightning_classprune.job.kinds import kind_of
 from lightning_classprune.job.ledger_file import LedgerFile
 from lightning_classprune.job.objective import Objective
 from lightning_classprune.job.report.report_run import write_report
@@ -101,8 +100,7 @@ def _run(cfg: DictConfig, folder: RunFolder, resume: bool, closing: bool) -> tup
     pruning = next((c for c in callbacks if isinstance(c, ClassAwarePruningCallback)), None)
     if pruning is not None:
         callbacks.append(LedgerFile(folder, pruning))
-    threshold = 0.0 if pruning is None else pruning.settings.threshold
-    final_test = FinalTest(data.class_names, cfg.facts.protected, threshold)
+    final_test = kind_of(cfg).final_test(cfg, data, pruning)
     trainer: Trainer = instantiate(cfg.trainer, callbacks=[*callbacks, final_test])
     checkpoint = (folder.last_checkpoint if resume else None) or cfg.ckpt_path
     rank_zero_info(data_line(data, cfg.facts.protected))
@@ -136,26 +134,32 @@ def describe(cfg: DictConfig) -> SplitDataModule:
     data.prepare_data()
     data.setup("fit")
     if OmegaConf.is_missing(cfg, "protect"):
-        raise ValueError(ask_for_protect(data.class_names, data.class_counts))
+        usual = cfg.get("usually_protected") or {}
+        if not usual or not set(usual) <= set(data.class_names):
+            raise ValueError(ask_for_protect(data.class_names, data.class_counts, data.splits.told_by))
+        cfg.protect = usual
     with open_dict(cfg):
         cfg.facts = facts(data, cfg.protect)
     return data
 
 
-def ask_for_protect(names: Sequence[str], counts: Sequence[int]) -> str:
+def ask_for_protect(names: Sequence[str], counts: Sequence[int], told_by: str | None = None) -> str:
     """What to write where nothing is protected.
 
     Args:
         names: Of all classes.
         counts: Of their training samples; the example is the rarest.
+        told_by: What tells objects; None where samples have a class. The first class of objects is the background.
     """
-    name, index = names[counts.index(min(counts))], counts.index(min(counts))
+    first = 0 if told_by is None else 1
+    index = min(range(first, len(names)), key=lambda place: counts[place])
+    name = names[index]
     example = (
         f"protect.{name}=0.05" if re.fullmatch(r"\w+", name, re.ASCII) else f"'protect={{{index}: 0.05}}'"
     )
     listed = ", ".join(
         f"{i}: {one!r} ({count} for training)"
-        for i, (one, count) in enumerate(zip(names, counts, strict=True))
+        for i, (one, count) in list(enumerate(zip(names, counts, strict=True)))[first:]
     )
     return (
         "protect is missing: say which class must not be missed, by name or index, and how far its miss rate may rise, "
@@ -178,18 +182,13 @@ def facts(data: SplitDataModule, protect: Mapping[str | int, Any]) -> dict[str, 
         "in_channels": data.in_channels,
         "in_features": data.in_features,
         "protected": protected,
+        "told_by": data.splits.told_by,
     }
 
 
 def build_module(cfg: DictConfig) -> LightningModule:
     """Return the LightningModule of `cfg`'s model, loss, optimizer and scheduler; `cfg.facts` must be filled in."""
-    return Classifier(
-        network=instantiate(cfg.model),
-        loss=instantiate(cfg.loss),
-        num_classes=cfg.facts.num_classes,
-        optimizer=instantiate(cfg.optimizer),
-        **instantiate(cfg.scheduler),
-    )
+    return kind_of(cfg).module(cfg)
 
 
 @rank_zero_only

@@ -18,15 +18,7 @@ _WEIGHTS = 1_000_000
 
 def data_line(data: SplitDataModule, protected: Sequence[int]) -> str:
     """The samples of each part, and of each protected class among them where that is known."""
-    told = []
-    for part in PARTS:
-        labels = [label for _, label in data.splits.samples.get(part, ())]
-        counts = (
-            [f"{labels.count(index):,} {data.class_names[index]}" for index in protected] if labels else []
-        )
-        among = f" ({', '.join(counts)})" if counts else ""
-        told.append(f"{part} {len(data.splits.parts[part]):,}{among}")  # type: ignore[arg-type]
-    return f"data: {', '.join(told)}"
+    return f"data: {', '.join(data.told(part, protected) for part in PARTS)}"
 
 
 def length_line(settings: Settings | None, trainer: Any, batches: int) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from lightning_classprune.job.final_test import Answers
 from lightning_classprune.job.measures import auc, exact_interval, missed_at
-from lightning_classprune.job.scores_file import Scores
+from lightning_classprune.job.objects.answers import ObjectAnswers
+from lightning_classprune.job.scores_file import AnyAnswers, Scores
 
 #: False-alarm rates at which the misses are told.
 RATES = (0.01, 0.05, 0.10)
@@ -30,6 +32,23 @@ class Rate:
 
 
 @dataclass(frozen=True)
+class Line:
+    """One measure, as tables show it.
+
+    Attributes:
+        what: What it is called.
+        value: A number of things, a share, or a count of cases; None where it is not known.
+        short: What the terminal's table calls it; None: it is not there.
+        is_alarm: It is of false alarms.
+    """
+
+    what: str
+    value: Rate | float | int | None
+    short: str | None = None
+    is_alarm: bool = False
+
+
+@dataclass(frozen=True)
 class Measures:
     """One network and one class on one split.
 
@@ -45,9 +64,56 @@ class Measures:
     auc: float | None
     missed_at: dict[float, int | None]
 
+    @property
+    def lines(self) -> list[Line]:
+        """All of them."""
+        at = [
+            Line(
+                f"Missed at {100 * rate:.0f}% false alarms",
+                None if missed is None else Rate(missed, self.missed.cases, None),
+            )
+            for rate, missed in self.missed_at.items()
+        ]
+        return [
+            Line("Missed", self.missed, "missed"),
+            Line("False alarms", self.alarms, "false alarms", is_alarm=True),
+            Line("Area under the ROC curve", self.auc, "AUC"),
+            *at,
+        ]
 
-def measures(tested: Answers, name: str) -> Measures:
-    """What a network does with one class.
+
+@dataclass(frozen=True)
+class ObjectMeasures:
+    """One network and one class of objects on one split.
+
+    Attributes:
+        objects: Missed, of all; without an interval, for those of a unit go together.
+        unmatched: Predictions that match none.
+        missed: Units that count as missed, as the guard counts them.
+        alarms: Units with unmatched predictions.
+    """
+
+    objects: Rate
+    unmatched: int
+    missed: Rate
+    alarms: Rate
+
+    @property
+    def lines(self) -> list[Line]:
+        """All of them."""
+        return [
+            Line("Missed objects", self.objects, "missed objects"),
+            Line("Unmatched predictions", self.unmatched, "unmatched", is_alarm=True),
+            Line("Units that count as missed", self.missed, "missed units"),
+            Line("Units with unmatched predictions", self.alarms, is_alarm=True),
+        ]
+
+
+AnyMeasures: TypeAlias = Measures | ObjectMeasures
+
+
+def class_measures(tested: Answers, name: str) -> Measures:
+    """What a network does with one class of samples.
 
     Args:
         tested: What it says of a split.
@@ -64,7 +130,31 @@ def measures(tested: Answers, name: str) -> Measures:
     )
 
 
-def compared(scores: Scores, protected: Sequence[str]) -> dict[str, dict[str, dict[str, Measures]]]:
+def object_measures(tested: ObjectAnswers, name: str) -> ObjectMeasures:
+    """What a network does with one class of objects.
+
+    Args:
+        tested: What it finds in a split.
+        name: Of a protected class.
+    """
+    found, alarms = tested.found.pairs(tested.found, name)
+    missed, objects = found.cases
+    return ObjectMeasures(
+        Rate(missed, objects, None),
+        alarms.cases[0],
+        Rate(found.fn, found.support, exact_interval(found.fn, found.support)),
+        Rate(alarms.fn, alarms.support, exact_interval(alarms.fn, alarms.support)),
+    )
+
+
+def measures(tested: AnyAnswers, name: str) -> AnyMeasures:
+    """What a network does with one class; see the two above."""
+    if isinstance(tested, ObjectAnswers):
+        return object_measures(tested, name)
+    return class_measures(tested, name)
+
+
+def compared(scores: Scores, protected: Sequence[str]) -> dict[str, dict[str, dict[str, AnyMeasures]]]:
     """Protected class -> split -> network -> its measures, as far as they are known."""
     return {
         name: {

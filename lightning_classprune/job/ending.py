@@ -13,14 +13,16 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from lightning_classprune.callback import ClassAwarePruningCallback
+from lightning_classprune.guard.objects import Found
 from lightning_classprune.guard.outcomes import Decisions
 from lightning_classprune.job.comparison import compared
-from lightning_classprune.job.data.base import Batch, SplitDataModule
-from lightning_classprune.job.final_test import Answers, FinalTest, counted
-from lightning_classprune.job.report.pictures import thumbnails
+from lightning_classprune.job.data.base import SplitDataModule
+from lightning_classprune.job.final_test import FinalTest
+from lightning_classprune.job.kinds import kind_of
+from lightning_classprune.job.objects.final_test import ObjectTest
 from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.job.samples_file import write_samples
-from lightning_classprune.job.scores_file import write_scores
+from lightning_classprune.job.scores_file import AnyAnswers, write_scores
 from lightning_classprune.job.telling import tell
 from lightning_classprune.ledger.figure import figure
 from lightning_classprune.ledger.rows import Row
@@ -49,7 +51,7 @@ class Ending:
     module: LightningModule
     data: SplitDataModule
     pruning: ClassAwarePruningCallback | None
-    final_test: FinalTest
+    final_test: FinalTest | ObjectTest
     folder: RunFolder
 
     def leave(self, new_module: Callable[[], LightningModule]) -> None:
@@ -68,6 +70,10 @@ class Ending:
             return
         if scores:
             write_scores(self.folder.scores_file, scores)
+        if self.pruning is not None and rows:
+            with harmless("the pictures of the report"):
+                protected = list(self.cfg.facts.protected)
+                kind_of(self.cfg).illustrate(self.folder, self.data, protected, self.pruning, scores)
         self._write_counts(scores.get("test", {}))
         tell(rows, compared(scores, [self.data.class_names[i] for i in self.cfg.facts.protected]))
 
@@ -76,21 +82,19 @@ class Ending:
             return
         folder = self.folder
         if samples := self.data.splits.samples:
-            write_samples(folder.samples_file, samples, self.data.class_names)
+            have_classes = self.data.splits.told_by is None
+            write_samples(folder.samples_file, samples, self.data.class_names if have_classes else None)
         if self.pruning is None or not rows:
             return
-        # Of classes, which is what this job does.
-        decisions = cast(dict[str, Decisions], self.pruning.guard_outcomes)
-        folder.write_guard(decisions)
+        # Of classes or objects, which is what this job does.
+        folder.write_guard(cast(dict[str, Decisions] | dict[str, Found], self.pruning.guard_outcomes))
         folder.write_json("layers.json", {"layers": layer_counts(self.pruning.masks)})
         with harmless("ledger.png"):
             figure(rows).savefig(folder.path / "ledger.png")
-        with harmless(folder.pictures_file.name):
-            folder.write_pictures(thumbnails(self.data, decisions, self.cfg.facts.protected))
 
     def _tested(
         self, new_module: Callable[[], LightningModule], rows: list[Row]
-    ) -> dict[str, dict[str, Answers]]:
+    ) -> dict[str, dict[str, AnyAnswers]]:
         """What both networks say of the test split and, where verdicts were given, of the guard, now that they are."""
         offsets = {} if self.pruning is None else self.pruning.offsets
         networks = {"delivered": (self.module, offsets)}
@@ -102,7 +106,7 @@ class Ending:
         loaders = {"test": self.data.test_dataloader}
         if rows:
             loaders["guard"] = self.data.guard_dataloader
-        found: dict[str, dict[str, Answers]] = {}
+        found: dict[str, dict[str, AnyAnswers]] = {}
         loggers = self.trainer.loggers
         for split, loader in loaders.items():
             for network, (module, bias) in networks.items():
@@ -115,19 +119,19 @@ class Ending:
         return found
 
     def _look(
-        self, module: LightningModule, offsets: Mapping[str, float], loader: DataLoader[Batch]
-    ) -> Answers | None:
+        self, module: LightningModule, offsets: Mapping[str, float], loader: DataLoader[Any]
+    ) -> AnyAnswers | None:
         self.final_test.offsets = offsets
         self.trainer.test(module, dataloaders=loader, verbose=False, **safe_loading(self.trainer))
         return self.final_test.tested
 
-    def _write_counts(self, test: Mapping[str, Answers]) -> None:
+    def _write_counts(self, test: Mapping[str, AnyAnswers]) -> None:
         """`test.json`: the counts of the delivered network, and of the dense one's classes."""
         if "delivered" not in test:
             return
-        counts: dict[str, Any] = counted(test["delivered"].decisions)
+        counts: dict[str, Any] = test["delivered"].counted()
         if "dense" in test:
-            counts["dense"] = counted(test["dense"].decisions)["classes"]
+            counts["dense"] = test["dense"].counted()["classes"]
         self.folder.write_json("test.json", counts)
 
 

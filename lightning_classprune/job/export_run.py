@@ -27,8 +27,9 @@ from lightning_classprune.guard.decision_offset import DecisionOffset
 from lightning_classprune.guard.outcomes import Decisions
 from lightning_classprune.guard.thresholds import certify_threshold, one_vs_rest
 from lightning_classprune.job.app import build_module
-from lightning_classprune.job.data.base import Batch, SplitDataModule
+from lightning_classprune.job.data.base import SplitDataModule
 from lightning_classprune.job.lock import held
+from lightning_classprune.job.objects.reproduction import check_objects_reproduced
 from lightning_classprune.job.reproduction import check_reproduced
 from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.ledger.rows import Row, delivered_row
@@ -46,7 +47,7 @@ class Delivered:
     """What a checkpoint holds of a judged network: the plain network, its masks, its ledger, and its decision offsets.
 
     `offsets` are those that the network does not contain, by class; `dense` is what the dense network decided on the
-    guard data.
+    guard data, where samples have a class.
     """
 
     network: nn.Module
@@ -134,28 +135,31 @@ def _export(
     found = read_delivered(checkpoint, module, dense)
     data.prepare_data()
     data.setup("test")
-    check_reproduced(found.network, found.offsets, data, run, is_delivered=checkpoint == run.accepted)
+    is_delivered = checkpoint == run.accepted
+    if data.splits.told_by is None:
+        check_reproduced(found.network, found.offsets, data, run, is_delivered=is_delivered)
+        own = _of_classes(found, data, max_fn_rate)
+    else:
+        check_objects_reproduced(found.network, found.offsets, data, config, run, is_delivered=is_delivered)
+        own = _of_objects(found, config, run.test() if is_delivered else None, max_fn_rate)
+    about = own.pop("about", {})
     return export(
         found.network,
         folder,
-        torch.cat([x for x, _ in _raw(data, data.test_dataloader())])[:EXAMPLES],
+        torch.cat([x for x, *_ in _raw(data, data.test_dataloader())])[:EXAMPLES],
         masks=found.masks,
         class_names=data.class_names,
         ledger=found.ledger,
-        test=_raw(data, data.test_dataloader()),
         normalization=data.normalization,
-        thresholds=_thresholds(found, data, max_fn_rate),
-        offsets=found.offsets,
         values=values,
         purpose=purpose,
         plain=plain,
         int8=_calibration(data, config.seed) if int8 else None,
         fold=fold,
-        guard=None
-        if found.dense is None
-        else GuardSplit(list(_raw(data, data.guard_dataloader())), found.dense),
         judged_in=_judged_in(run, found),
-        about={
+        **own,
+        about=about
+        | {
             "data": OmegaConf.to_container(config.data, resolve=True),
             "model": OmegaConf.to_container(config.model, resolve=True),
             "seed": config.seed,
@@ -210,7 +214,8 @@ def read_delivered(checkpoint: Path, module: nn.Module, dense: bool) -> Delivere
         )
         rows = list(pruning.get("ledger", []))
         decided = pruning.get("dense_outcomes")
-        outcomes = None if decided is None else Decisions.from_state_dict(decided)
+        # Those on objects are not of this kind.
+        outcomes = Decisions.from_state_dict(decided) if decided and "predicted" in decided else None
         last = delivered_row(rows)
     except Exception as error:  # a damaged file makes its readers raise what they like
         told = (str(error) or type(error).__name__).splitlines()[0]
@@ -243,10 +248,54 @@ def _made_from(config_file: Path) -> Iterator[None]:
         ) from error
 
 
-def _raw(data: SplitDataModule, loader: DataLoader[Batch]) -> Iterator[Batch]:
+def _raw(data: SplitDataModule, loader: DataLoader[Any]) -> Iterator[tuple[Any, ...]]:
     """Batches as the exported files take them: before normalisation."""
-    for x, y in loader:
-        yield data.raw(x), y
+    for x, *others in loader:
+        yield data.raw(x), *others
+
+
+def _of_classes(
+    found: Delivered, data: SplitDataModule, max_fn_rate: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """What `export` is told of a network whose samples have a class."""
+    return {
+        "test": _raw(data, data.test_dataloader()),
+        "thresholds": _thresholds(found, data, max_fn_rate),
+        "offsets": found.offsets,
+        "guard": None
+        if found.dense is None
+        else GuardSplit(list(_raw(data, data.guard_dataloader())), found.dense),
+    }
+
+
+def _of_objects(
+    found: Delivered,
+    config: DictConfig,
+    test: Mapping[str, Any] | None,
+    max_fn_rate: Mapping[str, float] | None,
+) -> dict[str, Any]:
+    """What `export` is told of a network that finds objects: files hold its scores, which are read as objects outside.
+
+    Raises:
+        ValueError: A rate to keep is given, which is of samples.
+    """
+    if max_fn_rate:
+        raise ValueError(
+            f"max_fn_rate={dict(max_fn_rate)}: a threshold is certified for samples that have a class, and these hold "
+            "objects; leave it out"
+        )
+    threshold = float(config.task.get("score_threshold", 0.5))
+    return {
+        "about": {
+            "scores": "of every pixel; objects are read from them as `read` of the network's class does",
+            "score_threshold": {
+                name: threshold - found.offsets.get(name, 0.0)
+                for name in (config.facts.class_names[index] for index in config.facts.protected)
+            },
+            "task": OmegaConf.to_container(config.task, resolve=True),
+            **({} if test is None else {"test": dict(test)}),
+        }
+    }
 
 
 def _calibration(data: SplitDataModule, seed: int) -> Tensor:
@@ -256,7 +305,7 @@ def _calibration(data: SplitDataModule, seed: int) -> Tensor:
     drawn = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:CALIBRATION]
     with untouched_randomness():
         seed_process(seed)
-        return torch.cat([x for x, _ in _raw(data, rebuilt(loader, [samples[i] for i in drawn]))])
+        return torch.cat([x for x, *_ in _raw(data, rebuilt(loader, [samples[i] for i in drawn]))])
 
 
 def _judged_in(run: RunFolder, found: Delivered) -> Path | None:

@@ -30,6 +30,10 @@ class Answers:
     decisions: Decisions
     margins: Mapping[str, Tensor]
 
+    def counted(self) -> dict[str, Any]:
+        """What `test.json` says; see `counted`."""
+        return counted(self.decisions)
+
 
 class FinalTest(Callback):
     """Decides the samples of `trainer.test` as the guard does; afterwards `tested` holds them, the same on all ranks.

@@ -162,6 +162,8 @@ def _check_same(cfg: DictConfig, folder: RunFolder) -> None:
     stored = _moved(folder.config(), folder.path)
     asked = copy.deepcopy(cfg)
     asked.facts = stored.facts
+    if OmegaConf.is_missing(asked, "protect"):  # the data said what is usual
+        asked.protect = stored.protect
     ours, theirs = (OmegaConf.to_container(one, resolve=True) for one in (asked, stored))
     assert isinstance(ours, dict)
     assert isinstance(theirs, dict)

@@ -47,9 +47,23 @@ def check_reproduced(
     as_exported = in_memory(Deployed(network, data.normalization, {}, offset))
     readers: dict[str, Reader] = {"trained": as_trained, "raw": lambda x: as_exported(data.raw(x))}
     counts = tested(readers, data.test_dataloader(), names)
-    trained, raw = counts["trained"], counts["raw"]
+    compare(counts["trained"], counts["raw"], data, run, is_delivered=is_delivered)
+
+
+def compare(
+    trained: Counts, raw: Counts, data: SplitDataModule, run: RunFolder, *, is_delivered: bool
+) -> None:
+    """Refuse what does not count alike through raw inputs, or not what `test.json` says; as `check_reproduced`.
+
+    Args:
+        trained: Counts of the test part by class, of inputs as in training.
+        raw: The same of raw ones.
+        data: Set up.
+        run: Whose network it is.
+        is_delivered: It is the one that `test.json` counts.
+    """
     samples = sum(counts["support"] for counts in trained.values())
-    if wrong := _different(raw, trained, samples // TIES):
+    if wrong := different(raw, trained, samples // TIES):
         raise ValueError(
             f"{type(data).__name__}: through `raw` and `normalization` the network decides the test part otherwise "
             f"than it was trained to: {wrong}. Exported files would take such inputs, so nothing was written; use "
@@ -58,15 +72,15 @@ def check_reproduced(
     test = run.test()
     if not is_delivered or test is None:
         return
-    allowed = 0 if _computes_alike(run.config()) else max(1, int(ROUNDING * samples))
-    if wrong := _different(raw, test["classes"], allowed):
+    allowed = 0 if computes_alike(run.config()) else max(1, int(ROUNDING * samples))
+    if wrong := different(trained, test["classes"], allowed):
         raise ValueError(
             f"{run.path}: the network does not give what test.json says: {wrong}. Were the data, the checkpoint or the "
             "package changed since the run? Nothing was written"
         )
 
 
-def _different(ours: Counts, theirs: Counts, allowed: int) -> str:
+def different(ours: Counts, theirs: Counts, allowed: int) -> str:
     """The first class whose counts are not alike, in words; empty where all are. Cases must be as many in any case."""
     if list(ours) != list(theirs):
         return f"classes {list(ours)} and not {list(theirs)}"
@@ -82,6 +96,6 @@ def _different(ours: Counts, theirs: Counts, allowed: int) -> str:
     return ""
 
 
-def _computes_alike(config: DictConfig) -> bool:
+def computes_alike(config: DictConfig) -> bool:
     """Whether the run computed as an export does: in single precision, on a CPU."""
     return config.trainer.accelerator == "cpu" and str(config.trainer.precision).startswith(("32", "64"))

@@ -20,15 +20,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_classprune import files
 from lightning_classprune.export.environment import environment
+from lightning_classprune.guard.objects import Found
 from lightning_classprune.guard.outcomes import Decisions
 from lightning_classprune.job.checked import Status, check
 from lightning_classprune.job.config_file import read_config
 from lightning_classprune.job.data.base import Sample
-from lightning_classprune.job.final_test import Answers
 from lightning_classprune.job.lock import held
+from lightning_classprune.job.objects.answers import found_arrays, found_from
+from lightning_classprune.job.objects.pictures import (
+    ObjectPictures,
+    read_object_pictures,
+    write_object_pictures,
+)
 from lightning_classprune.job.report.pictures import Pixels, read_pictures, write_pictures
 from lightning_classprune.job.samples_file import read_samples
-from lightning_classprune.job.scores_file import read_scores
+from lightning_classprune.job.scores_file import AnyAnswers, read_scores
 from lightning_classprune.job.trust import check_targets
 from lightning_classprune.ledger.rows import Row
 from lightning_classprune.ledger.text import read_jsonl
@@ -39,6 +45,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 # The key of hashes.json that says the hash of all the others.
 _WHOLE = "all of these"
 
+_NETWORKS = ("dense", "delivered")
+
 #: What report, summary and export read, besides the checkpoint and the tickets.
 CLAIMED = (
     "config.yaml",
@@ -47,6 +55,7 @@ CLAIMED = (
     "guard_pictures.npz",
     "layers.json",
     "ledger.jsonl",
+    "object_pictures.npz",
     "samples.csv",
     "scores.npz",
     "status.json",
@@ -63,11 +72,12 @@ class RunFolder:
     | `config.yaml` | the composed configuration, resolved, with the data's facts |
     | `environment.json` | versions, machine, git state, command |
     | `status.json` | `state` (running, interrupted, finished, failed), `error`, `objective` |
-    | `samples.csv` | which sample, such as a file, each number of a split is |
+    | `samples.csv` | which sample, such as a file, each number of a split is, and its class; of objects its unit |
     | `ledger.jsonl` | one row a judged round, rewritten at every verdict |
-    | `guard.npz` | targets and decisions of the dense and the delivered network on the guard data |
+    | `guard.npz` | targets, or objects, and decisions of the dense and the delivered network on the guard data |
     | `layers.json` | kept and total weights of each prunable parameter, as delivered |
     | `guard_pictures.npz` | thumbnails of guard images whose decision changed, for the report |
+    | `object_pictures.npz` | of objects: guard pictures in which some are found otherwise, and new false alarms |
     | `scores.npz` | decisions and margins of both networks on the guard and the test split |
     | `test.json` | counts of the test split, and of the `dense` network's classes |
     | `accepted.ckpt` | the delivered network; its `state_dict` loads in the plain model |
@@ -124,6 +134,11 @@ class RunFolder:
     def pictures_file(self) -> Path:
         """`guard_pictures.npz`."""
         return self.path / "guard_pictures.npz"
+
+    @property
+    def object_pictures_file(self) -> Path:
+        """`object_pictures.npz`."""
+        return self.path / "object_pictures.npz"
 
     @property
     def scores_file(self) -> Path:
@@ -199,7 +214,7 @@ class RunFolder:
         """Counts of the test split, of a finished job."""
         return self._json("test.json")
 
-    def guard(self) -> dict[str, Decisions]:
+    def guard(self) -> dict[str, Decisions] | dict[str, Found]:
         """Decisions of the `dense` and the `delivered` network on the guard data; empty before the job's end."""
         if not (self.path / "guard.npz").is_file():
             return {}
@@ -207,10 +222,11 @@ class RunFolder:
             _naming(self.path / "guard.npz") as path,
             np.load(path, allow_pickle=False) as arrays,
         ):
+            if "rule" in arrays:
+                return {name: found_from(arrays, arrays[name]) for name in _NETWORKS}
             target, classes = torch.from_numpy(arrays["target"]).long(), int(arrays["num_classes"])
             return {
-                name: Decisions(target, torch.from_numpy(arrays[name]).long(), classes)
-                for name in ("dense", "delivered")
+                name: Decisions(target, torch.from_numpy(arrays[name]).long(), classes) for name in _NETWORKS
             }
 
     def layers(self) -> list[dict[str, Any]]:
@@ -228,7 +244,14 @@ class RunFolder:
         with _naming(self.pictures_file) as path:
             return read_pictures(path)
 
-    def scores(self) -> dict[str, dict[str, Answers]]:
+    def object_pictures(self) -> ObjectPictures | None:
+        """Guard pictures in which objects are found otherwise; None where samples have a class."""
+        if not self.object_pictures_file.is_file():
+            return None
+        with _naming(self.object_pictures_file) as path:
+            return read_object_pictures(path)
+
+    def scores(self) -> dict[str, dict[str, AnyAnswers]]:
         """What both networks say of guard and test split; empty before the job's end."""
         if not self.scores_file.is_file():
             return {}
@@ -324,19 +347,22 @@ class RunFolder:
         return self.path.is_dir() and shutil.disk_usage(self.path).free < 2 * _STATUS
 
     @rank_zero_only
-    def write_guard(self, outcomes: Mapping[str, Decisions]) -> None:
+    def write_guard(self, outcomes: Mapping[str, Decisions] | Mapping[str, Found]) -> None:
         """Keep what the verdicts rest on: decisions of the `dense` and the `delivered` network, sample by sample."""
         if not outcomes:
             return
-        dense = outcomes["dense"]
-        arrays: dict[str, Any] = {n: one.predicted.to(torch.int16).numpy() for n, one in outcomes.items()}
+        arrays: dict[str, Any] = {}
+        for name, one in outcomes.items():
+            if isinstance(one, Found):
+                arrays |= found_arrays(one) | {name: one.value.to(torch.int32).numpy()}
+            else:
+                arrays |= {
+                    "target": one.target.to(torch.int16).numpy(),
+                    "num_classes": np.int64(one.num_classes),
+                    name: one.predicted.to(torch.int16).numpy(),
+                }
         with files.replacing(self.path / "guard.npz") as part, part.open("wb") as file:
-            np.savez_compressed(
-                file,
-                target=dense.target.to(torch.int16).numpy(),
-                num_classes=np.int64(dense.num_classes),
-                **arrays,
-            )
+            np.savez_compressed(file, **arrays)
 
     @rank_zero_only
     def write_pictures(self, thumbnails: Mapping[int, Pixels]) -> None:
@@ -345,6 +371,14 @@ class RunFolder:
             write_pictures(self.pictures_file, thumbnails)
         else:
             self.pictures_file.unlink(missing_ok=True)
+
+    @rank_zero_only
+    def write_object_pictures(self, pictures: ObjectPictures) -> None:
+        """Keep pictures for the report, instead of those of an earlier job in this folder."""
+        if pictures.pixels:
+            write_object_pictures(self.object_pictures_file, pictures)
+        else:
+            self.object_pictures_file.unlink(missing_ok=True)
 
     @rank_zero_only
     def write_hashes(self) -> None:

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_classprune.job.comparison import Measures, Rate
+from lightning_classprune.job.comparison import AnyMeasures, Line, Rate
 from lightning_classprune.ledger.recommendation import recommendation
 from lightning_classprune.ledger.rows import Row, delivered_row
 from lightning_classprune.ledger.text import achievement
 from lightning_classprune.ledger.text import table as ledger_table
 
-Compared = Mapping[str, Mapping[str, Mapping[str, Measures]]]
+Compared = Mapping[str, Mapping[str, Mapping[str, AnyMeasures]]]
 
 
 def tell(rows: Sequence[Row], both: Compared) -> None:
@@ -52,20 +52,24 @@ def final_table(both: Compared, final: Row | None) -> Table:
         risen = final is not None and name in final["classes"] and final["classes"][name]["fp_risen"]
         head = name
         for split, networks in splits.items():
-            before, after = (_told(networks.get(network)) for network in ("dense", "delivered"))
-            for number, what in enumerate(("missed", "false alarms", "AUC")):
-                style = "yellow" if risen and what == "false alarms" else ""
-                where = "" if number else split
-                made.add_row(Text(head), where, what, before[number], Text(after[number], style=style))
+            first = next(iter(networks.values()))
+            for place, line in enumerate(first.lines):
+                if line.short is None:
+                    continue
+                before, after = (
+                    _told(networks[network].lines[place]) if network in networks else "-"
+                    for network in ("dense", "delivered")
+                )
+                style = "yellow" if risen and line.is_alarm else ""
+                made.add_row(Text(head), "" if place else split, line.short, before, Text(after, style=style))
                 head = ""
     return made
 
 
-def _told(one: Measures | None) -> tuple[str, str, str]:
-    if one is None:
-        return ("-", "-", "-")
-    return _rate(one.missed), _rate(one.alarms), "-" if one.auc is None else f"{one.auc:.3f}"
-
-
-def _rate(rate: Rate) -> str:
-    return f"{rate.count} of {rate.cases}" + ("" if rate.share is None else f" ({rate.share:.1%})")
+def _told(line: Line) -> str:
+    value = line.value
+    if value is None:
+        return "-"
+    if isinstance(value, Rate):
+        return f"{value.count} of {value.cases}" + ("" if value.share is None else f" ({value.share:.1%})")
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

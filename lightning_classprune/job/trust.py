@@ -42,6 +42,8 @@ FUNCTIONS = frozenset(
     {f"{_OURS}.job.models.{name}" for name in ("conv_net", "mlp", "paper_alexnet")}
     | {f"{_OURS}.job.objective.{name}" for name in ("balanced", "sparsity", "sparsity_fn", "weighted")}
     | {f"{_OURS}.job.torchvision_models.torchvision_model"}
+    | {f"{_OURS}.job.objects.instance_network.{name}" for name in ("unet", "deeplab")}
+    | {f"{_OURS}.job.objects.{name}.{name}" for name in ("centre_detector", "torchvision_detector")}
 )
 _ROOTS = frozenset(name.partition(".")[0] for name in CLASSES)
 

@@ -35,7 +35,7 @@ def object_pictures(
         ValueError: The two networks were not judged on the same objects.
     """
     changes = delivered.changes(dense, name)
-    samples = _worst(changes, most)
+    samples = worst_samples(changes, most)
     rows = max(1, -(-len(samples) // _COLUMNS))
     figure = LedgerFigure(figsize=(3 * _COLUMNS, 3.3 * rows), layout="constrained")
     boxes = [
@@ -62,7 +62,13 @@ def object_pictures(
     return figure
 
 
-def _worst(changes: Changes, most: int) -> list[int]:
+def worst_samples(changes: Changes, most: int) -> list[int]:
+    """The samples with the most newly missed objects, then with other changes, those of one unit side by side.
+
+    Args:
+        changes: Of one class.
+        most: How many, at most.
+    """
     lost = Counter(changes.lost_sample.tolist())
     others = [*changes.more_alarms.tolist(), *changes.won_sample.tolist()]
     ranked = [sample for sample, _ in lost.most_common()]

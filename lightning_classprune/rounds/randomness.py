@@ -56,7 +56,7 @@ class RoundRandomness:
         return True
 
     def gone_on(self) -> None:
-        """A batch is trained: what the checkpoint had is used up."""
+        """A batch is trained, or the epoch ends: what the checkpoint had is used up."""
         self._saved = None
 
     def tell_samplers(self, epoch: int) -> None:

@@ -444,6 +444,7 @@ class PruningRun:
 
     def after_epoch(self) -> None:
         """The last hook at the end of an epoch, after ModelCheckpoint's."""
+        self.randomness.gone_on()  # also where the epoch was over but for its end
         self._seal()
         if self.trainer.fit_loop.restarting:
             step_plateau_schedulers(self.trainer)

@@ -81,7 +81,8 @@ def mark_stopped(stopping: Any, stopped: bool) -> None:
     if (reason := _reason(stopping)) is not None:
         kind = type(reason)
         stopping.stopping_reason = kind.PATIENCE_EXHAUSTED if stopped else kind.NOT_STOPPED
-        stopping.stopping_reason_message = None
+        if not stopped:
+            stopping.stopping_reason_message = None
     elif has_stopped(stopping) != stopped:
         stopping.stopped_epoch = 0 if stopped else _NEVER
 

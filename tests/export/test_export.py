@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,11 +108,15 @@ def test_a_file_that_decides_a_guard_case_otherwise_loses_the_verdict(
     x[5, 0] = 7
     dense = Decisions(y, y, 2, ("a", "b"))
     monkeypatch.setitem(FORMATS, "all", [Rounding()])
-    for guarded, name, said in (
-        (x[:5], "rounding.txt", "Nothing was judged"),
-        (x, "rounding-unproven-not-declared.txt", f"{NOT_DECLARED}: the guard has not judged this file"),
-    ):
-        split = GuardSplit([(guarded, y[: len(guarded)])], replace(dense, target=y[: len(guarded)]))
-        facts = export(model, tmp_path / name, x[:3], masks={}, class_names=["a", "b"], guard=split)
-        assert list(facts["artefacts"]) == [name]
-        assert (tmp_path / name / name).read_text().startswith(said)
+    facts = export(
+        model,
+        tmp_path,
+        x[:3],
+        masks={},
+        class_names=["a", "b"],
+        guard=GuardSplit([(x, y)], dense),
+    )
+    name = "rounding-unproven-not-declared.txt"
+    assert list(facts["artefacts"]) == [name]
+    assert (tmp_path / name).read_text().startswith(f"{NOT_DECLARED}: the guard has not judged this file")
+    assert facts["artefacts"][name]["changed_decisions"] == 0  # none of the example's

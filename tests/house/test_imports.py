@@ -40,7 +40,7 @@ ENTRY_POINTS = {
     "job/sweep/sweep_app.py",
 }
 EXTRAS = {"elpv_dataset", "onnx", "onnxruntime", "onnxscript", "pandas", "sklearn", "torch_pruning"}
-FOLDERS = [*ROOMS, "job/data", "job/report", "job/sweep"]
+FOLDERS = [*ROOMS, "job/data", "job/objects", "job/report", "job/sweep"]
 
 
 def imports(tree: ast.AST, typing_only: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:

@@ -15,8 +15,9 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_classprune.job.classifier import Classifier, decide, open_horizon
+from lightning_classprune.job.classifier import Classifier, decide
 from lightning_classprune.job.models import mlp
+from lightning_classprune.job.optimization import open_horizon
 from lightning_classprune.losses import ClassDependentLoss
 
 

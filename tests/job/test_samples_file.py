@@ -23,3 +23,13 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("a,b\n1,2\n")
     with pytest.raises(KeyError, match="split"):
         read_samples(tmp_path / "s.csv", ["no", "yes"])
+
+
+def test_samples_that_hold_objects_have_a_unit(tmp_path: Path) -> None:
+    samples = {"guard": [("a.png", 7), ("b.png", 7)]}
+    write_samples(tmp_path / "s.csv", samples, None)
+    assert (tmp_path / "s.csv").read_text().splitlines()[:2] == [
+        "split,number,sample,unit",
+        "guard,0,a.png,7",
+    ]
+    assert read_samples(tmp_path / "s.csv", ["background", "cell"]) == samples

@@ -220,6 +220,20 @@ def test_an_abandoned_candidate_has_a_line_and_a_reason_but_no_counts() -> None:
     assert "95.0% sparsity hopeless" in achievement(rows[:2])
 
 
+def test_a_file_that_was_judged_has_a_line_and_a_reason() -> None:
+    counted = counts(fn=60, newly_missed=9, newly_found=2)
+    files = {
+        "int8": {"verdict": "unproven", "reason": "too few", "classes": {"crack": counted}},
+        "fp16": {"verdict": "refused", "reason": "the file's scores are NaN", "classes": {}},
+    }
+    shown = shown_in([ROWS[0], {**ledger_row(1, "accepted", {"crack": counts()}), "files": files}])
+    assert "60/205" in next(
+        line for line in shown.splitlines() if "int8: crack" in line and "unproven" in line
+    )
+    assert "Round 1, int8 unproven: too few" in shown
+    assert "Round 1, fp16 refused: the file's scores are NaN" in shown
+
+
 def in_fog(rows: list[dict[str, Any]], verdict: str = "accepted") -> list[dict[str, Any]]:
     """The same rows of a run that judges in fog too, where ten more are missed."""
 

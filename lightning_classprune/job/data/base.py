@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from lightning_classprune.job.data.augmentation import Augmentation, augmented, 
 from lightning_classprune.job.data.splits import PARTS
 
 Batch = tuple[Tensor, Tensor]
-Sample = tuple[str, int]  # what it is called, and its class
+Sample = tuple[str, int]  # what it is called, and its class; where samples hold objects, its unit
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Splits:
 
     `normalization` is the (mean, standard deviation) by which samples were normalised, broadcasting against one
     sample: of pixels on the 0..1 scale, or of a table's features. `samples` tells of each part, in its order, what its
-    samples are called, such as their files, and their classes; empty where that is not known.
+    samples are called, such as their files, and their classes (of objects: their units); empty where that is not known.
+    `told_by` is what tells the objects of a sample in its target, `"map"` or `"boxes"`; None where it has a class.
     """
 
     parts: Mapping[str, Dataset[Any]]
@@ -37,6 +38,7 @@ class Splits:
     sample_shape: tuple[int, ...]
     normalization: tuple[Tensor, Tensor]
     samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
+    told_by: str | None = None
 
 
 class SplitDataModule(LightningDataModule):
@@ -46,10 +48,15 @@ class SplitDataModule(LightningDataModule):
     loader shuffles; no loader drops samples. A subclass implements `load()`. The properties are known after
     `setup()`, which may be called without a trainer and loads only once.
 
+    Attributes:
+        collate: Makes a batch of samples; None for torch's own way.
+
     Raises:
         ValueError: `batch_size` < 1, `num_workers` < 0, or (in `setup`) a class without training samples, or a name
             that no table, log or configuration can hold.
     """
+
+    collate: Callable[[Any], Any] | None = None
 
     def __init__(self, batch_size: int = 64, num_workers: int = 0) -> None:
         super().__init__()
@@ -129,6 +136,20 @@ class SplitDataModule(LightningDataModule):
         """Mean and standard deviation that `x` was normalised by: `(C, 1, 1)` on the 0..1 scale, or `(features,)`."""
         return self.splits.normalization
 
+    def told(self, part: str, protected: Sequence[int]) -> str:
+        """The samples of a part, and of each protected class among them where that is known.
+
+        Args:
+            part: Its name.
+            protected: Indices of the protected classes.
+        """
+        labels = [label for _, label in self.splits.samples.get(part, ())]
+        counts = (
+            [f"{labels.count(index):,} {self.class_names[index]}" for index in protected] if labels else []
+        )
+        among = f" ({', '.join(counts)})" if counts else ""
+        return f"{part} {len(self.splits.parts[part]):,}{among}"  # type: ignore[arg-type]
+
     def raw(self, x: Tensor) -> Tensor:
         """Return a batch (or one sample) before normalisation: uint8 pixels of images, a table's features."""
         mean, std = self.normalization
@@ -159,7 +180,7 @@ class SplitDataModule(LightningDataModule):
             shuffle=shuffle,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=_as_is if isinstance(dataset, TensorBatches) else None,
+            collate_fn=_as_is if isinstance(dataset, TensorBatches) else self.collate,
         )
 
 
@@ -242,7 +263,7 @@ def tensor_splits(
             "(samples, features)"
         )
     train = indices["train"]
-    mean, std = _image_moments(x[train]) if x.dtype == torch.uint8 else _row_moments(x[train])
+    mean, std = image_moments(x[train]) if x.dtype == torch.uint8 else _row_moments(x[train])
     if augment is not None:
         check_augment(augment, x[0])
     parts = {name: TensorBatches(x[indices[name]], y[indices[name]], mean, std) for name in PARTS}
@@ -260,7 +281,7 @@ def warn_of_flat(x: Tensor, names: Sequence[str]) -> None:
     checks.warn_of_flat((high - low).amax(1).tolist(), int(high.max()), names)
 
 
-def _image_moments(x: Tensor) -> Batch:
+def image_moments(x: Tensor) -> Batch:
     """Mean and standard deviation of each channel on the 0..1 scale, exact, from 256 bins and without a float copy."""
     bins = torch.stack([torch.bincount(x[:, c].flatten(), minlength=256) for c in range(x.shape[1])]).double()
     share, level = bins / bins.sum(1, keepdim=True), torch.linspace(0, 1, 256, dtype=torch.float64)

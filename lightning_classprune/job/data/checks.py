@@ -89,6 +89,25 @@ def whole_numbers(values: np.ndarray, where: str) -> np.ndarray:
     return values.astype(np.int64)
 
 
+def check_range(values: np.ndarray, least: int, most: int, where: str, what: str) -> None:
+    """Refuse whole numbers that stand for nothing.
+
+    Args:
+        values: `(n,)`.
+        least: The smallest that is allowed.
+        most: The largest.
+        where: What holds them, for errors.
+        what: What they stand for.
+
+    Raises:
+        ValueError: Names the first row that is out of range.
+    """
+    wrong = (values < least) | (values > most)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"{where}: row {row} is {values[row]}; allowed are {least} to {most}, {what}")
+
+
 def read_labels(values: np.ndarray, names: Sequence[str], where: str) -> Tensor:
     """Labels as indices into `names`, int64; negative ones, which mark samples to leave out, as they are.
 
@@ -132,14 +151,15 @@ def _from_names(values: Sequence[str], names: Sequence[str], where: str) -> Tens
     return torch.tensor([index[value] for value in values])
 
 
-def read_names(values: np.ndarray, where: str) -> list[str]:
-    """Class names as text.
+def read_names(values: np.ndarray, where: str, least: int = 2) -> list[str]:
+    """Class names as text, as many as `least` or more.
 
     Raises:
         ValueError: Not one name a class, or one name twice.
     """
-    if values.ndim != 1 or len(values) < 2:
-        raise ValueError(f"{where} has shape {values.shape}; must be the names of two or more classes")
+    if values.ndim != 1 or len(values) < least:
+        few = "two or more classes" if least > 1 else "the classes"
+        raise ValueError(f"{where} has shape {values.shape}; must be the names of {few}")
     names = read_text(values, where) if values.dtype.kind in "US" else [str(name) for name in values.tolist()]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

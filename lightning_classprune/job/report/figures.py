@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.colors import to_hex
 
-from lightning_classprune.job.comparison import measures
+from lightning_classprune.job.comparison import class_measures
 from lightning_classprune.job.final_test import Answers
 from lightning_classprune.job.report.inline_svg import inline_svg
 from lightning_classprune.job.report.roc_figure import roc_figure
@@ -49,6 +49,7 @@ def ledger_figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "name": name,
                 "support": first["support"],
                 "negatives": first["negatives"],
+                "cases": ("units", "units") if first.get("rule") else ("samples", "others"),
                 "alt": f"Misses and false alarms of {name} against sparsity. {'; '.join(said)}.",
                 "svg": inline_svg(drawn, f"figure{number}", COLORS),
             }
@@ -63,7 +64,7 @@ def roc_figures(test: Mapping[str, Answers], protected: Sequence[str]) -> list[d
         drawn = roc_figure(test, name) if test else None
         if drawn is None:
             continue
-        both = {network: measures(one, name) for network, one in test.items()}
+        both = {network: class_measures(one, name) for network, one in test.items()}
         said = [
             f"{network}: area {one.auc:.3f}, decides at {1 - (one.missed.share or 0):.1%} recall and "
             f"{one.alarms.share or 0:.1%} false alarms"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_classprune.job.data.base import Sample
-from lightning_classprune.job.scores_file import Scores
+from lightning_classprune.job.final_test import Answers
 
 LISTED = 500
 
@@ -17,7 +17,9 @@ def sample_name(samples: Mapping[str, Sequence[Sample]], split: str, number: int
 
 
 def missed_samples(
-    scores: Scores, samples: Mapping[str, Sequence[Sample]], protected: Sequence[str]
+    scores: Mapping[str, Mapping[str, Answers]],
+    samples: Mapping[str, Sequence[Sample]],
+    protected: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Return, per protected class and split, the names of what is missed, newly missed apart.
 

@@ -9,15 +9,21 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lightning_classprune.guard.objects import Found
 from lightning_classprune.guard.outcomes import Decisions
-from lightning_classprune.job.comparison import NETWORKS, RATES, SPLITS, compared
+from lightning_classprune.job.comparison import compared
 from lightning_classprune.job.data.base import Sample
+from lightning_classprune.job.final_test import Answers
+from lightning_classprune.job.objects.answers import ObjectAnswers
+from lightning_classprune.job.objects.pictures import ObjectPictures
 from lightning_classprune.job.report import headline, origin
+from lightning_classprune.job.report.comparison_section import COLUMNS, comparison_lines
 from lightning_classprune.job.report.confusion import confusion_matrices
 from lightning_classprune.job.report.figures import ledger_figures, roc_figures
 from lightning_classprune.job.report.gallery import changed_samples
 from lightning_classprune.job.report.ledger_section import HEADS, corruption_lines, data_lines, ledger_lines
 from lightning_classprune.job.report.missed import missed_samples
+from lightning_classprune.job.report.object_gallery import OUTLINES, missed_objects, outlined_objects
 from lightning_classprune.job.report.pictures import Pixels
 from lightning_classprune.job.scores_file import Scores
 from lightning_classprune.ledger.recommendation import recommendation
@@ -34,6 +40,14 @@ MARKS = {
 }
 
 
+#: What a page says of objects in place of what it cannot show.
+OF_OBJECTS = (
+    "Objects have no ROC curve and no confusion matrix here: what is not found has no score, and what matches nothing "
+    "belongs to no negative. Misses are counted by object, and tested by unit, for objects of one unit are missed "
+    "together."
+)
+
+
 @dataclass(frozen=True)
 class PageData:
     """What a run left behind; what is not there is left out of the page.
@@ -43,11 +57,12 @@ class PageData:
         class_names: Of all classes or labels.
         protected: Indices of the protected ones.
         status: `state` (running, interrupted, finished, failed) and `error`.
-        guard: Decisions of the `dense` and the `delivered` network.
+        guard: Decisions of the `dense` and the `delivered` network, or what they found.
         scores: What both networks say of the guard and the test split.
         samples: What the samples of each split are called, and their classes.
         layers: Per prunable parameter of the delivered network: name, shape, kept and total weights.
         pictures: Guard index -> thumbnail.
+        object_pictures: Guard pictures in which objects are found otherwise.
         test: Counts of the test split.
         environment: Versions, machine, git state and command.
         hashes: SHA-256 by file.
@@ -59,11 +74,12 @@ class PageData:
     class_names: Sequence[str] = ()
     protected: Sequence[int] = ()
     status: Mapping[str, Any] = field(default_factory=lambda: {"state": "finished", "error": None})
-    guard: Mapping[str, Decisions] = field(default_factory=dict)
+    guard: Mapping[str, Decisions] | Mapping[str, Found] = field(default_factory=dict)
     scores: Scores = field(default_factory=dict)
     samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     layers: Sequence[Mapping[str, Any]] = ()
     pictures: Mapping[int, Pixels] = field(default_factory=dict)
+    object_pictures: ObjectPictures | None = None
     test: Mapping[str, Any] | None = None
     environment: Mapping[str, Any] | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
@@ -84,7 +100,9 @@ def render(data: PageData) -> str:
     style, _, _ = environment.loader.get_source(environment, "report.css")
     finished = data.status["state"] == "finished"
     protected = [data.class_names[index] for index in data.protected]
-    changes = changed_samples(data.guard, data.class_names, data.protected, data.pictures, data.samples)
+    decided = {name: one for name, one in data.guard.items() if isinstance(one, Decisions)}
+    objects = _of_objects(data.scores)
+    changes = changed_samples(decided, data.class_names, data.protected, data.pictures, data.samples)
     ledger = ledger_lines(data.rows)
     return environment.get_template("report.html.j2").render(
         style=Markup(style),
@@ -103,11 +121,10 @@ def render(data: PageData) -> str:
         kept={key: sum(layer[key] for layer in data.layers) for key in ("kept", "total")}
         if data.layers
         else None,
-        comparison=compared(data.scores, protected) if data.scores else {},
-        rates=RATES,
-        splits=SPLITS,
-        networks=NETWORKS,
-        rocs=roc_figures(data.scores.get("test", {}), protected),
+        comparison=comparison_lines(compared(data.scores, protected)) if data.scores else {},
+        columns=COLUMNS,
+        rocs=roc_figures(_of_classes(data.scores).get("test", {}), protected),
+        left_out=OF_OBJECTS if objects else "",
         ledger=ledger,
         corruptions=corruption_lines(data.rows),
         heads=HEADS,
@@ -119,13 +136,20 @@ def render(data: PageData) -> str:
             if any(row["verdict"] == verdict and row["classes"] for row in data.rows)
         ],
         layers=[{**layer, "sparsity": 1 - layer["kept"] / max(layer["total"], 1)} for layer in data.layers],
-        matrices=confusion_matrices(_networks(data), data.class_names, data.protected),
+        matrices=confusion_matrices(_networks(data.rows, decided), data.class_names, data.protected),
         test=_test(data.test, protected),
         changes=changes,
         pictured=any(group["pictures"] for group in changes),
-        missed=missed_samples(data.scores, data.samples, protected),
-        class_names=data.class_names,
-        data_lines=data_lines(data.samples, data.class_names),
+        outlined=outlined_objects(
+            objects.get("guard", {}), data.object_pictures, data.samples, data.protected
+        ),
+        outlines=OUTLINES,
+        missed=[
+            *missed_samples(_of_classes(data.scores), data.samples, protected),
+            *missed_objects(objects, data.samples, protected),
+        ],
+        class_names=[] if objects else data.class_names,
+        data_lines=data_lines(data.samples, [] if objects else data.class_names),
         command=origin.command_line(data.environment),
         environment=origin.facts(data.environment),
         hashes=data.hashes,
@@ -160,14 +184,32 @@ def _dense_reason(rows: Sequence[Row]) -> str:
     return "" if dense is None else dense["reason"]
 
 
-def _networks(data: PageData) -> dict[str, Decisions]:
+def _networks(rows: Sequence[Row], decided: Mapping[str, Decisions]) -> dict[str, Decisions]:
     """The dense and the delivered network, or the dense one alone if it is delivered."""
-    if not data.guard:
+    if not decided:
         return {}
-    final = delivered_row(data.rows)
-    if final is not None and final is dense_row(data.rows):
-        return {"Dense network, delivered unchanged": data.guard["dense"]}
-    return {"Dense network": data.guard["dense"], "Delivered network": data.guard["delivered"]}
+    final = delivered_row(rows)
+    if final is not None and final is dense_row(rows):
+        return {"Dense network, delivered unchanged": decided["dense"]}
+    return {"Dense network": decided["dense"], "Delivered network": decided["delivered"]}
+
+
+def _of_classes(scores: Scores) -> dict[str, dict[str, Answers]]:
+    """What is said of samples that have a class."""
+    return _only(scores, Answers)
+
+
+def _of_objects(scores: Scores) -> dict[str, dict[str, ObjectAnswers]]:
+    """What is said of samples that hold objects."""
+    return _only(scores, ObjectAnswers)
+
+
+def _only(scores: Scores, kind: type[Any]) -> dict[str, dict[str, Any]]:
+    found = {
+        split: {network: one for network, one in networks.items() if isinstance(one, kind)}
+        for split, networks in scores.items()
+    }
+    return {split: networks for split, networks in found.items() if networks}
 
 
 def _test(test: Mapping[str, Any] | None, protected: Sequence[str]) -> dict[str, Any] | None:
@@ -178,4 +220,10 @@ def _test(test: Mapping[str, Any] | None, protected: Sequence[str]) -> dict[str,
         {"name": name, "protected": name in protected, "dense": before.get(name), **one}
         for name, one in test["classes"].items()
     ]
-    return {"samples": test["samples"], "accuracy": test["accuracy"], "rows": rows, "dense": bool(before)}
+    return {
+        "samples": test["samples"],
+        "accuracy": test["accuracy"],
+        "rows": rows,
+        "dense": bool(before),
+        "units": test.get("units"),
+    }

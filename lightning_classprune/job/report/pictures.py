@@ -52,20 +52,21 @@ def thumbnails(
     return {sample: pixels(dataset[sample][0], data.normalization) for sample in wanted}
 
 
-def pixels(x: Tensor, normalization: tuple[Tensor, Tensor]) -> Pixels:
-    """Return one sample `(C, H, W)` as a picture of at most `EDGE` pixels a side, grey unless C is 3.
+def pixels(x: Tensor, normalization: tuple[Tensor, Tensor], edge: int = EDGE) -> Pixels:
+    """Return one sample `(C, H, W)` as a picture of at most `edge` pixels a side, grey unless C is 3.
 
     Args:
         x: As the network gets it.
         normalization: Mean and standard deviation, on the 0..1 scale, that it was normalised by.
+        edge: Larger pictures are shrunk to it.
     """
     mean, std = normalization
     x = x.detach().float().cpu() * std + mean
     if len(x) not in (1, 3):
         x = x.mean(0, keepdim=True)
     height, width = x.shape[1:]
-    if max(height, width) > EDGE:
-        scale = EDGE / max(height, width)
+    if max(height, width) > edge:
+        scale = edge / max(height, width)
         x = F.resize(x, [max(round(height * scale), 1), max(round(width * scale), 1)], antialias=True)
     picture: Pixels = (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return picture[:, :, 0] if picture.shape[2] == 1 else picture

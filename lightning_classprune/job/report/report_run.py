@@ -65,6 +65,7 @@ def page_data(folder: RunFolder) -> PageData:
         samples=folder.samples(),
         layers=folder.layers(),
         pictures=folder.pictures(),
+        object_pictures=folder.object_pictures(),
         test=folder.test(),
         environment=folder.environment(),
         hashes=folder.hashes(),

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_classprune.job.data.archive import value_of_test
 from lightning_classprune.job.data.base import SplitDataModule, TensorBatches
-from lightning_classprune.job.data.npz import NpzData, value_of_test
+from lightning_classprune.job.data.npz import NpzData
 from lightning_classprune.job.data.splits import PARTS
 
 
