@@ -75,6 +75,20 @@ class ClassCounts(TypedDict):
     rule: str | None
 
 
+class UnderCorruption(TypedDict):
+    """What a row says under one corruption.
+
+    Attributes:
+        verdict: As of a row, of this alone.
+        reason: In words.
+        classes: The protected classes by name, counted on the corrupted samples.
+    """
+
+    verdict: str
+    reason: str
+    classes: dict[str, ClassCounts]
+
+
 class FileVerdict(TypedDict):
     """What a row says of a file that the guard judged beside its network.
 
@@ -97,20 +111,6 @@ class FileVerdict(TypedDict):
     classes: dict[str, ClassCounts]
     level: float | None
     calibration: dict[str, Any] | None
-
-
-class UnderCorruption(TypedDict):
-    """What a row says under one corruption.
-
-    Attributes:
-        verdict: As of a row, of this alone.
-        reason: In words.
-        classes: The protected classes by name, counted on the corrupted samples.
-    """
-
-    verdict: str
-    reason: str
-    classes: dict[str, ClassCounts]
 
 
 class _Attempt(TypedDict):
@@ -224,11 +224,7 @@ def verdict_row(
     classes = _compared(outcomes, dense, verdict, offsets, chance)
     corruptions: dict[str, UnderCorruption] = {}
     for condition, there in verdict.under.items():
-        now, before = under(outcomes, condition), under(dense, condition)
-        counted = {
-            name: _counts(now.pairs(before, name), judged, offsets.get(name, 0.0), None)
-            for name, judged in there.classes.items()
-        }
+        counted = _compared(under(outcomes, condition), under(dense, condition), there, offsets, {})
         corruptions[condition] = {"verdict": there.outcome, "reason": there.reason, "classes": counted}
     level = next((judged.level for judged in verdict.classes.values()), None)
     return _row(common, verdict.outcome, verdict.reason, classes, level, corruptions)

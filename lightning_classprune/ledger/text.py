@@ -53,11 +53,11 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Row]:
 def table(rows: Sequence[Row]) -> Table:
     """Return the ledger as a table for 100 columns: a line per round and protected class.
 
-    A file that was judged beside its round has lines of its own below; where units hold several objects or samples,
-    these have one below that of the units that were tested, and so has each corruption of the guard. `missed` is false
-    negatives / support, `alarms` false alarms / negatives; `newly` the cases that only the candidate gets wrong (+) and
-    that only the dense network got wrong (-); `rise` the largest rise of the rate that the data do not exclude and the
-    rise that is allowed. Below it: which round is delivered, and why the others were not accepted.
+    A file that was judged beside its round has lines of its own below, and where units hold several objects or samples
+    each, these have one below that of the units that were tested; each corruption of the guard has one too. `missed` is
+    false negatives / support, `alarms` false alarms / negatives; `newly` the cases that only the candidate gets wrong
+    (+) and that only the dense network got wrong (-); `rise` the largest rise of the rate that the data do not exclude
+    and the rise that is allowed. Below it: which round is delivered, and why the others were not accepted.
     """
     result = Table(
         title="Ledger", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True

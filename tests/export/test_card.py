@@ -196,6 +196,20 @@ def test_a_class_name_with_a_bar_stays_in_its_cell() -> None:
     assert r"| classes | ok, a\|b |" in text
 
 
+def test_corruptions_have_dense_beside_delivered() -> None:
+    def of(fn: int, fp: int, **known: Any) -> dict[str, Any]:
+        return {"fog": {"classes": {"crack": {"fn": fn, "support": 40, "fp": fp, "negatives": 60, **known}}}}
+
+    tested = {"newly_missed": 2, "newly_found": 1, "tolerance": 0.08}
+    tested |= {"new_alarms": 3, "gone_alarms": 0, "max_fp_rise": 0.1}
+    dense = {"verdict": "baseline", "classes": {}, "corruptions": of(4, 7)}
+    told = lines(verdict={"verdict": "accepted", "corruptions": of(5, 10, **tested)}, ledger=[dense])
+    assert "## Guard data under corruption" in told
+    assert "| fog | crack | missed | 4/40 | 5/40 | 2 | 1 | 8 points |" in told
+    assert "| fog | crack | false alarms | 7/60 | 10/60 | 3 | 0 | 10 points |" in told
+    assert "## Guard data under corruption" not in lines()
+
+
 def test_files_with_a_verdict_of_their_own() -> None:
     counts = {"fn": 3, "support": 40, "newly_missed": 2, "newly_found": 1}
     counts |= {"fp": 5, "negatives": 60, "new_alarms": 4, "gone_alarms": 0}
@@ -215,17 +229,3 @@ def test_files_with_a_verdict_of_their_own() -> None:
     assert any("was calibrated on 512 samples" in line for line in text)
     assert any("2 of them have verdicts of" in line for line in text)
     assert not any("verdict of" in line or "verdicts of" in line for line in lines())
-
-
-def test_corruptions_have_dense_beside_delivered() -> None:
-    def of(fn: int, fp: int, **known: Any) -> dict[str, Any]:
-        return {"fog": {"classes": {"crack": {"fn": fn, "support": 40, "fp": fp, "negatives": 60, **known}}}}
-
-    tested = {"newly_missed": 2, "newly_found": 1, "tolerance": 0.08}
-    tested |= {"new_alarms": 3, "gone_alarms": 0, "max_fp_rise": 0.1}
-    dense = {"verdict": "baseline", "classes": {}, "corruptions": of(4, 7)}
-    told = lines(verdict={"verdict": "accepted", "corruptions": of(5, 10, **tested)}, ledger=[dense])
-    assert "## Guard data under corruption" in told
-    assert "| fog | crack | missed | 4/40 | 5/40 | 2 | 1 | 8 points |" in told
-    assert "| fog | crack | false alarms | 7/60 | 10/60 | 3 | 0 | 10 points |" in told
-    assert "## Guard data under corruption" not in lines()
