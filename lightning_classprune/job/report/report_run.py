@@ -79,7 +79,7 @@ def page_data(folder: RunFolder) -> PageData:
 def _facts(folder: RunFolder, config: DictConfig) -> _Facts:
     facts: Any = OmegaConf.to_container(config.get("facts") or OmegaConf.create(), resolve=True)
     check(facts, _Facts, f"{folder.config_file}: facts")
-    if facts.keys() < _Facts.__annotations__.keys():
+    if _Facts.__annotations__.keys() - facts.keys():
         raise ValueError(f"{folder.config_file} has no facts of the data; was it cut short?")
     names, protected = facts["class_names"], facts["protected"]
     if not all(0 <= index < len(names) for index in protected):

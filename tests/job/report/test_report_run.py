@@ -39,3 +39,10 @@ def test_a_line_that_is_no_row_is_named(folder: RunFolder) -> None:
     ):
         write_report(folder)
     assert not folder.report.exists()
+
+
+@pytest.mark.parametrize("facts", ["{}", "{class_names: [a, b]}", "{class_names: [a, b], num_outputs: 2}"])
+def test_facts_that_were_cut_short_are_said(folder: RunFolder, facts: str) -> None:
+    folder.config_file.write_text(f"seed: 5\nfacts: {facts}\n")
+    with pytest.raises(ValueError, match=r"config\.yaml has no facts of the data; was it cut short"):
+        write_report(folder)
