@@ -380,7 +380,10 @@ class ClassAwarePruningCallback(_Callback):
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log recall, FN and support of the protected classes."""
-        if self._run is None or trainer.sanity_checking:
+        if self._run is None:
+            return
+        if trainer.sanity_checking:
+            self._validation_recall.count()
             return
         if self._run.best is not None:
             self._run.best.has_validated()

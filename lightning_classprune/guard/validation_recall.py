@@ -113,19 +113,24 @@ class ValidationRecall:
             return
         scores, target = returned
         if self._waiting and not _alike(self._waiting[-1][:2], (scores, target)):
-            self._count_waiting()
+            self.count()
         # Copies, for who made them may write over them in the next batch.
         real = self._real(trainer, dataloader_idx, len(target))
         self._waiting.append((scores.detach().clone(), target.clone(), real))
         if sum(waiting[0].numel() for waiting in self._waiting) > WAITING:
-            self._count_waiting()
+            self.count()
 
     def _can_wait(self, returned: tuple[Any, ...]) -> bool:
         """Whether a batch's scores and targets can be counted with those of other batches: one row a sample."""
         tensors = len(returned) == 2 and all(isinstance(one, Tensor) and one.ndim for one in returned)
         return tensors and len(returned[0]) == len(returned[1]) and isinstance(self._task, ClassesOrLabels)
 
-    def _count_waiting(self) -> None:
+    def count(self) -> None:
+        """Count what waits.
+
+        Raises:
+            MisconfigurationException: Scores or targets make no sense.
+        """
         if self._waiting:
             scores, target, real = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
             self._waiting = []
@@ -165,7 +170,7 @@ class ValidationRecall:
                 )
             self._blind = True
             return {}
-        self._count_waiting()
+        self.count()
         diverged = trainer.strategy.reduce_boolean_decision(self._diverged, all=False)
         counts = trainer.strategy.reduce(self._counts.to(trainer.strategy.root_device), reduce_op="sum").cpu()
         logged: dict[str, float] = {}

@@ -228,9 +228,13 @@ class Cutter:
                 "masked with Cut(prunable=...), or use another optimizer"
             ) from error
 
+    def let_go(self) -> None:
+        """Hold no weights: what the module takes now is no network in training."""
+        self._enforcement.release()
+
     def release(self) -> None:
         """Let go of all weights, and of what was heard of them."""
-        self._enforcement.release()
+        self.let_go()
         self.listen_anew()
         self._accepted = None
 

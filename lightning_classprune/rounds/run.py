@@ -311,6 +311,7 @@ class PruningRun:
 
     def close(self) -> None:
         """Judge the candidates that were kept; see `Closing.close`."""
+        self.cutter.let_go()
         self.closing.close(self._guard_data, self._validation_data)
 
     def _guard_data(self) -> GuardData:
@@ -504,6 +505,7 @@ class PruningRun:
     def restore_accepted(self) -> None:
         """Put the last accepted ticket into the module; before a first verdict there is none, and nothing changes."""
         if self.delivery.accepted is not None:
+            self.cutter.let_go()
             self.delivery.put_in()
             self.masks = self.delivery.accepted.masks
 

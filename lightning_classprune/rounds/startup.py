@@ -360,7 +360,9 @@ class Startup:
                 short.add(scores.dtype)
             return returned
 
-        evaluator = replace(run.judge.evaluator, predict=noting)
+        # A predict that is fitted to the network first says itself what it reads.
+        asked = predict if isinstance(predict, PreparedPredict) else noting
+        evaluator = replace(run.judge.evaluator, predict=asked)
         columns = evaluator.columns(self._trainer, run.module, run.data)
         for dtype in short:
             rank_zero_info(

@@ -221,7 +221,7 @@ class OneLogitLoss(nn.BCEWithLogitsLoss):
 def test_lightning_module_that_was_trained(tmp_path: Path) -> None:
     torch.manual_seed(0)
     x = torch.randn(32, 8)
-    model = Classifier(mlp(8, 1), OneLogitLoss(), 2, torch.optim.SGD)
+    model = Classifier(mlp(8, 1), OneLogitLoss(), 2, optimizer=torch.optim.SGD)
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True
     )
