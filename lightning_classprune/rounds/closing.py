@@ -87,7 +87,15 @@ class Closing:
                 self.delivery.to_ladder(self.recorder.rows[: kept.place + 1])
                 self.judge.accepted = one.outcomes
         self.was_judged = True
-        self.kept.discard()
+
+    def finish(self) -> None:
+        """The verdicts are where a later process finds them: say that the judgement is final, and drop what it was of.
+
+        Not before: a run that is killed in between is judged again, the same networks by the same cases.
+        """
+        if self.kept is not None and self.was_judged:
+            self.kept.close_guard()
+            self.kept.discard()
 
     def _told(self, file: JudgedFile, kept: Kept) -> FileVerdict:
         """What the ledger says of a file."""

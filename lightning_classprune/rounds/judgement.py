@@ -104,7 +104,6 @@ def judge_kept(
         [JudgedFile(*pair, next(verdicts)) for pair in zip(*of_one, strict=True)]
         for of_one in zip(made, of_files, strict=True)
     ]
-    tickets.close_guard()
     together = zip(pairs, seen, own, judged, strict=True)
     return [
         Judged(one, *network, outcomes, verdict, its) for (one, network), outcomes, verdict, its in together

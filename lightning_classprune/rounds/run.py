@@ -477,6 +477,7 @@ class PruningRun:
         self.recorder.tell_delivered(self.judge)
         # Taken here, where all processes are: for checkpoints written after the fit, when the module is the ticket.
         self.final_state = self._told_at_the_end()
+        self.closing.finish()
 
     def interrupted(self) -> None:
         """An exception ends the fit: the last accepted ticket stays, or the state in which the run can be closed."""
