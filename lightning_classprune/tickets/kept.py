@@ -206,6 +206,7 @@ class KeptTickets:
             "run": self.run,
             "dense": self.dense.state_dict() if self.dense else None,
             "candidates": [one.state_dict() for one in self.candidates],
+            "files": self._files,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -217,6 +218,7 @@ class KeptTickets:
         self.run = state["run"]
         self.dense = Kept(**state["dense"]) if state["dense"] else None
         self.candidates = [Kept(**one) for one in state["candidates"]]
+        self._files = list(state.get("files", []))
         for one in (*self.candidates, *([self.dense] if self.dense else [])):
             if not re.fullmatch(r"\w+", self.run) or one.file != self._name(one.place):
                 raise MisconfigurationException(

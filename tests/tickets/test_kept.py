@@ -120,3 +120,7 @@ def test_a_judgement_that_was_interrupted_is_made_again_of_the_same_files_only(t
             tickets.open_guard(others)
     tickets.close_guard()
     assert json.loads((tmp_path / "judged-run.json").read_text())["files"] == ["ab"]
+    resumed, _ = kept(tmp_path)
+    resumed.load_state_dict(tickets.state_dict())
+    resumed.close_guard()  # by a process that was resumed after the verdicts
+    assert json.loads((tmp_path / "judged-run.json").read_text())["files"] == ["ab"]
