@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,23 +96,10 @@ def export_run(
     run, checkpoint = _locate(Path(source), dense)
     config = run.trusted_config(trust=trust)
     run.verify(["config.yaml", checkpoint.name])
-    if folder is not None:
+    target = run.path / "export" if folder is None else Path(folder)
+    with held(run.path / ".export.lock") if folder is None else nullcontext():
         return _export(
-            run, checkpoint, config, Path(folder), dense, values, purpose, plain, int8, fold, max_fn_rate
-        )
-    with held(run.path / ".export.lock"):
-        return _export(
-            run,
-            checkpoint,
-            config,
-            run.path / "export",
-            dense,
-            values,
-            purpose,
-            plain,
-            int8,
-            fold,
-            max_fn_rate,
+            run, checkpoint, config, target, dense, values, purpose, plain, int8, fold, max_fn_rate
         )
 
 

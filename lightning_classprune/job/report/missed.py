@@ -16,6 +16,13 @@ def sample_name(samples: Mapping[str, Sequence[Sample]], split: str, number: int
     return samples[split][number][0] if split in samples else f"no. {number}"
 
 
+def listed(name: str, split: str, kind: str, total: int, called: Sequence[str]) -> dict[str, Any]:
+    """What the report lists of a class and a split: so many, of which these are called so, the first ones shown."""
+    shown = list(called[:LISTED])
+    rest = len(called) - len(shown)
+    return {"name": name, "split": split, "kind": kind, "total": total, "shown": shown, "rest": rest}
+
+
 def missed_samples(
     scores: Mapping[str, Mapping[str, Answers]],
     samples: Mapping[str, Sequence[Sample]],
@@ -44,15 +51,6 @@ def missed_samples(
             for kind, which in kinds.items():
                 numbers = which.nonzero().flatten().tolist()
                 if numbers:
-                    shown = [sample_name(samples, split, number) for number in numbers[:LISTED]]
-                    result.append(
-                        {
-                            "name": name,
-                            "split": split,
-                            "kind": kind,
-                            "total": len(numbers),
-                            "shown": shown,
-                            "rest": len(numbers) - len(shown),
-                        }
-                    )
+                    called = [sample_name(samples, split, number) for number in numbers]
+                    result.append(listed(name, split, kind, len(numbers), called))
     return result

@@ -12,7 +12,7 @@ from lightning_classprune.guard.objects import Found
 from lightning_classprune.job.data.base import Sample
 from lightning_classprune.job.objects.answers import ObjectAnswers
 from lightning_classprune.job.objects.pictures import ObjectPictures, most_telling
-from lightning_classprune.job.report.missed import LISTED, sample_name
+from lightning_classprune.job.report.missed import listed, sample_name
 from lightning_classprune.job.report.pictures import data_uri
 from lightning_classprune.job.scores_file import Scores
 
@@ -130,19 +130,10 @@ def missed_objects(scores: Scores, samples: Samples, protected: Sequence[str]) -
             if not isinstance(now, ObjectAnswers):
                 continue
             missing = now.found.missed_objects(name)[0]
-            listed = [
+            called = [
                 f"{sample_name(samples, split, one)} ({count})"
                 for one, count in Counter(missing.tolist()).most_common()
             ]
-            if listed:
-                result.append(
-                    {
-                        "name": name,
-                        "split": split,
-                        "kind": "objects missed, by sample",
-                        "total": len(missing),
-                        "shown": listed[:LISTED],
-                        "rest": max(len(listed) - LISTED, 0),
-                    }
-                )
+            if called:
+                result.append(listed(name, split, "objects missed, by sample", len(missing), called))
     return result
