@@ -137,7 +137,9 @@ def pythons_of(given: list[Path]) -> dict[str, Path]:
     names = [shutil.which(f"python3.{minor}") for minor in range(10, 15)]
     for path in (*(Path(name) for name in names if name), *given):
         asked = [path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-        found[subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()] = path
+        told = subprocess.run(asked, capture_output=True, text=True)
+        if told.returncode == 0:  # a name on the path may stand for a Python that is switched off
+            found[told.stdout.strip()] = path
     return found
 
 
