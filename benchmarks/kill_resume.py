@@ -124,6 +124,7 @@ def _quiet(*arguments: str) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background work is without
     killed_job.run(*arguments)
 
 
@@ -220,7 +221,9 @@ def try_out(way: Way, temporary: Path, rng: random.Random, kept: Kept) -> list[d
             folder = temporary / "trial"
             sent = SENT.get(kind, signal.SIGKILL)
             code = run_job(folder, moment, way, sent)
-            killed = bool(code) if kind in SENT else code == (-sent if way.processes == 1 else 1)
+            # Lightning ends a run that gets SIGTERM, or an interruption, by itself; nothing is wrong with its end.
+            died = code == (-sent if way.processes == 1 else 1)
+            killed = not (folder / "result-0.pt").exists() if kind in SENT else died
             saved = epochs_saved(folder)
             (folder / "result-0.pt").unlink(missing_ok=True)
             resumed = run_job(folder, "", way)
