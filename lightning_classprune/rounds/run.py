@@ -114,6 +114,7 @@ class PruningRun:
             kept=self.kept,
             recorder=self.recorder,
             delivery=self.delivery,
+            spent=self.spent,
             files=self.files,
         )
         self.candidate = Candidate(self.module, self.processes, (self.other_callbacks.averaging,))
