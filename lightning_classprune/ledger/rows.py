@@ -151,9 +151,12 @@ class Row(_Attempt, total=False):
         seed: That reproduces it.
         validation_passes: Passes over the validation data that the search made for it.
         files: The files that were judged beside it, by kind; only with `Files(judged=...)`.
+        nested: It was trained together with the other rows that say so, which share its weights; only with
+            `Files(nested=True)`. Epochs and seconds stand in the first of them.
     """
 
     files: dict[str, FileVerdict]
+    nested: bool
 
 
 _Logged = Literal[
@@ -359,7 +362,7 @@ def _row(
     level: float | None,
     corruptions: dict[str, UnderCorruption] | None = None,
 ) -> Row:
-    return {
+    row: Row = {
         "round": common["round"],
         "attempt": common["attempt"],
         "sparsity": common["sparsity"],
@@ -375,6 +378,9 @@ def _row(
         "seed": common["seed"],
         "validation_passes": common["validation_passes"],
     }
+    if common.get("nested"):
+        row["nested"] = True
+    return row
 
 
 def dense_row(rows: Sequence[Row]) -> Row | None:

@@ -250,7 +250,7 @@ def _reduces_inside_channels(step: Any) -> bool:
     sizes = getattr(step, "_saved_self_sym_sizes", None)
     rank = step._saved_self.ndim if sizes is None else len(sizes)
     # Negative dimensions are saved as unsigned numbers; without any, all are reduced.
-    dims = getattr(step, "_saved_dim", None)
+    dims = getattr(step, "_saved_dim", None) or ()
     return bool(dims) and all((d if d < rank else d - 2**64 + rank) >= 2 for d in dims)
 
 

@@ -24,14 +24,18 @@ class Files:
         judged: ONNX files that are made of each kept candidate before the guard is opened, each a candidate of its
             own: `"int8"`, calibrated on training data, and `"fp16"`. They lie in the ladder's folder, else beside the
             checkpoints. Needs `Guard(judging="end")`.
+        nested: The tickets of the ladder share one set of weights: one more round, as long as the others, trains the
+            kept candidates' nested masks together, and its networks are judged in the candidates' place. Needs a
+            `ladder` and `Guard(judging="end")`.
 
     Raises:
-        ValueError: An argument is no path, or no kind of file; the message names it.
+        ValueError: An argument is no path, no kind of file or no truth value; the message names it.
     """
 
     ladder: str | os.PathLike[str] | None = None
     rewind_file: str | os.PathLike[str] | None = None
     judged: Sequence[Judged] = ()
+    nested: bool = False
 
     def __post_init__(self) -> None:
         for name, what in (("ladder", "folder"), ("rewind_file", "file")):
@@ -44,5 +48,12 @@ class Files:
         listed = isinstance(self.judged, Sequence) and not isinstance(self.judged, str)
         if not listed or len(set(self.judged)) < len(self.judged) or not set(self.judged) <= set(_JUDGED):
             raise ValueError(f"Files.judged={self.judged!r} must be a list of 'int8', 'fp16', both or none")
+        if not isinstance(self.nested, bool):
+            raise ValueError(f"Files.nested={self.nested!r} must be True or False")
+        if self.nested and self.ladder is None:
+            raise ValueError(
+                "Files.nested=True shares weights among the tickets of a ladder, and none is kept; give "
+                "Files(ladder=FOLDER)"
+            )
         # In one order, for candidates of a run that is resumed must be the same.
         object.__setattr__(self, "judged", tuple(kind for kind in _JUDGED if kind in self.judged))
