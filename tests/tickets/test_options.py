@@ -12,7 +12,7 @@ from lightning_classprune.tickets.options import Files
 
 
 def test_nothing_is_kept_unless_asked() -> None:
-    assert dataclasses.asdict(Files()) == {"ladder": None, "rewind_file": None, "judged": ()}
+    assert dataclasses.asdict(Files()) == {"ladder": None, "rewind_file": None, "judged": (), "nested": False}
 
 
 def test_paths_become_text_so_that_they_can_be_saved() -> None:
