@@ -106,7 +106,7 @@ def test_a_packed_graph_gives_what_the_dense_one_gives_and_is_smaller() -> None:
 def test_the_scales_of_biases_are_computed_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     proto = quantized(network(), X)
     (product,) = [node for node in proto.graph.node if node.op_type == "Mul"]
-    monkeypatch.setattr(quantized.__module__ + "._multiply_scales", lambda graph: None)
+    monkeypatch.setitem(quantized.__globals__, "_multiply_scales", lambda graph: None)
     stored = quantized(network(), X)
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in stored.graph.initializer}
     known = constants[product.output[0]]
