@@ -99,6 +99,7 @@ class FileVerdict(TypedDict):
         verdict: `"accepted"`, `"refused"` or `"unproven"`.
         reason: In words.
         classes: The protected classes by name; empty where nothing was counted.
+        corruptions: The same under each corruption of the guard, by its name; empty without any.
         level: Error level of the test; None where there was none.
         calibration: What it was calibrated on: number of `samples`, and their `sha256`; None of sixteen bits.
     """
@@ -109,6 +110,7 @@ class FileVerdict(TypedDict):
     verdict: str
     reason: str
     classes: dict[str, ClassCounts]
+    corruptions: dict[str, UnderCorruption]
     level: float | None
     calibration: dict[str, Any] | None
 
@@ -225,12 +227,19 @@ def verdict_row(
         chance: What validation data said of it, by class.
     """
     classes = _compared(outcomes, dense, verdict, offsets, chance)
-    corruptions: dict[str, UnderCorruption] = {}
-    for condition, there in verdict.under.items():
-        counted = _compared(under(outcomes, condition), under(dense, condition), there, offsets, {})
-        corruptions[condition] = {"verdict": there.outcome, "reason": there.reason, "classes": counted}
+    corruptions = _corrupted(outcomes, dense, verdict, offsets)
     level = next((judged.level for judged in verdict.classes.values()), None)
     return _row(common, verdict.outcome, verdict.reason, classes, level, corruptions)
+
+
+def _corrupted(
+    outcomes: Outcomes | None, dense: Outcomes | None, verdict: Verdict, offsets: Mapping[str, float]
+) -> dict[str, UnderCorruption]:
+    found: dict[str, UnderCorruption] = {}
+    for condition, there in verdict.under.items():
+        counted = _compared(under(outcomes, condition), under(dense, condition), there, offsets, {})
+        found[condition] = {"verdict": there.outcome, "reason": there.reason, "classes": counted}
+    return found
 
 
 def _compared(
@@ -273,6 +282,7 @@ def file_verdict(
         "verdict": verdict.outcome,
         "reason": verdict.reason,
         "classes": _compared(outcomes, dense, verdict, offsets, chance),
+        "corruptions": _corrupted(outcomes, dense, verdict, offsets),
         "level": next((judged.level for judged in verdict.classes.values()), None),
         "calibration": facts["calibration"],
     }

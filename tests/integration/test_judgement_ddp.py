@@ -43,3 +43,6 @@ def test_two_processes_come_to_one_judgement(tmp_path: Path) -> None:
             file = row["files"]["int8"]
             assert sha256(tmp_path / "tickets" / file["file"]) == file["sha256"]
             assert file["classes"]["1"]["support"] == row["classes"]["1"]["support"]
+            of_row, of_file = (one["corruptions"]["impulse_noise"]["classes"]["1"] for one in (row, file))
+            assert of_file["support"] == of_row["support"]
+            assert of_file["tolerance"] == of_row["tolerance"]
