@@ -164,7 +164,8 @@ ort.InferenceSession.create(fs.readFileSync(file), options(process.argv[1])).the
 def _run(command: list[str], environment: dict[str, str]) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     if done.returncode:
-        raise RuntimeError(f"{command[0]} failed: {done.stderr[-500:]}")
+        said = done.stderr.strip().splitlines() or ["it says nothing"]
+        raise RuntimeError(f"its process ends with {done.returncode}: {said[-1].strip()}")
     return done.stdout
 
 
