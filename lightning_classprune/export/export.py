@@ -138,7 +138,7 @@ def export(
     if purpose != "mcu":
         judged = JudgedFormat(judged_in, told["verdict"], thresholds)
         formats += [judged, *([Int8Format()] if int8 is not None and "int8" not in judged.there else [])]
-        formats += [FoldedFormat()] if fold is not None else []
+        formats += [FoldedFormat()] if fold is not None and "folded" not in judged.there else []
     stale = _with_own_verdicts(folder / "card.json")
     with files.filling(folder, last=("card.json", "card.md")) as part:
         entries, served = _write(formats, rule, part, spec, guard)
