@@ -29,6 +29,7 @@ from lightning_classprune.rounds.gradual import GradualMask
 from lightning_classprune.rounds.handover import Handover
 from lightning_classprune.rounds.listening import Listening
 from lightning_classprune.rounds.nested import NestedRound
+from lightning_classprune.rounds.nesting import measure_members, said_of_kept, take_places, why_apart
 from lightning_classprune.rounds.options import Gradual
 from lightning_classprune.rounds.plan import (
     Plan,
@@ -293,7 +294,7 @@ class PruningRun:
         with self.candidate.as_judged():
             tensors = capture_tensors(self.module)
         reach = self._reach(tensors)
-        self.recorder.kept(self._facts(), _said_of_kept(look), self.judge)
+        self.recorder.kept(self._facts(), said_of_kept(look), self.judge)
         self._commit(tensors, look, None)
         waiting = len(self.kept.candidates) * self._of_each if self.kept is not None else 0
         if waiting - self._of_each <= MANY < waiting:
@@ -310,34 +311,21 @@ class PruningRun:
         assert self.search is not None
         assert self.kept is not None
         assert self.judge.budget.alpha is not None
+        search, kept, facts = self.search, self.kept, self._facts()
         level = self.judge.budget.alpha / (len(self.nested.masks) * self._of_each)
-        found: list[tuple[Look, Ticket]] = []
-        facts, why = self._facts(), None
-        shares = [self.cutter.sparsity(masks) for masks in self.nested.masks]
-        for number, masks in enumerate(self.nested.masks):
-            with self.candidate.as_judged(), self.nested.member(number):
-                self.processes.equalize_buffers(self.module)
-                look = self.search.at_end(self.trainer, self.module, level)
-                tensors = capture_tensors(self.module)
-            if look.reason is not None:
-                why = (
-                    f"the candidates do not become one: that of sparsity {shares[number]:.2%}: {look.reason}"
-                )
-                break
-            found.append((look, Ticket(pack_all(masks), tensors, None, [], dict(look.offsets))))
-        if why is not None:
-            self.recorder.abandoned(facts, why, self.judge)
+
+        def look() -> Look:
+            self.processes.equalize_buffers(self.module)
+            return search.at_end(self.trainer, self.module, level)
+
+        def keep(ticket: Ticket, row: int, look: Look) -> None:
+            kept.keep(ticket, row, look.chance, self.sharding, self.module)
+
+        members = measure_members(self.nested, self.candidate, self.module, self.cutter, look)
+        if isinstance(members, str):
+            self.recorder.abandoned(facts, members, self.judge)
         else:
-            for number, one in enumerate(self.kept.candidates):
-                self.recorder.gives_way(
-                    one.place, f"round {facts['round'] + number} has its mask and shared weights"
-                )
-            self.kept.give_way()
-        for number, (look, ticket) in enumerate(found if why is None else []):
-            own = {"round": facts["round"] + number, "sparsity": shares[number], "nested": True}
-            rest = {"epochs": 0, "seconds": 0.0, "validation_passes": 0} if number else {}
-            self.recorder.kept(facts | own | rest, _said_of_kept(look), self.judge)
-            self.kept.keep(ticket, len(self.recorder.rows) - 1, look.chance, self.sharding, self.module)
+            take_places(members, facts, kept, keep, self.recorder, self.judge)
         self.state = replace(self.state, finished=self.nested.after)
         self.nested.end()
         self._extend_or_end(job_over=False)
@@ -501,12 +489,9 @@ class PruningRun:
             return False
         if not self.kept.candidates:
             return False
-        why = "the job was stopped" if job_over else None
-        if len(self.kept.candidates) < 2:
-            why = "there is one candidate only"
-        why = why or does_not_fit(
-            self.trainer, self.clock.epochs, length, self.settings.search.max_total_epochs
-        )
+        limit = self.settings.search.max_total_epochs
+        no_room = does_not_fit(self.trainer, self.clock.epochs, length, limit)
+        why = why_apart(self.kept.candidates, job_over=job_over, no_room=no_room)
         if why is not None:
             rank_zero_warn(f"Files.nested=True: the candidates keep weights of their own, for {why}")
         return why is None
@@ -707,14 +692,3 @@ class PruningRun:
             extended: The limits to the rounds were raised since.
         """
         put_back(self, saved, extended=extended)
-
-
-def _said_of_kept(look: Look) -> str:
-    """What the row of a kept candidate says."""
-    chances = ", ".join(f"{name} {chance:.2g}" for name, chance in look.chance.items())
-    said = (
-        f"validation data give it a chance of proof ({chances})"
-        if chances
-        else "validation data say nothing of it"
-    )
-    return f"{said}; the guard judges it at the end"
