@@ -2,7 +2,7 @@
 
     python -m benchmarks.clients [--runs outputs/deploy] [--out benchmarks/results]
 
-Trains the default network, once more with its int8 and fp16 files declared, and once with whole channels, on the
+Trains the default network, once more with files declared, and once with whole channels, on the
 solar cells (a finished run is not trained again), exports each for every purpose, those of eight bits too, and writes
 clients.md and clients.json: decisions that differ from the module's and from ONNX Runtime's on the same file, misses
 and false alarms on the test split, bytes, and CPU time to load and to decide all of it; the C files beside them. Then
@@ -387,7 +387,7 @@ def main() -> None:
     one_thread()
     names = (
         "default network",
-        "default network, 85%, int8 and fp16 declared",
+        "default network, 85%, files declared",
         "default network, whole channels",
     )
     found = {name: matrix(trained(name, NETWORKS[name], options.runs, 3)) for name in names}
