@@ -16,7 +16,7 @@ from lightning_classprune.guard.task import Outcomes
 from lightning_classprune.ledger.recording import Recorder
 from lightning_classprune.ledger.rows import stands
 from lightning_classprune.pruning.cutter import Cutter, check_criterion
-from lightning_classprune.pruning.masks import Masks, pack_all
+from lightning_classprune.pruning.masks import HeldMasks, Masks, pack_all
 from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.rounds.best_epoch import BestEpoch
 from lightning_classprune.rounds.candidate import Candidate
@@ -88,7 +88,16 @@ class PruningRun:
     files: FileCandidates | None
     spent: SpentTests
     best: BestEpoch | None
-    masks: Masks
+    held: HeldMasks
+
+    @property
+    def masks(self) -> Masks:
+        """What is pruned now."""
+        return self.held.get()
+
+    @masks.setter
+    def masks(self, masks: Masks) -> None:
+        self.held.put(masks)
 
     def __post_init__(self) -> None:
         pruned = self.cutter.units.pruned(self.masks)
@@ -115,6 +124,7 @@ class PruningRun:
             kept=self.kept,
             recorder=self.recorder,
             delivery=self.delivery,
+            spent=self.spent,
             files=self.files,
         )
         self.candidate = Candidate(self.module, self.processes, (self.other_callbacks.averaging,))
@@ -632,10 +642,11 @@ class PruningRun:
         self.cutter.listen_anew()
         self.round_start.go_back(accepted, with_weights=not nests)
         self.processes.equalize_buffers(self.module)
-        self.cutter.apply(self.masks)
+        masks = self.masks
+        self.cutter.apply(masks)
         self.module.zero_grad()
         self.other_callbacks.start_round(self.module)
-        self.cutter.hold(self.masks, self.trainer.optimizers)
+        self.cutter.hold(masks, self.trainer.optimizers)
         warn_where_global_epochs_count(self.trainer, self.clock.horizon)
         if self.best is not None:
             self.best.reset()

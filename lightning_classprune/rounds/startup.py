@@ -32,7 +32,7 @@ from lightning_classprune.guard.leaks import check_apart, check_guard, check_uni
 from lightning_classprune.guard.task import Columns, OfUnits, Outcomes, Task
 from lightning_classprune.ledger.recording import Recorder
 from lightning_classprune.pruning.cutter import Cutter, check_criterion, starting_masks
-from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.pruning.masks import HeldMasks, Masks
 from lightning_classprune.pruning.parameters import tell_coverage
 from lightning_classprune.rounds.best_epoch import BestEpoch
 from lightning_classprune.rounds.clock import (
@@ -205,7 +205,7 @@ class Startup:
             files=self._files(kept, sharding),
             spent=SpentTests(self._folder(), name, processes),
             best=None if self._monitor is None else BestEpoch(self._monitor, trainer, processes),
-            masks=masks,
+            held=HeldMasks(masks, as_bits=bool(sharding)),
         )
         if units.pruned(masks):
             run.earlier = self._earlier
