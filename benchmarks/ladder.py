@@ -184,11 +184,7 @@ def paired(results: Sequence[Mapping[str, Any]]) -> str:
                     "AUC": told([now["auc"] - own["auc"] for now, own in pairs]),
                 }
             )
-    return (
-        markdown(rows)
-        if rows
-        else "No density was accepted in both arms with two seeds or more, so there is no interval."
-    )
+    return markdown(rows) if rows else "Too few seeds for an interval."
 
 
 def report(runs: Path, out: Path) -> None:
@@ -200,7 +196,7 @@ def report(runs: Path, out: Path) -> None:
         "# Ladders: tickets with weights of their own, and with one set of weights",
         "",
         "`python -m benchmarks.ladder --help` explains how this was made. Solar cells, test split. *One file* counts",
-        "the pruned tickets, without the dense network; mean and Student's 95% interval, where there are several seeds.",
+        "the pruned tickets, without the dense network; mean and Student's 95% interval of several seeds.",
         "",
         summary(results),
         "",
