@@ -2,10 +2,10 @@
 
     python -m benchmarks.clients [--runs outputs/deploy] [--out benchmarks/results]
 
-Trains the default network, once more with its int8 and fp16 files declared, and once with whole channels, on the
+Trains the default network, once more with files declared, and once with whole channels, on the
 solar cells (a finished run is not trained again), exports each for every purpose, those of eight bits too, and writes
 clients.md and clients.json: decisions that differ from the module's and from ONNX Runtime's on the same file, misses
-and false alarms on the test split, bytes, and CPU time to load and to decide all of it; the C file beside them. Then
+and false alarms on the test split, bytes, and CPU time to load and to decide all of it; the C files beside them. Then
 it times the dense and the fastest file alone and beside four processes that keep the machine busy.
 
 Clients that are not here are told: `pip install openvino opencv-python-headless tract MNN`. MNN and the JavaScript
@@ -37,6 +37,7 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 
 from benchmarks.support import command_line, markdown, one_thread, write
+from lightning_classprune.export.c_library import CLibrary
 from lightning_classprune.export.checks import BATCHES
 from lightning_classprune.export.environment import environment
 from lightning_classprune.export.latency import conditions, interleaved
@@ -196,21 +197,21 @@ def matrix(folder: RunFolder) -> dict[str, Any]:
     rows = []
     for facts in exports.values():
         for name, entry in facts["artefacts"].items():
-            if not name.endswith(".onnx"):
-                continue
+            if not name.endswith(".onnx") or any(row["file"] == name for row in rows):
+                continue  # what the guard judged is in every export, bit for bit
             own = onnxruntime(Path(facts["folder"]) / name, x)
             for client, decide in CLIENTS.items():
                 row: dict[str, Any] = {"file": name, "bytes": entry["bytes"], "client": client}
                 rows.append(
                     row | run_once(decide, Path(facts["folder"]) / name, x, truth, own, target, protected)
                 )
-    code = exports["mcu"]
-    through = code["test"]["model.c"][data.class_names[protected]]
-    c = {
-        key: code["artefacts"]["model.c"][key]
-        for key in ("flash", "ram", "multiplications", "changed_decisions")
-    }
-    c |= {"missed": through["fn"], "false alarms": through["fp"], "ms": code["latency"]["1"]["model.c"]}
+    eight = next(name for name in exports["all"]["artefacts"] if name.startswith("int8"))
+    of_eight = onnxruntime(folder.path / "export-all" / eight, x)
+    in_eight = export_run(folder.path, folder.path / "export-mcu-int8", purpose="mcu", dense=True, int8=True)
+    c = [
+        {"numbers": numbers, **in_c(facts, x, truth, of_eight, target, protected)}
+        for numbers, facts in (("floats", exports["mcu"]), ("bytes", in_eight))
+    ]
     paths = {"dense": "export-all/plain.onnx", "fast.onnx": "export-latency/fast.onnx"}
     sessions = {name: OnnxFile(folder.path / path) for name, path in paths.items()}
     return {
@@ -222,6 +223,23 @@ def matrix(folder: RunFolder) -> dict[str, Any]:
         "c": c,
         "widths_multiple_of": exports["latency"]["artefacts"]["fast.onnx"].get("widths_multiple_of"),
         "latency": busy_and_not(sessions, torch.from_numpy(x)),
+    }
+
+
+def in_c(
+    facts: dict[str, Any], x: Array, truth: Array, of_eight: Array, target: Array, protected: int
+) -> dict[str, Any]:
+    """What the C file costs and decides."""
+    name, entry = next(one for one in facts["artefacts"].items() if one[0].endswith(".c"))
+    found = CLibrary(Path(facts["folder"]) / name, len(np.unique(target)))(torch.from_numpy(x))[1].numpy()
+    missed, alarms = counts(found, target, protected)
+    return {
+        **{key: entry[key] for key in ("flash", "ram", "multiplications")},
+        "changed": int((found != truth).sum()),
+        "unlike the int8 file": int((found != of_eight).sum()),
+        "missed": missed,
+        "false alarms": alarms,
+        "ms": facts["latency"]["1"][name],
     }
 
 
@@ -330,7 +348,7 @@ def page(found: dict[str, dict[str, Any]], about: dict[str, Any]) -> list[str]:
             "",
             "C99, compiled by `cc -std=c99 -Wall -Wextra -Werror -pedantic -O2`:",
             "",
-            markdown([{key: short(value) for key, value in one["c"].items()}]),
+            markdown([{key: short(value) for key, value in row.items()} for row in one["c"]]),
             "",
             f"`fast.onnx`: widths in multiples of {one['widths_multiple_of'] or '- (no channel is gone)'}.",
             "Dense against it, alone and beside four processes that never rest:",
@@ -352,7 +370,9 @@ def told(row: dict[str, Any]) -> dict[str, str]:
     return known | {key: short(row[key]) for key in _COLUMNS}
 
 
-def short(value: float | None) -> str:
+def short(value: float | str | None) -> str:
+    if isinstance(value, str):
+        return value
     if isinstance(value, float):
         return f"{value:.3g}"
     return "-" if value is None else f"{value:,}"
@@ -367,7 +387,7 @@ def main() -> None:
     one_thread()
     names = (
         "default network",
-        "default network, 85%, int8 and fp16 declared",
+        "default network, 85%, files declared",
         "default network, whole channels",
     )
     found = {name: matrix(trained(name, NETWORKS[name], options.runs, 3)) for name in names}

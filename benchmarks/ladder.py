@@ -155,7 +155,9 @@ def summary(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _share(values: Sequence[float]) -> str:
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*mean_interval(values)) if values else "-"
+    if len(values) < 2:
+        return ", ".join(f"{value:.3f}" for value in values) or "-"
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*mean_interval(values))
 
 
 def paired(results: Sequence[Mapping[str, Any]]) -> str:
@@ -182,7 +184,7 @@ def paired(results: Sequence[Mapping[str, Any]]) -> str:
                     "AUC": told([now["auc"] - own["auc"] for now, own in pairs]),
                 }
             )
-    return markdown(rows) if rows else "No density was accepted in both arms with two seeds or more."
+    return markdown(rows) if rows else "Too few seeds for an interval."
 
 
 def report(runs: Path, out: Path) -> None:
@@ -194,7 +196,7 @@ def report(runs: Path, out: Path) -> None:
         "# Ladders: tickets with weights of their own, and with one set of weights",
         "",
         "`python -m benchmarks.ladder --help` explains how this was made. Solar cells, test split. *One file* counts",
-        "the pruned tickets, without the dense network; mean and Student's 95% interval over the seeds.",
+        "the pruned tickets, without the dense network; mean and Student's 95% interval of several seeds.",
         "",
         summary(results),
         "",
