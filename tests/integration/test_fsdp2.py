@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+import torch.distributed.fsdp
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_classprune import load_ticket
@@ -24,6 +25,8 @@ from tests.support.processes import run_job, shared_folder
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not hasattr(torch.distributed.fsdp, "FSDPModule"):
+        pytest.skip("FSDP2 of torch 2.5 and older needs a GPU")
     return shared_folder(tmp_path_factory, "fsdp2", lambda f: run_job("fsdp2_job.py", str(f)))
 
 
