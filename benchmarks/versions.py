@@ -185,7 +185,8 @@ def main() -> None:
         "`python -m benchmarks.versions --help` explains how this was made: tests in each environment.",
         "Skipped is what a version lacks: weight averaging comes with Lightning 2.6, going on inside an epoch with",
         "2.5, and ONNX files with a free batch size with torch 2.5. The Rich bar of Lightning 2.4 needs a rich older",
-        "than 14.1, with this package or without.",
+        "than 14.1, with this package or without; FSDP2 of torch 2.4 needs a GPU. Failed: torch 2.9 leaves no",
+        "batch size free in an LSTM's ONNX file, which the export refuses with that reason.",
         "",
         markdown(rows),
     ]

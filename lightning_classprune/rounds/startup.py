@@ -61,7 +61,7 @@ from lightning_classprune.rounds.start import RoundStart
 from lightning_classprune.tickets.keeper import LadderKeeper
 from lightning_classprune.tickets.kept import KeptTickets
 from lightning_classprune.tickets.spent import SpentTests
-from lightning_classprune.trainer.batches import described, reading
+from lightning_classprune.trainer.batches import described, reading, unlike
 from lightning_classprune.trainer.checkpoint_hashes import hash_checkpoints, release_checkpoints
 from lightning_classprune.trainer.compatibility import refuse_finders, refuse_optimizers
 from lightning_classprune.trainer.forward import PreparedPredict, default_predict
@@ -357,7 +357,13 @@ class Startup:
         def noting(module: Any, batch: Any) -> Any:
             if predict is default_predict and not (isinstance(batch, tuple | list) and len(batch) == 2):
                 told.add(described(reading(batch), batch))
-            returned = predict(module, batch)
+            try:
+                returned = predict(module, batch)
+            except (TypeError, RuntimeError, AttributeError, LookupError) as error:
+                # Memory does not run out for want of another argument.
+                if predict is not default_predict or "memory" in str(error):
+                    raise
+                raise unlike(reading(batch), batch, error) from error
             scores = returned[0] if isinstance(returned, tuple | list) and returned else None
             if isinstance(scores, Tensor) and scores.dtype in (torch.bfloat16, torch.float16):
                 short.add(scores.dtype)

@@ -121,6 +121,21 @@ def described(found: Reading, batch: Any) -> str:
     return f"scores = module({_place(batch, found.input)}), target = {_place(batch, found.target)}"
 
 
+def unlike(found: Reading, batch: Any, error: Exception) -> UnreadableBatchError:
+    """What to say of a network that cannot be called with what was taken for its input."""
+    shown = ", ".join(f"{name}: {_told(part(batch, name))}" for name in parts(batch) or range(len(batch)))
+    given, target = _place(batch, found.input), _place(batch, found.target)
+    if isinstance(batch, Mapping):
+        given = f"{found.input}={given}"
+    elif not isinstance(found.input, str):
+        given, target = target, given
+    return UnreadableBatchError(
+        f"predict: batches were read as {described(found, batch)}, and that raised {type(error).__name__}: "
+        f"{str(error).strip()[:300]}. A batch is a {type(batch).__name__} with {shown}; say how the network is called, "
+        f"for example with predict=lambda module, batch: (module({given}), {target})"
+    )
+
+
 def _place(batch: Any, where: int | str) -> str:
     by_attribute = isinstance(where, str) and not isinstance(batch, Mapping)
     return f"batch.{where}" if by_attribute else f"batch[{where!r}]"

@@ -65,3 +65,16 @@ def test_names_that_nobody_knows_are_refused_before_the_first_batch() -> None:
         made.fit(Model(), loader(40, 1), loader(40, 2))
     assert made.global_step == 0
     assert callback.ledger == []
+
+
+def test_a_network_that_takes_its_input_by_name_is_refused_before_the_first_batch() -> None:
+    class Named(Model):
+        def forward(self, *, image: Tensor) -> Any:
+            return super().forward(image)
+
+    made = trainer(pruner(guard_dataloader=loader(40, 3)))
+    with pytest.raises(
+        MisconfigurationException, match=r"raised TypeError.*module\(image=batch\['image'\]\)"
+    ):
+        made.fit(Named(), loader(40, 1), loader(40, 2))
+    assert made.global_step == 0

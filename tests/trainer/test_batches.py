@@ -19,6 +19,7 @@ from lightning_classprune.trainer.batches import (
     part,
     parts,
     reading,
+    unlike,
 )
 
 X, Y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0])
@@ -109,6 +110,19 @@ def test_the_predict_to_paste_is_a_program() -> None:
     scores, target = predict(lambda x: 2 * x, (X, X, Y))
     assert torch.equal(scores, 2 * X)
     assert target is Y
+
+
+def test_a_network_that_takes_something_else_is_shown_with_a_predict_to_paste() -> None:
+    pair = unlike(reading((Y, X)), (Y, X), RuntimeError("mat1 and mat2"))
+    assert "scores = module(batch[0])" in str(pair)
+    assert "raised RuntimeError: mat1 and mat2. A batch is a tuple with 0: int64 (4,), 1: float32" in str(
+        pair
+    )
+    predict = eval(str(pair).partition("predict=")[2])
+    assert predict(lambda x: x, (Y, X)) == (X, Y)
+    batch = {"pixel_values": X, "labels": Y}
+    predict = eval(str(unlike(reading(batch), batch, TypeError("takes 1"))).partition("predict=")[2])
+    assert predict(lambda *, pixel_values: pixel_values, batch) == (X, Y)
 
 
 def test_parts_have_names_or_there_are_none() -> None:
