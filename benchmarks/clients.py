@@ -101,7 +101,8 @@ numpy.save(folder + ".npy", numpy.array(found).reshape(-1))
         given, converted = Path(folder) / "x.npy", Path(folder) / "converted.mnn"
         np.save(given, x)
         offline = os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": folder}
-        _run([sys.executable, "-c", script, str(path), str(converted), str(given)], offline)
+        command = [sys.executable, "-c", script, str(path.resolve()), str(converted), str(given)]
+        _run(command, offline, folder)  # which takes what the converter leaves where it runs
         return _array(np.load(f"{converted}.npy"))
 
 
@@ -162,8 +163,8 @@ ort.InferenceSession.create(fs.readFileSync(file), options(process.argv[1])).the
         return np.array(json.loads(_run(command, dict(os.environ)).splitlines()[-1]))
 
 
-def _run(command: list[str], environment: dict[str, str]) -> str:
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+def _run(command: list[str], environment: dict[str, str], folder: str | None = None) -> str:
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it says nothing"]
         raise RuntimeError(f"its process ends with {done.returncode}: {said[-1].strip()}")

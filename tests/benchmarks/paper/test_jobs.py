@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,8 +57,9 @@ def arms(**densities: tuple[int, list[float]]) -> dict[str, dict[int, files.Job]
         callback = {"search": {"fraction": 1 - wanted[1]}, "target_sparsity": 1 - wanted[-1]}
         about = {"config": {"callbacks": {"classprune": callback}}}
         found = np.tile([True, arm == "blind", False, False], (len(wanted), 1))
-        arrays = {"density": np.array(wanted), "test_found": found, "test_score": found.astype(float)}
-        arrays["test_target"] = np.array([True, True, False, False])
+        part = {"found": found, "score": found.astype(float), "target": np.array([True, True, False, False])}
+        arrays = {f"{name}_{what}": array for name in ("guard", "test") for what, array in part.items()}
+        arrays["density"] = np.array(wanted)
         made[arm] = {seed: files.Job("d", arm, seed, about, arrays) for seed in range(seeds)}
     return made
 
@@ -105,6 +107,16 @@ def test_mcnemar_has_a_row_for_each_seed_at_the_density():
     expected = {"only arm misses": 1, "only blind misses": 0, "p": 1.0}
     expected |= {f"{key} at 1% FPR": value for key, value in expected.items()}
     assert rows == [{"arm": "weighted", "seed": seed} | expected for seed in range(2)]
+
+
+def test_an_offset_gives_as_few_misses_as_the_dense_network_has_on_the_guard_part():
+    (weighted,) = arms(weighted=(1, [1, 0.5]))["weighted"].values()
+    score = np.array([[4.0, 3, 2, 1], [1.0, 2, 3, 4]])  # the dense network's, and one that is turned round
+    found = np.array([[True, True, False, False], [False, False, True, True]])
+    part = {"guard_score": score, "guard_found": found, "test_score": score + 0.5}
+    moved = tables.with_offsets(replace(weighted, arrays=weighted.arrays | part))
+    # The dense network misses none: its threshold is at 3, the other's at 1, below every sample of the test part.
+    assert [one.found.tolist() for one in moved] == [[True, True, False, False], [True] * 4]
 
 
 def call(module: str, *arguments: str) -> str:
