@@ -272,7 +272,9 @@ def main() -> None:
     ran.add_argument("--root", type=Path, required=True, help="folder of the archives")
     ran.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="one run each")
     ran.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
-    ran.add_argument("overrides", nargs="*", help="of the job's configuration")
+    ran.add_argument(
+        "--overrides", nargs="+", default=[], metavar="KEY=VALUE", help="of the job's configuration"
+    )
     args = parser.parse_args()
     one_thread()
     if args.what == "tables":
