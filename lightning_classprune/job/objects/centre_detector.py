@@ -116,7 +116,8 @@ def heat_maps(each: Tensor, labels: Tensor, like: Tensor) -> Tensor:
 
 def _boxes(heat: Tensor, sizes: Tensor) -> dict[str, Tensor]:
     highest = max_pool2d(heat[None], 2 * NEAR + 1, 1, NEAR)[0]
-    label, row, column = ((heat == highest) & (heat > LEAST_HEAT)).nonzero().T
+    # Said so that NaN, of a network that has diverged, is a peak: else it would pass for one that finds nothing.
+    label, row, column = (~(heat < highest) & ~(heat <= LEAST_HEAT)).nonzero().T
     size = (_SCALE * sizes[:, row, column].T).clamp(max=_LARGEST).exp()
     place = torch.stack([column, row], 1) + 0.5 + _beside(heat, label, row, column)
     centre = place * COARSE

@@ -76,6 +76,12 @@ def test_objects_are_read_back_from_perfect_scores() -> None:
         assert int((mine & mask).sum()) / int((mine | mask).sum()) > 0.8
 
 
+def test_scores_that_are_no_numbers_are_no_picture_without_objects() -> None:
+    for network in (unet(1, 2, width=3), centre_detector(1, 2, width=3)):
+        found = network.read(torch.full((1, 3, 32, 32), torch.nan))[0]
+        assert torch.isnan(found["scores"]).any()
+
+
 def test_boxes_are_read_back_from_perfect_scores() -> None:
     like = torch.zeros(2, 8, 9)  # of 32 x 35 pixels
     each = bumps(BOXES["boxes"], like.shape[1:])
