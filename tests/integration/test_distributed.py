@@ -125,7 +125,9 @@ def test_the_last_look_at_boxes_is_that_of_a_single_process(fits: Any) -> None:
     alone = look_at_boxes(lambda test: kit.trainer(test))
     assert_same(first, alone)
     assert 0 < int(alone["found"]["value"].bool().sum())
-    assert len(alone["found"]["order"]) > len(alone["found"]["unit"].unique())  # so there is something to draw
+    assert len(alone["found"]["order"]) > len(
+        alone["found"]["unit"].unique()
+    )  # so there is something to draw
 
 
 def test_the_ladder_holds_what_was_accepted_and_judged(fits: Any) -> None:

@@ -95,7 +95,9 @@ def test_boxes_are_read_back_from_perfect_scores() -> None:
     assert found["labels"][best].tolist() == [1, 2]
     sizes = found["boxes"][best, 2:] - found["boxes"][best, :2]
     assert torch.allclose(sizes, BOXES["boxes"][:, 2:] - BOXES["boxes"][:, :2], atol=1e-3)
-    assert torch.allclose(found["boxes"][best], BOXES["boxes"], atol=3.0)  # half a place of 4 pixels, and a bit
+    assert torch.allclose(
+        found["boxes"][best], BOXES["boxes"], atol=3.0
+    )  # half a place of 4 pixels, and a bit
 
 
 def test_a_peak_is_read_between_places() -> None:
