@@ -124,7 +124,7 @@ def test_the_last_look_at_boxes_is_that_of_a_single_process(fits: Any) -> None:
     assert_same(first, second)
     alone = look_at_boxes(lambda test: kit.trainer(test))
     assert_same(first, alone)
-    assert 0 < int(alone["found"]["value"].bool().sum())
+    assert int(alone["found"]["value"].bool().sum()) > 0
     assert len(alone["found"]["order"]) > len(
         alone["found"]["unit"].unique()
     )  # so there is something to draw
