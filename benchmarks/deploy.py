@@ -2,8 +2,8 @@
 
     python -m benchmarks.deploy --runs outputs/deploy [--epochs 3] [--only NAME ...] [--out benchmarks/results]
 
-Trains networks on the solar cells (the package elpv-dataset): the default one as it ships, once at 85% with its int8
-and fp16 files declared, once at 98% and once with whole channels, and two large ones. Exports each with
+Trains networks on the solar cells (the package elpv-dataset): the default one as it ships, once at 85% with its int8,
+fp16 and folded files declared, once at 98% and once with whole channels, and two large ones. Exports each with
 `classprune-export`, and writes deploy.md and deploy.json. Those at 98% and 99% are not guarded, for their size is what
 is measured here. A finished run is not trained again, and with `--only` what is known of the others stays. Times
 are CPU time of one thread, the shortest of calls in turns. Who runs the files is in benchmarks/clients.py.
@@ -65,9 +65,9 @@ TO_99 = [
 ]
 NETWORKS = {
     "default network": [],
-    "default network, 85%, int8 and fp16 declared": [
+    "default network, 85%, files declared": [
         "search.densities=[0.15]",
-        "callbacks.classprune.files.judged=[int8,fp16]",
+        "callbacks.classprune.files.judged=[int8,fp16,folded]",
     ],
     "default network, 98%, unguarded": ["search.densities=[0.02]", *UNGUARDED],
     "default network, whole channels": ["callbacks=[default,channel]"],

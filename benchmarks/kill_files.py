@@ -75,6 +75,7 @@ def in_process(work: Callable[[], Any], sent: signal.Signals | None = None, afte
     if child == 0:
         code = 1
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background work is without
         with contextlib.suppress(BaseException), contextlib.redirect_stdout(io.StringIO()):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             code = work() or 0
@@ -115,7 +116,7 @@ def trials(
                     continue
                 copy = root / "copy"
                 shutil.copytree(root / "good", copy)
-                moment = rng.uniform(0.05, 1.0) * seconds
+                moment = rng.uniform(0.05, 0.9) * seconds
                 code = in_process(lambda work=work, copy=copy: work(copy), sent, moment)  # type: ignore[misc]
                 there = found(copy)
                 halves = all(there[name] in (before.get(name), expected[name]) for name in there)

@@ -32,13 +32,14 @@ from tests.support import killed_job
 from tests.support.compare import differences, without_seconds
 
 SERVER = multiprocessing.get_context("forkserver")
+PLACED = "while a ticket, the ladder's list or a hash is written"
 KINDS = (
     "inside a round",
     "at a round's end",
     "during judging",
     "after a refusal",
     "while a checkpoint is written",
-    "while a ticket, the ladder's list or a hash is written",
+    PLACED,
 )
 OUTSIDE = "at a random time, from outside"
 END, SHRINKING = "during the judgement at the end", "in a round whose mask shrinks"
@@ -68,27 +69,37 @@ class Way:
         return 1 if self.strategy == "auto" else 2
 
 
-def draw(kind: str, counts: dict[str, int], seconds: float, rng: random.Random) -> str:
-    """A moment of this kind, as `killed_job.py` understands it; `seconds:x` from outside."""
+def moments(kind: str, counts: dict[str, int], seconds: float, rng: random.Random, each: int) -> list[str]:
+    """Different moments of a kind, as `killed_job.py` understands them; `seconds:x` from outside.
+
+    Args:
+        kind: Of moments.
+        counts: How often each event comes in the whole run.
+        seconds: That the whole run takes.
+        rng: Draws them.
+        each: So many, fewer where the kind has fewer; none where it does not occur.
+    """
     rounds = counts["begun"] // 2
+    if kind == OUTSIDE or kind in SENT:
+        return [f"seconds:{rng.uniform(0.3, 0.8) * seconds:.3f}" for _ in range(each)]
+    possible: dict[str, range] = {}
     if kind == "inside a round":
-        return f"batch:{rng.randint(1, counts['batch'])}"
-    if kind == SHRINKING:
-        dense = 2 * counts["batch"] // counts["begun"]
-        return f"batch:{rng.randint(dense + 1, counts['batch'])}"
-    if kind == "at a round's end":
-        event, end = rng.choice(("verdict", "saved", "begun")), rng.randint(1, rounds - 1)
-        return f"{event}:{2 * end + (event == 'begun')}"
-    if kind in ("during judging", END):
-        return f"judged:{rng.randint(2, counts['judged'])}"
-    if kind == "after a refusal":
-        return f"refused:{rng.randint(1, counts['refused'])}"
-    if kind == "while a checkpoint is written":
-        event = rng.choice(("write", "rename"))
-        return f"{event}:{rng.randint(1, counts[event])}"
-    if kind.startswith("while a ticket"):
-        return f"place:{rng.randint(1, counts['place'])}"
-    return f"seconds:{rng.uniform(0.3, 0.8) * seconds:.3f}"
+        possible = {"batch": range(1, counts["batch"] + 1)}
+    elif kind == SHRINKING:
+        possible = {"batch": range(2 * counts["batch"] // counts["begun"] + 1, counts["batch"] + 1)}
+    elif kind == "at a round's end":
+        possible = {"verdict": range(2, 2 * rounds, 2), "saved": range(2, 2 * rounds, 2)}
+        possible |= {"begun": range(3, 2 * rounds, 2)}
+    elif kind in ("during judging", END):
+        possible = {"judged": range(2, counts["judged"] + 1)}
+    elif kind == "after a refusal":
+        possible = {"refused": range(1, counts["refused"] + 1)}
+    elif kind == "while a checkpoint is written":
+        possible = {event: range(1, counts[event] + 1) for event in ("write", "rename")}
+    elif kind == PLACED:
+        possible = {"place": range(1, counts["place"] + 1)}
+    all_of_them = [f"{event}:{n}" for event, numbers in possible.items() for n in numbers]
+    return rng.sample(all_of_them, min(each, len(all_of_them)))
 
 
 def run_job(folder: Path, moment: str, way: Way, sent: int = signal.SIGKILL) -> int | None:
@@ -113,6 +124,7 @@ def _quiet(*arguments: str) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background work is without
     killed_job.run(*arguments)
 
 
@@ -148,6 +160,10 @@ class Kept:
             with self.path.open("a") as file:
                 file.write(json.dumps(trial) + "\n")
 
+    def has(self, trial: dict[str, Any]) -> bool:
+        """Whether a trial of these facts is there."""
+        return any(trial.items() <= one.items() for one in self.found)
+
 
 def main() -> None:
     parser = command_line(__doc__)
@@ -161,29 +177,28 @@ def main() -> None:
     one_thread()
     SERVER.set_forkserver_preload(["tests.support.killed_job"])  # which imports what takes long
     kept = Kept(options.kept)
+    few = max(1, options.each // 2)
     ways = (
         Way((*KINDS, OUTSIDE, *SENT), options.each),
-        Way((END, "while a ticket, the ladder's list or a hash is written"), options.each, judging="end"),
+        Way((END, PLACED), options.each, judging="end"),
         Way((SHRINKING,), options.gradual, search="gradual"),
-        Way(KINDS, 1, strategy="ddp_fork"),
+        Way(KINDS, few, strategy="ddp_fork"),
+        Way((END,), few, strategy="ddp_fork", judging="end"),
+        Way((SHRINKING,), few, strategy="ddp_fork", search="gradual"),
     )
-    number = 0
+    absent: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for place, way in enumerate(ways):
-            rng = random.Random(f"{options.seed}-{place}")
-            trials = len(way.kinds) * way.each
-            if len(kept.found) < number + trials:
-                try_out(way, Path(temporary), rng, kept, number)
-            number += trials
+            absent += try_out(way, Path(temporary), random.Random(f"{options.seed}-{place}"), kept)
         rng = random.Random(f"{options.seed}-files")
-        kill_files.trials(
-            Path(temporary) / "files", max(1, options.each // 2), rng, kept.add, len(kept.found) - number
-        )
-    report(kept.found[:number], kept.found[number:], options.seed, options.out)
+        done = sum("good" in trial for trial in kept.found)
+        kill_files.trials(Path(temporary) / "files", few, rng, kept.add, done)
+    of_runs, of_files = ([one for one in kept.found if key in one] for key in ("identical", "good"))
+    report(of_runs, absent, of_files, options.seed, options.out)
 
 
-def try_out(way: Way, temporary: Path, rng: random.Random, kept: Kept, number: int) -> None:
-    """All trials of a way that are not kept yet, the first of which would be the `number`-th of all."""
+def try_out(way: Way, temporary: Path, rng: random.Random, kept: Kept) -> list[dict[str, Any]]:
+    """All trials of a way that are not kept yet; returns the kinds of moments that do not occur in it."""
     name = "-".join((way.strategy, way.judging, way.search))
     whole, again = temporary / f"whole-{name}", temporary / f"again-{name}"
     assert run_job(whole, "", way) == 0
@@ -192,34 +207,47 @@ def try_out(way: Way, temporary: Path, rng: random.Random, kept: Kept, number: i
     seconds = time.time() - begun
     assert not differences(outcome(whole), outcome(again))
     counts = torch.load(whole / "result-0.pt", weights_only=False)["counts"]
-    if way.processes == 2:  # whose first one alone writes
-        shared = ("write", "rename", "place")
-        counts |= {event: max(counts[event] // 2, 1) for event in shared}
-    drawn: set[str] = set()
+    absent = []
     for kind in way.kinds:
-        for _ in range(way.each):
-            while (moment := draw(kind, counts, seconds, rng)) in drawn:
-                pass
-            drawn.add(moment)
-            number += 1
-            if number <= len(kept.found):
+        told = {"processes": way.processes, "judging": way.judging, "search": way.search, "kind": kind}
+        drawn = moments(kind, counts, seconds, rng, way.each)
+        if not drawn:
+            absent.append(told)
+        for number, moment in enumerate(drawn):
+            # A time from outside is another one each time; its number tells it apart.
+            same = told | ({"number": number} if moment.startswith("seconds") else {"moment": moment})
+            if kept.has(same):
                 continue
             folder = temporary / "trial"
             sent = SENT.get(kind, signal.SIGKILL)
             code = run_job(folder, moment, way, sent)
-            killed = bool(code) if kind in SENT else code == (-sent if way.processes == 1 else 1)
+            # Lightning ends a run that gets SIGTERM, or an interruption, by itself; nothing is wrong with its end.
+            died = code == (-sent if way.processes == 1 else 1)
+            killed = not (folder / "result-0.pt").exists() if kind in SENT else died
             saved = epochs_saved(folder)
             (folder / "result-0.pt").unlink(missing_ok=True)
             resumed = run_job(folder, "", way)
             found = ["it did not end"] if resumed else differences(outcome(whole), outcome(folder))
-            told = {"processes": way.processes, "kind": kind, "moment": moment, "killed": killed}
-            kept.add(told | {"epochs_saved": saved, "identical": not found, "differences": found[:3]})
+            kept.add(
+                {**told, "number": number, "moment": moment, "killed": killed, "epochs_saved": saved}
+                | {"identical": not found, "differences": found[:3]}
+            )
             shutil.rmtree(folder)
+    return absent
 
 
-def report(trials: list[dict[str, Any]], of_files: list[dict[str, Any]], seed: int, out: Path) -> None:
+def report(
+    trials: list[dict[str, Any]],
+    absent: list[dict[str, Any]],
+    of_files: list[dict[str, Any]],
+    seed: int,
+    out: Path,
+) -> None:
     head = {"seed": seed, **versions()}
-    write(out / "kill_resume.json", [json.dumps(head | {"trials": trials, "files": of_files}, indent=1)])
+    write(
+        out / "kill_resume.json",
+        [json.dumps(head | {"trials": trials, "absent": absent, "files": of_files}, indent=1)],
+    )
     lines = [
         "# Killed and resumed",
         "",
@@ -242,6 +270,11 @@ def report(trials: list[dict[str, Any]], of_files: list[dict[str, Any]], seed: i
                     | {"identical": sum(t["identical"] for t in rows)}
                     | {"epochs on disk then": ", ".join(str(t["epochs_saved"]) for t in rows)}
                 )
+    if absent:
+        lines += [
+            "No such moment occurs: " + "; ".join(f"{one['kind']} ({one['processes']})" for one in absent),
+            "",
+        ]
     others = [
         {"killed": kind, "trials": len(rows), "killed in time": sum(t["killed"] for t in rows)}
         | {"good": sum(t["good"] for t in rows)}

@@ -1,57 +1,64 @@
-"""A ladder in one file, and switching between its tickets: bytes, milliseconds, and misses and false alarms of each.
+"""Ladders of three tickets, with weights of their own and with one set of weights: bytes, switching, FN, FP and AUC.
 
-    python -m benchmarks.ladder RUN_DIR ... [--out benchmarks/results]
+    python -m benchmarks.ladder run --runs outputs/ladder --seeds 1 2 3
+    python -m benchmarks.ladder report --runs outputs/ladder
 
-of finished runs of the ready-made job, such as those that `benchmarks.deploy` leaves. The ladder of each is read
-(`read_ladder`), measured (`measure_ladder`), written to one file (`save_ladder`), read and written again, which must
-give the same bytes, and walked (`switch_ticket`); milliseconds are CPU time of one thread, the shortest of nine.
-
-"One value set" is what a ladder of nested masks would be: the same masks over the weights of the densest pruned ticket,
-as they are, and after a joint training of 8 epochs, at a tenth of the job's learning rate, in which each step adds the
-losses of all members (as in slimmable networks, Yu et al. 2019); both with BatchNorm measured anew for each on the
-training data. Nothing judged those. Misses, false alarms and AUC are of the test split, which nothing else reads.
+The ready-made job on the solar cells with candidates of 20%, 10% and 5% of the weights; "nested" adds the round in
+which they come to share their weights (`Files(nested=True)`), and is otherwise the same run. The guard judges once,
+so a ladder holds the dense network and those of the three that it accepted. It is read (`read_ladder`), measured
+(`measure_ladder`), written to one file (`save_ladder`), read and written again, which must give the same bytes, and
+walked (`switch_ticket`); milliseconds are CPU time of one thread, the shortest of nine. Misses, false alarms and AUC
+are of the test split, which nothing else reads, with each ticket's own decision offset. A run leaves one JSON and is
+skipped where that exists.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from hydra.utils import instantiate
-from lightning.pytorch import LightningModule
-from torch import Tensor
-from torch.func import functional_call
 
-from benchmarks.search.both_sides import WithOffset
-from benchmarks.search.runs import on_test, quieten
-from benchmarks.support import command_line, markdown, one_thread, write
+from benchmarks.search.both_sides import WithOffset, mean_interval, told
+from benchmarks.search.runs import command_line, on_test, quieten, run_missing
+from benchmarks.support import job_config, markdown, one_thread, write
 from lightning_classprune import measure_ladder, read_ladder, save_ladder, switch_ticket
-from lightning_classprune.export.folding import estimate_batchnorm
 from lightning_classprune.export.latency import interleaved
 from lightning_classprune.job import app
 from lightning_classprune.job.run_folder import RunFolder
-from lightning_classprune.pruning.masks import Masks, apply_masks
-from lightning_classprune.tickets.joint import JointLadder
-from lightning_classprune.tickets.ladder import Ladder
-from lightning_classprune.trainer.names import named_parameters
 
-EPOCHS = 8  # of the joint training
-OWN, AS_THEY_ARE, TOGETHER = "its own", "one value set, as it is", "one value set, trained together"
+DENSITIES = (0.2, 0.1, 0.05)
+ARMS = {
+    "own": ("weights of their own", []),
+    "nested": ("one set of weights", ["callbacks.classprune.files.nested=true"]),
+}
 
 
-def measured(run: Path) -> dict[str, Any]:
+def trained(arm: str, seed: int, runs: Path) -> RunFolder:
+    """The finished run of an arm, from before or trained now."""
+    folder = RunFolder((runs / f"{arm}-{seed}").absolute())
+    if folder.status()["state"] != "finished":
+        densities = f"search.densities=[{','.join(map(str, DENSITIES))}]"
+        always = [f"run_dir='{folder.path}'", f"seed={seed}", "trainer.enable_progress_bar=false", densities]
+        app.run(job_config([*always, *ARMS[arm][1]]), resume=folder.config_file.is_file())
+    return folder
+
+
+def measured(arm: str, seed: int, runs: Path) -> dict[str, Any]:
     """What there is to say of the ladder of one run."""
-    cfg = RunFolder(run).config()
+    run = trained(arm, seed, runs)
+    cfg = run.config()
     data = instantiate(cfg.data)
     data.setup()
     module, protected = app.build_module(cfg).eval(), cfg.facts.protected[0]
-    batches = [x for x, _ in data.train_dataloader()]
-    ladder = measure_ladder(read_ladder(run / "tickets", module), module, batches[0])
+    example = next(iter(data.train_dataloader()))[0]
+    ladder = measure_ladder(read_ladder(run.path / "tickets", module), module, example)
     with tempfile.TemporaryDirectory() as folder:
         file, again = Path(folder) / "ladder.safetensors", Path(folder) / "again.safetensors"
         size = save_ladder(file, ladder)
@@ -59,139 +66,169 @@ def measured(run: Path) -> dict[str, Any]:
         if again.read_bytes() != file.read_bytes():
             raise AssertionError("the same ladder made two files")
         read = interleaved({"read": partial(read_ladder, file, module)}, rounds=9)["read"]
-        switch = {
-            str(one.round): partial(switch_ticket, module, ladder, max_bytes=one.bytes)
-            for one in ladder.members
-        }
-        took = max(interleaved(switch, rounds=9).values())
-        names = list(cfg.facts.class_names)
-        networks = [held(module, ladder, number) for number in range(len(ladder.members))]
-        tests = {
-            OWN: [
-                on_test(cast(Any, WithOffset(network, member.offsets, names)), data, protected)
-                for network, member in zip(networks, ladder.members, strict=True)
-            ]
-        }
-        masks = [ladder.network(number)[1] for number in range(1, len(ladder.members))]
-        sizes = {OWN: size}
-        if len(masks) > 1:
-            together = copy.deepcopy(networks[1])
-            train_together(together, masks, data, cfg.optimizer.lr / 10, cfg.seed)
-            for name, network in ((AS_THEY_ARE, networks[1]), (TOGETHER, together)):
-                home = Path(folder) / name
-                sizes[name], found = one_value_set(network, masks, batches, data, protected, home)
-                tests[name] = [tests[OWN][0], *found]
-    return {"name": run.name, "ladder": ladder, "sizes": sizes, "tests": tests, "switch": took, "read": read}
+        up_to = [
+            save_ladder(again, replace(ladder, members=ladder.members[: n + 1], parts=ladder.parts[: n + 1]))
+            for n in range(len(ladder.members))
+        ]
+    switch = {
+        str(one.round): partial(switch_ticket, module, ladder, max_bytes=one.bytes) for one in ladder.members
+    }
+    names, members = list(cfg.facts.class_names), []
+    for number, one in enumerate(ladder.members):
+        twin = copy.deepcopy(module)
+        twin.load_state_dict(ladder.network(number)[0])
+        test = on_test(cast(Any, WithOffset(twin.eval(), one.offsets, names)), data, protected)
+        said = {key: one.verdict[key] for key in ("round", "sparsity", "verdict")}
+        said |= {"bytes": one.bytes, "in_the_file": up_to[number] - (up_to[number - 1] if number else 0)}
+        members.append(said | {"multiplications": one.multiplications, "ms": one.ms, "test": test})
+    return {
+        "arm": arm,
+        "seed": seed,
+        "file": size,
+        "read_ms": read,
+        "switch_ms": max(interleaved(switch, rounds=9).values()),
+        "members": members,
+        "ledger": [
+            {key: row.get(key) for key in ("round", "sparsity", "verdict", "nested")} for row in run.ledger()
+        ],
+    }
 
 
-def held(module: LightningModule, ladder: JointLadder, number: int) -> LightningModule:
-    """The module, which holds the member now."""
-    twin = copy.deepcopy(module)
-    twin.load_state_dict(ladder.network(number)[0])
-    return twin.eval()
-
-
-def one_value_set(
-    module: LightningModule,
-    masks: Sequence[Masks],
-    batches: Sequence[Tensor],
-    data: Any,
-    protected: int,
-    folder: Path,
-) -> tuple[int, list[dict[str, Any]]]:
-    """Bytes of one file of the networks that the masks make of one set of weights, and what they decide."""
-    found = []
-    for number, mask in enumerate(masks):
-        twin = copy.deepcopy(module).eval()
-        apply_masks(mask, named_parameters(twin))
-        estimate_batchnorm(twin, batches)
-        found.append(on_test(twin, data, protected))
-        row = {"round": number, "sparsity": 0.0, "verdict": "unproven", "classes": {}}
-        Ladder(folder).add(row, twin.state_dict(), mask, {"verdict": row})
-    return save_ladder(folder / "one", read_ladder(folder)), found
-
-
-def train_together(module: Any, masks: Sequence[Masks], data: Any, lr: float, seed: int) -> None:
-    """Train one set of weights under all masks, in place: each step adds the losses of all members."""
-    torch.manual_seed(seed)
-    parameters = named_parameters(module)
-    optimizer = module.make_optimizer(module.parameters())
-    batches = data.train_dataloader()
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=EPOCHS * len(batches))
-    module.train()
-    for _ in range(EPOCHS):
-        for x, y in batches:
-            optimizer.zero_grad()
-            for mask in masks:
-                masked = {name: parameters[name] * mask[name] for name in mask}
-                module.loss(functional_call(module, masked, (x,)), y).backward()
-            optimizer.step()
-            schedule.step()
+def summed_up(result: Mapping[str, Any]) -> str:
+    tickets = [f"{one['sparsity']:.0%} AUC {one['test']['auc']:.3f}" for one in result["members"]]
+    return f"{result['file']:,} bytes; {', '.join(tickets)}"
 
 
 # -- the report --
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """Each ticket with its own values, and with those that it would share."""
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Every ticket of every run."""
+    return markdown(
+        [
+            {
+                "weights": ARMS[result["arm"]][0] if one["sparsity"] else "dense",
+                "seed": result["seed"],
+                "kept": f"{1 - one['sparsity']:.0%}",
+                "ticket, bytes": f"{one['bytes']:,}",
+                "adds to the file": f"{one['in_the_file']:,}",
+                "multiplications": f"{one['multiplications']:,}",
+                "ms": one["ms"],
+                "FN": f"{one['test']['fn']} of {one['test']['positives']}",
+                "FP": f"{one['test']['fp']} of {one['test']['negatives']}",
+                "AUC": f"{one['test']['auc']:.3f}",
+            }
+            for result in results
+            for one in result["members"]
+        ]
+    )
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> str:
+    """An arm a line: how many were accepted, and what the pruned ones take beside the densest of them."""
     rows = []
-    for number, member in enumerate(found["ladder"].members):
-        for values, tests in found["tests"].items():
-            if number == 0 and values != OWN:
-                continue
-            test = tests[number]
-            rows.append(
-                {
-                    "weights": f"{1 - member.verdict['sparsity']:.2%}",
-                    "values": values,
-                    "verdict": member.verdict["verdict"] if values == OWN else "not judged",
-                    "ticket, bytes": f"{member.bytes:,}" if values == OWN else "-",
-                    "multiplications": f"{member.multiplications:,}",
-                    "ms": member.ms if values == OWN else "-",
-                    "FN": f"{test['fn']} of {test['positives']}",
-                    "FP": f"{test['fp']} of {test['negatives']}",
-                    "AUC": f"{test['auc']:.3f}",
-                }
-            )
+    for arm, (name, _) in ARMS.items():
+        mine = [result for result in results if result["arm"] == arm]
+        shares = [
+            sum(one["in_the_file"] for one in result["members"][1:])
+            / sum(one["bytes"] for one in result["members"][1:])
+            for result in mine
+            if len(result["members"]) > 2
+        ]
+        beside = [
+            sum(one["in_the_file"] for one in result["members"][1:]) / result["members"][1]["bytes"]
+            for result in mine
+            if len(result["members"]) > 2
+        ]
+        accepted = [len(result["members"]) - 1 for result in mine]
+        rows.append(
+            {
+                "weights": name,
+                "accepted": f"{sum(accepted)} of {len(DENSITIES) * len(mine)}",
+                "one file, of separate tickets": _share(shares),
+                "one file, of the densest ticket": _share(beside),
+                "switch, ms": max(result["switch_ms"] for result in mine),
+                "read the file, ms": max(result["read_ms"] for result in mine),
+            }
+        )
     return markdown(rows)
 
 
-def section(found: Mapping[str, Any]) -> list[str]:
-    members, sizes = found["ladder"].members, found["sizes"]
-    separate, pruned = sum(one.bytes for one in members), sum(one.bytes for one in members[1:])
-    text = [
-        f"## {found['name'].replace('_', ' ').strip()}",
-        "",
-        f"Separate tickets {separate:,} bytes, one file {sizes[OWN]:,} ({sizes[OWN] / separate:.2f}x). A switch takes "
-        f"{found['switch']:.2g} ms, reading and verifying the file {found['read']:.2g} ms.",
-        "",
-    ]
-    if TOGETHER in sizes:
-        nested, densest = sizes[TOGETHER], members[1].bytes
-        text += [
-            f"Pruned tickets alone: separate {pruned:,} bytes, the densest of them {densest:,}; one value set for all, "
-            f"in one file, {nested:,} ({nested / pruned:.2f}x of the separate ones).",
-            "",
+def _share(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return ", ".join(f"{value:.3f}" for value in values) or "-"
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*mean_interval(values))
+
+
+def paired(results: Sequence[Mapping[str, Any]]) -> str:
+    """Nested against weights of their own, by seed and density where both were accepted."""
+    found = {
+        (result["arm"], result["seed"], round(1 - one["sparsity"], 3)): one["test"]
+        for result in results
+        for one in result["members"]
+    }
+    rows = []
+    for density in DENSITIES:
+        pairs = [
+            (now, found["own", seed, density])
+            for (arm, seed, kept), now in found.items()
+            if arm == "nested" and kept == density and ("own", seed, density) in found
         ]
-    return [*text, table(found), ""]
+        if len(pairs) > 1:
+            rows.append(
+                {
+                    "kept": f"{density:.0%}",
+                    "seeds": len(pairs),
+                    "FN": told([(now["fn"] - own["fn"]) / now["positives"] for now, own in pairs]),
+                    "FP": told([(now["fp"] - own["fp"]) / now["negatives"] for now, own in pairs]),
+                    "AUC": told([now["auc"] - own["auc"] for now, own in pairs]),
+                }
+            )
+    return markdown(rows) if rows else "Too few seeds for an interval."
+
+
+def report(runs: Path, out: Path) -> None:
+    """Write ladder.md and ladder.json of all runs that there are."""
+    results = [json.loads(file.read_text()) for file in sorted((runs / "elpv").glob("*.json"))]
+    order = list(ARMS)
+    results.sort(key=lambda result: (order.index(result["arm"]), result["seed"]))
+    text = [
+        "# Ladders: tickets with weights of their own, and with one set of weights",
+        "",
+        "`python -m benchmarks.ladder --help` explains how this was made. Solar cells, test split. *One file* counts",
+        "the pruned tickets, without the dense network; mean and Student's 95% interval of several seeds.",
+        "",
+        summary(results),
+        "",
+        "One set of weights against weights of their own, paired by seed, where both were accepted:",
+        "",
+        paired(results),
+        "",
+        "Milliseconds of the tickets: a forward of one training batch in PyTorch, which multiplies by zeros too.",
+        "",
+        table(results),
+    ]
+    write(out / "ladder.md", text)
+    write(out / "ladder.json", [json.dumps(results, indent=1)])
 
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.set_defaults(seeds=[1, 2, 3])
     given = parser.parse_args()
     one_thread()
     quieten()
-    text = [
-        "# A ladder in one file",
-        "",
-        "`python -m benchmarks.ladder --help` explains how this was made. One run each, seed 1, test split of the",
-        "solar cells. Milliseconds of the tables: a forward of one training batch in PyTorch.",
-        "",
-    ]
-    for run in given.runs:
-        text += section(measured(run.absolute()))
-    write(given.out / "ladder.md", text)
+    if given.what == "report":
+        report(given.runs, given.out)
+        return
+    run_missing(
+        "elpv",
+        given.runs,
+        [(arm, seed) for seed in given.seeds for arm in given.arms],
+        lambda arm, seed: measured(arm, seed, given.runs),
+        summed_up,
+    )
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 An environment is made below FOLDER with pip where there is none: of the Python that runs this, with its packages in
 sight and another Lightning before them; or of another Python (`python3.10` and the like on the path, or `--pythons`),
 with packages of its own, which takes gigabytes. In each run the tests of rounds, roll-back, resuming, both package
-names, two processes (DDP, FSDP2) and the ready-made job. A case's numbers are kept in FOLDER and not made twice: delete
-its .json to have it again. Writes versions.md.
+names, two processes (DDP, FSDP2), the ready-made job and ONNX. What is known of a case is kept in FOLDER and not made
+twice: delete its .json, or a part in it, to have it again. Writes versions.md.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,12 @@ CORE = {
     "DDP": "integration/test_distributed.py",
     "FSDP2": "integration/test_fsdp2.py",
     "job": "job/test_resume_run.py",
+    "ONNX": "export/test_onnx_export.py",
 }
 OTHERS = (
     "torchmetrics", "hydra-core", "scipy", "rich", "safetensors", "jinja2", "matplotlib", "pillow", "pandas", "pytest",
     "hypothesis", "pytest-timeout", "pytest-xdist", "tensorboard", "jsonargparse[signatures]", "scikit-learn",
-    "setuptools",
+    "setuptools", "onnx", "onnxscript", "onnxruntime", "torch-pruning",
 )  # fmt: skip
 
 
@@ -97,15 +98,22 @@ def environment(case: Case, folder: Path, pythons: dict[str, Path]) -> Path | No
     return python
 
 
-def measure(python: Path, folder: Path) -> dict[str, Any]:
-    """Versions in an environment, and how the tests of each part end there."""
+def measure(python: Path, folder: Path, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Versions in an environment, and how the tests of each part end there, as they become known.
+
+    Args:
+        python: Its interpreter.
+        folder: Of the environment.
+        found: What is known already.
+    """
     path = os.pathsep.join((str(ROOT), str(ROOT / "lightning_classprune" / "job" / "_hydra")))
     given = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     names = "import platform, torch, lightning as L; print(platform.python_version(), torch.__version__, L.__version__)"
     told = subprocess.run([python, "-c", names], env=given, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = dict(zip(("Python", "torch", "Lightning"), told.stdout.split(), strict=True))
-    started = time.time()
+    found = dict(zip(("Python", "torch", "Lightning"), told.stdout.split(), strict=True)) | found
     for part, files in CORE.items():
+        if part in found:
+            continue
         log, xml = beside(folder, "log"), beside(folder, "xml")
         arguments = ["-n", "0", "-q", "-p", "no:cacheprovider", "--tb=short", f"--junitxml={xml}"]
         command = [python, "-m", "pytest", *arguments, *(f"tests/{name}" for name in files.split())]
@@ -113,7 +121,7 @@ def measure(python: Path, folder: Path) -> dict[str, Any]:
             code = subprocess.run(command, cwd=ROOT, env=given, stdout=output, stderr=output).returncode
         found[part] = counted(xml) if code in (0, 1) else f"pytest ended with {code}"
         print(folder.name, part, found[part], flush=True)
-    return found | {"minutes": round((time.time() - started) / 60)}
+        yield found
 
 
 def beside(folder: Path, ending: str) -> Path:
@@ -137,7 +145,9 @@ def pythons_of(given: list[Path]) -> dict[str, Path]:
     names = [shutil.which(f"python3.{minor}") for minor in range(10, 15)]
     for path in (*(Path(name) for name in names if name), *given):
         asked = [path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-        found[subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()] = path
+        told = subprocess.run(asked, capture_output=True, text=True)
+        if told.returncode == 0:  # a name on the path may stand for a Python that is switched off
+            found[told.stdout.strip()] = path
     return found
 
 
@@ -155,13 +165,18 @@ def main() -> None:
     for name in given.cases:
         folder = given.folder.resolve() / name.replace(" ", "-")
         kept = beside(folder, "json")
-        if not kept.exists():
+        known = json.loads(kept.read_text()) if kept.exists() else {}
+        if not known.keys() >= CORE.keys():
             python = environment(CASES[name], folder, pythons)
             if python is None:
                 print(f"{name}: Python {CASES[name].python} is not to be had; name one with --pythons")
                 continue
-            write(kept, [json.dumps(measure(python, folder), indent=1)])
-        rows.append({"environment": name} | json.loads(kept.read_text()))
+            for found in measure(python, folder, known):
+                write(kept, [json.dumps(found, indent=1)])
+                known = found
+        rows.append(
+            {"environment": name} | {key: known[key] for key in ("Python", "torch", "Lightning", *CORE)}
+        )
     if not rows:
         return
     text = [
@@ -169,7 +184,8 @@ def main() -> None:
         "",
         "`python -m benchmarks.versions --help` explains how this was made: tests in each environment.",
         "Skipped is what a version lacks: weight averaging comes with Lightning 2.6, going on inside an epoch with",
-        "2.5.",
+        "2.5, and ONNX files with a free batch size with torch 2.5. The Rich bar of Lightning 2.4 needs a rich older",
+        "than 14.1, with this package or without.",
         "",
         markdown(rows),
     ]

@@ -307,6 +307,11 @@ class ClassAwarePruningCallback(_Callback):
         if not self._present.closing.is_open:
             self._present.restore_accepted()
 
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Before anyone saves: a batch may be unfinished."""
+        if self._run is not None:
+            self._run.on_exception()
+
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """A resumed run that was finished already skips training; it delivers here."""
         self._present.deliver()

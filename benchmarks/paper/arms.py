@@ -79,12 +79,34 @@ class SearchedLoss(nn.Module):
         return loss + self.rank_weight * shortfall.square().mean()
 
 
+class SoftTargetLoss(nn.Module):
+    """Half cross-entropy, half the divergence from the teacher's softened probabilities (Hinton et al. 2015).
+
+    `teacher` `(N, C)` are the scores that `DenseTeacher` gives the batch; without them all is cross-entropy. The
+    divergence is multiplied by the square of the temperature, which keeps its gradients of one size.
+    """
+
+    def __init__(self, temperature: float = 2.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.teacher: Tensor | None = None
+
+    def forward(self, scores: Tensor, target: Tensor) -> Tensor:
+        loss = F.cross_entropy(scores, target)
+        if self.teacher is None:
+            return loss
+        t = self.temperature
+        ours, theirs = (scores.float() / t).log_softmax(1), (self.teacher / t).log_softmax(1)
+        divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+        return (loss + t * t * divergence) / 2
+
+
 class DistilledLoss(ClassDependentLoss):
     """The paper's loss plus `distill` times the mean squared distance to the teacher's log-odds of the protected class.
 
-    `teacher` `(N,)` is what `DenseTeacher` says of the batch; without one the term is left out. Only for one protected
-    class. Squared log-odds instead of a cross-entropy to the teacher's probability: that says nothing more than the
-    label where the teacher is sure, and the order of the sure samples is what AUC measures.
+    `teacher` `(N, C)` are the scores that `DenseTeacher` gives the batch; without them the term is left out. Only for
+    one protected class. Squared log-odds instead of a cross-entropy to the teacher's probability: that says nothing
+    more than the label where the teacher is sure, and the order of the sure samples is what AUC measures.
     """
 
     def __init__(self, distill: float = 1.0, **paper: Any) -> None:
@@ -97,11 +119,13 @@ class DistilledLoss(ClassDependentLoss):
         loss = super().forward(scores, target)
         if self.teacher is None:
             return loss
-        return loss + self.distill * F.mse_loss(log_odds(scores.float(), self.protected), self.teacher)
+        return loss + self.distill * F.mse_loss(
+            *(log_odds(s.float(), self.protected) for s in (scores, self.teacher))
+        )
 
 
 class DenseTeacher(Checkpoint):
-    """Gives a `DistilledLoss` the dense network's scores of every batch, once the dense round is over.
+    """Gives a loss with a `teacher` the dense network's scores of every batch, once the dense round is over.
 
     A Checkpoint: those run between the verdict and the next round's mask, when the network is the dense one still.
     """
@@ -118,7 +142,53 @@ class DenseTeacher(Checkpoint):
     ) -> None:
         if self.dense is not None:
             with torch.no_grad():
-                pl_module.loss.teacher = log_odds(self.dense(batch[0]).float(), pl_module.loss.protected)
+                pl_module.loss.teacher = self.dense(batch[0]).float()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         pl_module.loss.teacher = None  # of this batch alone
+
+
+class DualWeightLoss(nn.Module):
+    """Cross-entropy in which samples of the protected class count 1 + `multiplier`, which `DualAscent` moves.
+
+    `found` of `seen` training samples of the class were decided for it since the counts were last taken.
+    """
+
+    def __init__(self, protect: Sequence[int]) -> None:
+        super().__init__()
+        (self.protected,) = protect
+        self.multiplier = 0.0
+        self.found = self.seen = 0
+
+    def forward(self, scores: Tensor, target: Tensor) -> Tensor:
+        if self.training:
+            positive = target == self.protected
+            self.seen += int(positive.sum())
+            self.found += int((scores[positive].argmax(1) == self.protected).sum())
+        weights = torch.ones(scores.shape[1], device=scores.device)
+        weights[self.protected] += self.multiplier
+        return F.cross_entropy(scores, target, weights)
+
+
+class DualAscent(Callback):
+    """Raises a `DualWeightLoss`'s multiplier while less of the protected class is found than the dense network found.
+
+    After Hashemizadeh et al. 2024 (Balancing Act), for one class. Found is what the network decided while it trained on
+    an epoch's samples; the multiplier moves by `rate` times the shortfall each epoch, and never below 0.
+    """
+
+    def __init__(self, rate: float = 5.0) -> None:
+        self.rate = rate
+        self.target = 0.0
+        self.pruned = False
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.pruned = bool(pruning_of(trainer).ledger)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loss = pl_module.loss
+        recall, loss.found, loss.seen = loss.found / loss.seen, 0, 0
+        if self.pruned:
+            loss.multiplier = max(0.0, loss.multiplier + self.rate * (self.target - recall))
+        else:
+            self.target = recall

@@ -77,6 +77,13 @@ def found_at_fpr(scored: Scored, rate: float) -> Bools:
     return scored.score > negatives[allowed]
 
 
+def with_offset(scored: Scored, calibration: Scored, misses: int) -> Scored:
+    """Return the network decided at the highest threshold with at most `misses` misses of the `calibration` part."""
+    lowest = np.sort(calibration.score[calibration.positive])
+    threshold = lowest[misses] if misses < len(lowest) else np.inf
+    return Scored(scored.score, scored.score >= threshold, scored.positive)
+
+
 def resamples(positive: Bools, count: int, rng: np.random.Generator) -> Floats:
     """Return weights `(count, n)`: bootstrap draws of the positives and of the negatives, each as many as there are."""
     weights = np.empty((count, len(positive)))

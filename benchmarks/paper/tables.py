@@ -10,7 +10,16 @@ import numpy as np
 
 from benchmarks.guard_replay import clustered, exact_rule, harmful, point_rule, replay_each, truth, worlds
 from benchmarks.paper.files import Job
-from benchmarks.paper.measures import found_at_fpr, mcnemar, measures, paired_difference, resamples
+from benchmarks.paper.measures import (
+    Floats,
+    Scored,
+    found_at_fpr,
+    mcnemar,
+    measures,
+    paired_difference,
+    resamples,
+    with_offset,
+)
 
 Row = dict[str, Any]
 REFERENCE = "blind"
@@ -63,6 +72,8 @@ def names_for(negatives: int) -> list[str]:
         "recall",
         "fp",
         "fpr",
+        "fn_offset",
+        "fp_offset",
         "fn_at_fpr_1",
         "fn_at_fpr_5",
         "auc_roc",
@@ -72,14 +83,31 @@ def names_for(negatives: int) -> list[str]:
     return [name for name in every if name != "fn_at_fpr_5" or negatives < 1000]
 
 
+def measured(scored: Scored, offset: Scored, weights: Floats | None = None) -> dict[str, Floats]:
+    """Return the measures of a network, and its misses and false alarms with a decision offset."""
+    moved = measures(offset, weights)
+    return measures(scored, weights) | {"fn_offset": moved["fn"], "fp_offset": moved["fp"]}
+
+
+def with_offsets(job: Job) -> list[Scored]:
+    """Return every round's network on test, decided at its own threshold for as few misses as the dense network's.
+
+    Read from the guard part, where the dense one decides without an offset; the test part has no say.
+    """
+    guard = job.scored("guard")
+    misses = int((guard[0].positive & ~guard[0].found).sum())
+    return [with_offset(on_test, own, misses) for on_test, own in zip(job.scored("test"), guard, strict=True)]
+
+
 def result_rows(arms: dict[str, dict[int, Job]]) -> list[Row]:
     """Return one row an arm, seed and density: the measures on test, and exact McNemar against class-blind."""
     rows = []
     for arm, seeds in arms.items():
         for seed, job in seeds.items():
             other = arms.get(REFERENCE, {}).get(seed)
-            for k, (density, scored) in enumerate(zip(job.densities, job.scored("test"), strict=True)):
-                found = measures(scored)
+            networks = zip(job.densities, job.scored("test"), with_offsets(job), strict=True)
+            for k, (density, scored, offset) in enumerate(networks):
+                found = measured(scored, offset)
                 positive = scored.positive
                 row: Row = {"data": job.data, "arm": arm, "seed": seed, "density": float(density)}
                 row["measured density"] = float(job.arrays["density"][k])
@@ -129,10 +157,11 @@ class Bootstrap:
         self.boot: dict[tuple[str, float, int], dict[str, np.ndarray]] = {}
         for arm, seeds in arms.items():
             for seed, job in seeds.items():
-                for density, scored in zip(job.densities, job.scored("test"), strict=True):
+                networks = zip(job.densities, job.scored("test"), with_offsets(job), strict=True)
+                for density, scored, offset in networks:
                     key = (arm, float(density), seed)
-                    self.point[key] = {n: float(v[0]) for n, v in measures(scored).items()}
-                    self.boot[key] = measures(scored, weights)
+                    self.point[key] = {n: float(v[0]) for n, v in measured(scored, offset).items()}
+                    self.boot[key] = measured(scored, offset, weights)
 
     def compare(self, arm: tuple[str, float], reference: tuple[str, float], data: str) -> list[Row]:
         """Return a row a measure for (arm, density) against (arm, density), over the seeds that both have."""

@@ -19,10 +19,13 @@ def advice(facts: Mapping[str, Any]) -> str:
         if all(name in row for row in times.values())
     }
     if purpose == "mcu":
-        cost = files["model.c"]
+        name, cost = next((name, one) for name, one in files.items() if name.endswith(".c"))
+        unproven = (
+            "" if "verdict" not in cost else f" The guard has not accepted it: it is {cost['verdict']}."
+        )
         return (
-            f"Compile `model.c`: {cost['flash']:,} bytes of constants, {cost['ram']:,} bytes of RAM and "
-            f"{cost['multiplications']:,} multiplications a sample, no library and no malloc."
+            f"Compile `{name}`: {cost['flash']:,} bytes of constants, {cost['ram']:,} bytes of RAM and "
+            f"{cost['multiplications']:,} multiplications a sample, no library and no malloc.{unproven}"
         )
     graphs = {
         name: facts["dense_bytes"]["onnx"] / files[name]["bytes"] for name in ratios if name != "plain.onnx"

@@ -67,6 +67,7 @@ class Artefact:
             smaller.
         facts: What else the card says of it; JSON values.
         verdict: The file's own: of the guard that judged it, or `NOT_DECLARED`; None where the network's is its too.
+        keeps_name: Another file includes it by its name, which therefore says no verdict.
     """
 
     path: Path
@@ -75,3 +76,4 @@ class Artefact:
     runtime: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     verdict: str | None = None
+    keeps_name: bool = False

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_classprune.export.artefact import Artefact, Spec
+from lightning_classprune.export.artefact import NOT_DECLARED, Artefact, Spec
+from lightning_classprune.export.c_bytes import write_bytes
+from lightning_classprune.export.c_integers import read_integers
 from lightning_classprune.export.c_library import CLibrary
 from lightning_classprune.export.c_network import read_steps
 from lightning_classprune.export.c_source import Decision, write_source
 from lightning_classprune.export.checks import TOLERANCES
 from lightning_classprune.export.deployed import Deployed, one_logit
+from lightning_classprune.export.onnx_export import make_graph
+from lightning_classprune.export.quantization import calibration_facts, quantized
 from lightning_classprune.files import write_text
 from lightning_classprune.trainer.eval_mode import in_eval_mode
 
 
 class CFormat:
-    """`model.c` and `model.h`, of the compact network; compiled and run here before they are kept."""
+    """`model.c` and `model.h`, of the compact network; compiled and run here before they are kept.
+
+    In eight bits where there are inputs to calibrate on: it then decides as `int8.onnx` does, and has no verdict.
+    """
 
     name = "c"
     extra = "compact"
@@ -37,7 +46,13 @@ class CFormat:
             steps = read_steps(network, rule.normalize(spec.example[:1]))
         with in_eval_mode(rule), torch.no_grad():
             scores = rule.around(network)(spec.example[:1])[0]
-        source = write_source(steps, _decision(rule, spec.example, scores), [spec.claim, _classes(spec)])
+        decision, claim = _decision(rule, spec.example, scores), spec.claim
+        if spec.int8 is None:
+            source = write_source(steps, decision, [claim, _classes(spec)])
+        else:
+            proto = quantized(make_graph(rule.around(network), spec.example).proto, spec.int8)
+            about = [spec.undeclared().claim, _classes(spec)]
+            source = write_bytes(steps, read_integers(proto, steps), decision, about)
         code, header = folder / "model.c", folder / "model.h"
         write_text(code, source.code)
         write_text(header, source.header)
@@ -47,10 +62,21 @@ class CFormat:
             found, decided = library(x)
             return found.reshape(-1, *scores.shape[1:]), decided
 
-        facts = {"flash": source.flash, "ram": source.ram, "multiplications": source.multiplications}
+        facts: dict[str, Any] = {
+            "flash": source.flash,
+            "ram": source.ram,
+            "multiplications": source.multiplications,
+        }
+        if spec.int8 is None:
+            tolerance = TOLERANCES["fp32"]
+            return [
+                Artefact(code, reader, tolerance, "C99", facts),
+                Artefact(header, reader, tolerance, keeps_name=True),
+            ]
+        facts["calibration"] = calibration_facts(spec.int8)
         return [
-            Artefact(code, reader, TOLERANCES["fp32"], "C99", facts),
-            Artefact(header, reader, TOLERANCES["fp32"]),
+            Artefact(code, reader, inf, "C99", facts, NOT_DECLARED),
+            Artefact(header, reader, inf, verdict=NOT_DECLARED, keeps_name=True),
         ]
 
 

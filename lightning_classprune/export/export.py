@@ -68,7 +68,7 @@ def export(
     | all | `plain.onnx` | the same with dense weights, for quantisers and for clients that cannot rebuild them |
     | all, size | `compact.onnx`, `compact.safetensors` | the network without what the masks made useless, if anything |
     | latency | `fast.onnx` | the compact network in the widths that the runtime is fastest with here |
-    | mcu | `model.c`, `model.h` | freestanding C99 for a microcontroller |
+    | mcu | `model.c`, `model.h` | freestanding C99 for a microcontroller, in eight bits with `int8` |
     | not mcu | `int8.onnx`, `fp16.onnx` | eight or sixteen bits: what the guard judged, or `int8` asks for |
     | not mcu | `folded.onnx` | similar channels merged, if `fold` asks for it |
     | each | `card.md`, `card.json` | which file to take, what it costs and misses, and what is promised |
@@ -97,7 +97,7 @@ def export(
             `"mcu"`: only C, of a sequential network, checked by this machine's C compiler.
         plain: False leaves out `plain.onnx`.
         int8: Training data, inputs like `example`: writes a file of eight bits, calibrated on the first 512 of them,
-            unless the guard judged one of this network.
+            unless the guard judged one of this network; C in eight bits with `purpose="mcu"`.
         fold: Channels to leave in each group of coupled ones, a number or a share below 1: writes `folded.onnx`, in
             which similar ones are merged without data (`compact`). It decides otherwise, so its counts are its own.
         guard: The split that judged the run, for the counts of files with a verdict of their own.
@@ -130,15 +130,14 @@ def export(
         graph=cache(lambda: make_graph(rule, example)),
     )
     formats = [form for form in FORMATS[purpose] if plain or form.name != "plain"]
-    for asked, given in {"int8": int8, "fold": fold}.items():
-        if purpose == "mcu" and given is not None:
-            raise ValueError(
-                f"{asked} writes an ONNX file, which a microcontroller does not run; leave out purpose='mcu'"
-            )
+    if purpose == "mcu" and fold is not None:
+        raise ValueError(
+            "fold writes an ONNX file, which a microcontroller does not run; leave out purpose='mcu'"
+        )
     if purpose != "mcu":
         judged = JudgedFormat(judged_in, told["verdict"], thresholds)
         formats += [judged, *([Int8Format()] if int8 is not None and "int8" not in judged.there else [])]
-        formats += [FoldedFormat()] if fold is not None else []
+        formats += [FoldedFormat()] if fold is not None and "folded" not in judged.there else []
     stale = _with_own_verdicts(folder / "card.json")
     with files.filling(folder, last=("card.json", "card.md")) as part:
         entries, served = _write(formats, rule, part, spec, guard)
@@ -262,8 +261,10 @@ def _own_verdict(artefact: Artefact, counts: Mapping[str, Any] | None) -> dict[s
     """What the card says of a file that has a verdict of its own, which from now on is in its name."""
     assert artefact.verdict is not None
     words = re.sub(r"\W+", "-", artefact.verdict).strip("-")
-    path = artefact.path.with_name(f"{artefact.path.stem}-{words}{artefact.path.suffix}")
-    artefact.path.rename(path)
+    path = artefact.path
+    if not artefact.keeps_name:
+        path = artefact.path.with_name(f"{artefact.path.stem}-{words}{artefact.path.suffix}")
+        artefact.path.rename(path)
     told = {"declared": False, "reason": "", "counts": counts}
     return {"file": path.name, "verdict": artefact.verdict} | told | dict(artefact.facts)
 

@@ -15,7 +15,7 @@ from lightning_classprune.export.onnx_export import Graph, make_graph, texts
 from lightning_classprune.export.onnx_format import about
 from lightning_classprune.export.onnx_packing import pack_weights
 from lightning_classprune.export.onnx_session import RUNTIME, OnnxFile
-from lightning_classprune.export.quantization import calibration_facts, quantized
+from lightning_classprune.export.quantization import calibration_facts, quantized, shorten
 from lightning_classprune.files import replacing
 
 
@@ -51,6 +51,7 @@ def int8_file(graph: Graph, path: Path, samples: Tensor, metadata: Mapping[str, 
 
     proto = quantized(graph.proto, samples)
     pack_weights(proto, half=False)
+    shorten(proto.graph)
     calibration = calibration_facts(samples)
     onnx.helper.set_model_props(proto, {**metadata, "calibration": json.dumps(calibration)})
     with replacing(path) as part:

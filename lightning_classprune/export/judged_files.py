@@ -7,10 +7,12 @@ as that of the job, normalisation is in the file, which then takes raw inputs.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from lightning_classprune.export.deployed import Deployed, Normalization, one_lo
 from lightning_classprune.export.int8_format import int8_file
 from lightning_classprune.export.onnx_export import Graph, make_graph, texts, write_graph
 from lightning_classprune.export.onnx_session import OnnxFile
-from lightning_classprune.export.quantization import CALIBRATION
+from lightning_classprune.export.quantization import CALIBRATION, calibration_facts
 from lightning_classprune.guard.decision_offset import DecisionOffset
 from lightning_classprune.pruning.masks import Masks
 from lightning_classprune.pruning.slicing import cpu_copy
@@ -36,6 +38,9 @@ _CLAIM = "A candidate of its own: its verdict stands in the ledger and on the ca
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript", "torch_pruning")
 #: Of an input, relative to the largest: how far from it normalising its raw form may lead.
 _CLOSE = 1e-3
+#: Share of the channels of each group that a folded file has.
+FOLD = 0.75
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class JudgedFiles:
     """Makes and runs the files of one run's candidates.
 
     Attributes:
-        kinds: `"int8"`, `"fp16"`.
+        kinds: `"int8"`, `"fp16"`, `"folded"`.
         class_names: Of all classes, in the order of the scores.
         threshold: On raw one-logit scores.
         predict: `(pl_module, batch) -> (scores, target)`.
@@ -98,48 +103,40 @@ class JudgedFiles:
         seen = self._seen(trainer, module)
         raw, normalization = _normalized(trainer.datamodule, seen.inputs)
         samples = seen.inputs if raw is None else raw(seen.inputs)
-        try:
-            graph = self._graph(module, samples, normalization, offsets, seen.one_logit)
-        except ValueError as error:
-            return dict.fromkeys(paths, str(error))
+        rule = self._rule(module, normalization, offsets, seen.one_logit)
+        graph = cache(lambda: _compact(rule, samples[:_BATCH]))
         failed = {}
         for kind, path in paths.items():
             try:
-                self._write(kind, path, graph, masks, samples)
+                if kind == "folded":
+                    self._write(kind, path, _folded(rule, samples), None, samples)
+                else:
+                    self._write(kind, path, graph(), masks, samples)
             except ValueError as error:
                 failed[kind] = str(error)
         return failed
 
-    def _graph(
+    def _rule(
         self,
         module: nn.Module,
-        samples: Tensor,
         normalization: Normalization | None,
         offsets: Mapping[str, float],
         of_one_logit: bool,
-    ) -> Graph:
-        """The network as it is deployed, compact where it can be."""
-        network = cpu_copy(module).float()
+    ) -> Deployed:
+        """The network as it is deployed."""
         thresholds = {1: self.threshold} if of_one_logit and self.threshold else {}
         offset = DecisionOffset(offsets, self.class_names) if any(offsets.values()) else None
-        rule = Deployed(network, normalization, thresholds, offset)
-        example = samples[:64]
-        try:
-            smaller = compact(network, rule.normalize(example[:2]))
-        except ValueError:
-            pass  # it cannot be followed, and stays as large as it is
-        else:
-            before, after = smaller.report["parameters"]
-            rule = rule.around(smaller.model) if after < before else rule
-        return make_graph(rule, example)
+        return Deployed(cpu_copy(module).float(), normalization, thresholds, offset)
 
-    def _write(self, kind: str, path: Path, graph: Graph, masks: Masks, samples: Tensor) -> None:
+    def _write(self, kind: str, path: Path, graph: Graph, masks: Masks | None, samples: Tensor) -> None:
         told = {"class_names": json.dumps(list(self.class_names)), "claim": _CLAIM, "verdict": "null"}
-        metadata = texts(graph.deployed, masks or None, kind, told)
+        if kind == "folded":
+            told |= {"fold": str(FOLD), "calibration": json.dumps(calibration_facts(samples))}
+        values: Values = "fp16" if kind == "fp16" else "fp32"
+        metadata = texts(graph.deployed, masks or None, "int8" if kind == "int8" else values, told)
         if kind == "int8":
             int8_file(graph, path, samples, metadata)
         else:
-            values: Values = "fp16"
             write_graph(graph, path, values=values, metadata=metadata)
 
     def calibration(self, path: Path) -> dict[str, Any] | None:
@@ -198,6 +195,30 @@ class JudgedFiles:
         if not seen.parts:
             raise ValueError("the training data are empty, so there is nothing to calibrate on")
         return seen
+
+
+def _compact(rule: Deployed, example: Tensor) -> Graph:
+    """The network, compact where it can be."""
+    try:
+        smaller = compact(rule.network, rule.normalize(example[:2]))
+    except ValueError:
+        pass  # it cannot be followed, and stays as large as it is
+    else:
+        before, after = smaller.report["parameters"]
+        rule = rule.around(smaller.model) if after < before else rule
+    return make_graph(rule, example)
+
+
+def _folded(rule: Deployed, samples: Tensor) -> Graph:
+    """The network with similar channels merged, its BatchNorm measured anew.
+
+    Raises:
+        ValueError: It cannot be followed, or nothing can be merged.
+    """
+    parts = torch.chunk(samples, math.ceil(len(samples) / _BATCH))
+    inputs = [rule.normalize(part) for part in parts]
+    smaller = compact(rule.network, inputs[0][:2], fold=FOLD, data=inputs)
+    return make_graph(rule.around(smaller.model), parts[0])
 
 
 @dataclass

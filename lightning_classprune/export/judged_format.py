@@ -20,7 +20,7 @@ from lightning_classprune.ledger.rows import FileVerdict, Row
 
 
 class JudgedFormat:
-    """`int8.onnx` and `fp16.onnx`, where `Files(judged=...)` had the guard judge them.
+    """`int8.onnx`, `fp16.onnx` and `folded.onnx`, where `Files(judged=...)` had the guard judge them.
 
     Args:
         folder: Where the run keeps them; None finds none.

@@ -1,9 +1,9 @@
 """Sparse weights inside an ONNX graph, rebuilt by standard operators that runtimes fold into constants at load.
 
 A packed weight is `Reshape(ScatterElements(ConstantOfShape(0), CumSum(Cast(gaps)), values), shape)`, with gaps of one
-byte, or two where that is smaller; values are as they were: floats, or the integers of a quantised graph. Every
-attribute is written, also where the standard has a default: clients were seen to leave memory as it is where `value`
-was missing.
+byte, or two where that is smaller; values are as they were: floats, or the integers of a quantised graph. Integers of
+32 bits that fit into fewer are stored so and cast. Every attribute is written, also where the standard has a default:
+clients were seen to leave memory as it is where `value` was missing.
 """
 
 from __future__ import annotations
@@ -102,6 +102,11 @@ def _forms(name: str, weight: NDArray[Any], half: bool, shared: dict[str, Any]) 
     if not weight.any():
         return [_Form([], [zeros(shape, name)])]
     forms = []
+    if weight.dtype == np.int32:
+        narrow = np.min_scalar_type(min(int(weight.min()), -int(weight.max()) - 1))
+        tensor = numpy_helper.from_array(weight.astype(narrow), f"{name}/narrow")
+        cast = helper.make_node("Cast", [tensor.name], [name], to=TensorProto.INT32)
+        forms.append(_Form([tensor], [cast]))
     if half:
         tensor = numpy_helper.from_array(weight.astype(np.float16), f"{name}/values")
         cast = helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT)

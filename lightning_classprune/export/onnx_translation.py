@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_classprune.export.deployed import Deployed
+from lightning_classprune.trainer.versions import check_onnx_exporter
 
 
 def translate(deployed: Deployed, example: Tensor) -> Any:
@@ -18,8 +19,9 @@ def translate(deployed: Deployed, example: Tensor) -> Any:
     if the module decides, `decision`.
 
     Raises:
-        ValueError: The module does something that ONNX cannot express; names the operator.
+        ValueError: The module does something that ONNX cannot express; names the operator. Torch is too old.
     """
+    check_onnx_exporter()
     # torch.export takes a batch of one for a constant, so trace with two.
     traced = example[:1].expand(2, *example.shape[1:]).contiguous()
     try:

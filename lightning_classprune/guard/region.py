@@ -21,6 +21,8 @@ Ints: TypeAlias = NDArray[np.int64]
 # Tables tied in exact arithmetic differ by rounding in floating point; a tie belongs to the region.
 _TIE = 1e-10
 _ZOOM, _ZOOM_STEPS = 11, 3
+# Where this many are expected in each of the three cells, the probability is smooth: one point of so many is enough.
+_SMOOTH, _STRIDE = 400, 8
 # Up to here all of a region is searched at once, beyond between knots, one rate at a time.
 _WHOLE_REGION, _KNOTS = 100_000, 64
 # Beyond, bounds in blocks come before sums, which they save where a p-value is this close to 0 or 1.
@@ -60,18 +62,20 @@ class Region:
     def __init__(self, z: float, n: int, delta: float) -> None:
         self.z = z + _TIE * (1 + abs(z)) if math.isfinite(z) else z
         self.n, self.delta = n, delta
-        self._known: Ints | None = None
+        self._known: Ints = np.empty(0, dtype=np.int64)  # up to a number of newly found
 
     def most(self, found: Ints) -> Ints:
         """The boundary at these numbers of newly found."""
-        if self._known is None and self.n <= _WHOLE_REGION and 4 * len(found) > self.n:
-            self._known = self._search(np.arange(self.n + 1))
-        if self._known is not None:
+        last = int(found.max())
+        if len(self._known) <= last and self.n <= _WHOLE_REGION and 4 * len(found) > self.n:
+            self._known = self._between_knots(np.arange(last + 1))
+        if len(self._known) > last:
             known: Ints = self._known[found]
             return known
-        if len(found) < 4 * _KNOTS:
-            return self._search(found)
-        # Between two knots it lies between what it is there.
+        return self._search(found) if len(found) < 4 * _KNOTS else self._between_knots(found)
+
+    def _between_knots(self, found: Ints) -> Ints:
+        """The boundary, which between two knots lies between what it is there."""
         first, last = int(found.min()), int(found.max())
         knots = np.unique(np.append(np.arange(first, last, _KNOTS), last))
         at, place = self._search(knots), np.searchsorted(knots, found)
@@ -177,7 +181,9 @@ def largest_probability(
         left, right = np.maximum(near - 1 / points, 0), np.minimum(near + 1 / points, 1)
     else:
         t = np.linspace(0, 1, points)
-        values, worth = np.full(points, -1.0), np.full(points, True)
+        lumpy = n * (highest - lowest) * np.sin(np.pi / 2 * np.minimum(t, 1 - t)) ** 2 < _SMOOTH
+        t = t[lumpy | (np.arange(points) % _STRIDE == 0)]
+        values, worth = np.full(len(t), -1.0), np.full(len(t), True)
         if n > _WITHOUT_BOUNDS:
             least, most = _between(region, n, rate(t), rate(t) + delta)
             if most.max() <= _CERTAIN or least.max() >= 1 - _CERTAIN:
@@ -188,13 +194,18 @@ def largest_probability(
         padded = np.pad(values, 1, constant_values=-1.0)
         tops = np.flatnonzero((values >= padded[:-2]) & (values >= padded[2:]))
         tops = tops[np.argsort(values[tops])[len(tops) - min(peaks, len(tops)) :]]
-        left, right = t[np.maximum(tops - 1, 0)], t[np.minimum(tops + 1, points - 1)]
+        left, right = t[np.maximum(tops - 1, 0)], t[np.minimum(tops + 1, len(t) - 1)]
     for _ in range(_ZOOM_STEPS if len(left) else 0):
         grid = np.linspace(left, right, _ZOOM)
         heights = probability(grid.ravel()).reshape(grid.shape)
         best = max(best, float(heights.max()))
         top, column = heights.argmax(0), np.arange(grid.shape[1])
         left, right = grid[np.maximum(top - 1, 0), column], grid[np.minimum(top + 1, _ZOOM - 1), column]
+        # A peak rises by less in a later step than in this one.
+        alive = 2 * heights.max(axis=0) - np.maximum(heights[0], heights[-1]) >= best
+        if not alive.any():
+            break
+        left, right = left[alive], right[alive]
     return best, (left + right) / 2
 
 

@@ -71,9 +71,9 @@ def exact_p_value(newly_missed: int, newly_found: int, n: int, delta: float) -> 
 
     Rejecting at p <= alpha errs with probability <= alpha. Unconditional: the largest probability, over every
     discordance there may be, of a table at least as favourable in Tango's ordering. ``delta`` in [-1, 1];
-    accurate to about 1e-7. 1 to 30 ms up to n = 3000; beyond, one that is within 1e-8 of 0 or 1 takes a few ms,
-    another one 0.1 s at n = 100 000 and seconds at 10 000 000. ValueError for impossible counts or a ``delta``
-    outside its range. Source: Lloyd & Moldovan (2008).
+    accurate to about 1e-7, beyond n = 3000 to 1e-4 of itself. 1 to 30 ms up to n = 3000; beyond, one that is within
+    1e-8 of 0 or 1 takes a few ms, another one 0.1 s at n = 100 000 and seconds at 10 000 000. ValueError for
+    impossible counts or a ``delta`` outside its range. Source: Lloyd & Moldovan (2008).
     """
     region = Region(tango_z(newly_missed, newly_found, n, delta), n, delta)
     return largest_probability(region, n, delta)[0]

@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--no-plain", action="store_true", help="leave out plain.onnx, the dense file")
     parser.add_argument(
-        "--int8", action="store_true", help="a file of eight bits too, calibrated on the training data"
+        "--int8",
+        action="store_true",
+        help="a file of eight bits too (for mcu: C in eight bits), calibrated on the training data",
     )
     parser.add_argument(
         "--fold",

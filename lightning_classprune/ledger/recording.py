@@ -103,6 +103,10 @@ class Recorder:
         """A candidate was given up without a test; arguments as for `judged`."""
         self._add(abandoned_row(facts, reason), judge)
 
+    def gives_way(self, place: int, reason: str) -> None:
+        """A candidate that was kept is not judged; its row says why, in the place of the one before."""
+        self.rows[place] = abandoned_row(self.rows[place], reason)
+
     def _add(self, row: Row, judge: Judge) -> None:
         self.rows.append(row)
         self._tell(row, judge)

@@ -99,6 +99,7 @@ class FileVerdict(TypedDict):
         verdict: `"accepted"`, `"refused"` or `"unproven"`.
         reason: In words.
         classes: The protected classes by name; empty where nothing was counted.
+        corruptions: The same under each corruption of the guard, by its name; empty without any.
         level: Error level of the test; None where there was none.
         calibration: What it was calibrated on: number of `samples`, and their `sha256`; None of sixteen bits.
     """
@@ -109,6 +110,7 @@ class FileVerdict(TypedDict):
     verdict: str
     reason: str
     classes: dict[str, ClassCounts]
+    corruptions: dict[str, UnderCorruption]
     level: float | None
     calibration: dict[str, Any] | None
 
@@ -151,9 +153,12 @@ class Row(_Attempt, total=False):
         seed: That reproduces it.
         validation_passes: Passes over the validation data that the search made for it.
         files: The files that were judged beside it, by kind; only with `Files(judged=...)`.
+        nested: It was trained together with the other rows that say so, which share its weights; only with
+            `Files(nested=True)`. Epochs and seconds stand in the first of them.
     """
 
     files: dict[str, FileVerdict]
+    nested: bool
 
 
 _Logged = Literal[
@@ -222,12 +227,19 @@ def verdict_row(
         chance: What validation data said of it, by class.
     """
     classes = _compared(outcomes, dense, verdict, offsets, chance)
-    corruptions: dict[str, UnderCorruption] = {}
-    for condition, there in verdict.under.items():
-        counted = _compared(under(outcomes, condition), under(dense, condition), there, offsets, {})
-        corruptions[condition] = {"verdict": there.outcome, "reason": there.reason, "classes": counted}
+    corruptions = _corrupted(outcomes, dense, verdict, offsets)
     level = next((judged.level for judged in verdict.classes.values()), None)
     return _row(common, verdict.outcome, verdict.reason, classes, level, corruptions)
+
+
+def _corrupted(
+    outcomes: Outcomes | None, dense: Outcomes | None, verdict: Verdict, offsets: Mapping[str, float]
+) -> dict[str, UnderCorruption]:
+    found: dict[str, UnderCorruption] = {}
+    for condition, there in verdict.under.items():
+        counted = _compared(under(outcomes, condition), under(dense, condition), there, offsets, {})
+        found[condition] = {"verdict": there.outcome, "reason": there.reason, "classes": counted}
+    return found
 
 
 def _compared(
@@ -270,6 +282,7 @@ def file_verdict(
         "verdict": verdict.outcome,
         "reason": verdict.reason,
         "classes": _compared(outcomes, dense, verdict, offsets, chance),
+        "corruptions": _corrupted(outcomes, dense, verdict, offsets),
         "level": next((judged.level for judged in verdict.classes.values()), None),
         "calibration": facts["calibration"],
     }
@@ -359,7 +372,7 @@ def _row(
     level: float | None,
     corruptions: dict[str, UnderCorruption] | None = None,
 ) -> Row:
-    return {
+    row: Row = {
         "round": common["round"],
         "attempt": common["attempt"],
         "sparsity": common["sparsity"],
@@ -375,6 +388,9 @@ def _row(
         "seed": common["seed"],
         "validation_passes": common["validation_passes"],
     }
+    if common.get("nested"):
+        row["nested"] = True
+    return row
 
 
 def dense_row(rows: Sequence[Row]) -> Row | None:

@@ -100,6 +100,11 @@ def table(rows: Sequence[Row]) -> Table:
                 said = Text()
             if not one["classes"]:
                 result.add_row("", "", Text(f"  {kind}"), *[""] * 6, said)
+            for condition, there in one.get("corruptions", {}).items():  # ledgers of old have none
+                for name, counts in there["classes"].items():
+                    said = Text(there["verdict"], style=STYLES.get(there["verdict"], ""))
+                    told = Text(f"  {kind}, {condition.replace('_', ' ')}: {name}")
+                    result.add_row("", "", told, *_cells(row, counts), said)
     result.caption = Text("\n".join(_notes(rows, final)), style="default not italic")
     result.caption_justify = "left"
     return result

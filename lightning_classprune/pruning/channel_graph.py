@@ -29,6 +29,9 @@ _CHANNELWISE = re.compile(
     r"Clone|Alias|ToCopy|Squeeze|Unsqueeze|(Unsafe)?View|ReshapeAlias"
 )
 
+#: Autograd's names of what makes one value of many, which keeps channels apart where it stays inside each.
+_REDUCTIONS = {"Mean": "a mean", "Sum": "a sum", "Amax": "a maximum", "Amin": "a minimum"}
+
 #: One channel of one layer.
 Atom: TypeAlias = tuple[str, int]
 
@@ -208,12 +211,9 @@ class ChannelGraph:
             return None if whole and node.grad_fn._saved_dim == 1 else "a concatenation could not be followed"
         if kind in (types.RESHAPE, types.ELEMENTWISE):
             operation = node.grad_fn.name().partition("Backward")[0]
-            if operation == "Mean":
-                rank = len(node.grad_fn._saved_self_sym_sizes)
-                dims = getattr(node.grad_fn, "_saved_dim", None)
-                # Negative dimensions are saved as unsigned numbers.
-                inside = dims and all((d if d < rank else d - 2**64 + rank) >= 2 for d in dims)
-                return None if inside else "a mean is taken over the channels"
+            if operation in _REDUCTIONS:
+                inside = _reduces_inside_channels(node.grad_fn)
+                return None if inside else f"{_REDUCTIONS[operation]} is taken over samples or channels"
             if operation == "T" and not node.inputs:  # how a linear layer reads its weight
                 return None
             return (
@@ -243,6 +243,15 @@ class _Coupled:
         a, b = self.find(a), self.find(b)
         if a != b:
             self._parents[b] = a
+
+
+def _reduces_inside_channels(step: Any) -> bool:
+    """Whether a reduction leaves samples (dimension 0) and channels (dimension 1) as they are."""
+    sizes = getattr(step, "_saved_self_sym_sizes", None)
+    rank = step._saved_self.ndim if sizes is None else len(sizes)
+    # Negative dimensions are saved as unsigned numbers; without any, all are reduced.
+    dims = getattr(step, "_saved_dim", None) or ()
+    return bool(dims) and all((d if d < rank else d - 2**64 + rank) >= 2 for d in dims)
 
 
 def _parts(module: nn.Module) -> int:

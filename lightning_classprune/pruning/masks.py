@@ -81,6 +81,28 @@ def unpack_all(packed: Mapping[str, Mapping[str, Any]]) -> Masks:
     return {name: unpack(mask) for name, mask in packed.items()}
 
 
+class HeldMasks:
+    """The masks of a run: as they are, or as bits where each process holds but a piece of the weights.
+
+    Args:
+        masks: The first ones.
+        as_bits: An eighth of a byte a weight instead of one, for masks that are asked for a few times a round.
+    """
+
+    def __init__(self, masks: Masks, *, as_bits: bool) -> None:
+        self._as_bits = as_bits
+        self.put(masks)
+
+    def put(self, masks: Masks) -> None:
+        """Hold these from now on."""
+        self._packed = pack_all(masks) if self._as_bits else {}
+        self._masks = {} if self._as_bits else masks
+
+    def get(self) -> Masks:
+        """What is held; made of bits, on the CPU, each time."""
+        return unpack_all(self._packed) if self._as_bits else self._masks
+
+
 def digest(masks: Masks) -> str:
     """SHA-256 over names, shapes and bits: equal on two processes if and only if the masks are."""
     sha = hashlib.sha256()

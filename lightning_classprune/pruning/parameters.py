@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 from lightning_classprune.trainer.names import named_parameters
@@ -68,7 +68,7 @@ def select_parameters(
             "unfreeze a convolution, linear, recurrent or attention layer, or name other parameters with `prunable`"
         )
     for name, parameter in chosen.items():
-        if isinstance(parameter, UninitializedParameter):
+        if is_lazy(parameter):
             raise ValueError(
                 f"prunable: `{name}` is not initialized; run one batch through the lazy module first"
             )
@@ -97,7 +97,7 @@ def gates_of(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[
 
 def _gates(layer: nn.Module, name: str, parameter: nn.Parameter) -> int | None:
     """The gates of a layer's parameter; None if it is not pruned by default."""
-    flat = not isinstance(parameter, UninitializedParameter) and parameter.ndim < 2
+    flat = not is_lazy(parameter) and parameter.ndim < 2
     if flat or _stands_for_another(layer, name):
         return None
     for kind in type(layer).__mro__:
@@ -131,7 +131,7 @@ def tell_coverage(module: nn.Module, prunable: Mapping[str, nn.Parameter]) -> No
         module: The network.
         prunable: What can be pruned, by name.
     """
-    whole = {n: p for n, p in named_parameters(module).items() if not isinstance(p, UninitializedParameter)}
+    whole = {n: p for n, p in named_parameters(module).items() if not is_lazy(p)}
     can, every = sum(p.numel() for p in prunable.values()), sum(p.numel() for p in whole.values())
     dense = {name: p for name, p in whole.items() if name not in prunable}
     told = f"{can:,} of {every:,} weights ({can / every:.1%}) are prunable"

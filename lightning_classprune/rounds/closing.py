@@ -15,8 +15,9 @@ from lightning_classprune.ledger.rows import FileVerdict, file_verdict
 from lightning_classprune.pruning.masks import Masks, pack_all
 from lightning_classprune.rounds.delivery import Delivery
 from lightning_classprune.rounds.file_candidates import FileCandidates, MadeFile
-from lightning_classprune.rounds.judgement import JudgedFile, judge_kept
+from lightning_classprune.rounds.judgement import Judged, JudgedFile, judge_kept
 from lightning_classprune.tickets.kept import Kept, KeptTickets
+from lightning_classprune.tickets.spent import SpentTests
 from lightning_classprune.tickets.ticket import Ticket
 from lightning_classprune.trainer.snapshots import capture_tensors, restore_tensors
 
@@ -32,6 +33,7 @@ class Closing:
         recorder: Takes the verdicts.
         delivery: Takes what is accepted.
         files: Those of the candidates that are judged too; None where none are.
+        spent: Takes every test too, so that whoever removes the marks of the judgement gets no other verdicts.
         was_judged: The guard was opened for the candidates that were kept.
     """
 
@@ -40,6 +42,7 @@ class Closing:
     kept: KeptTickets | None
     recorder: Recorder
     delivery: Delivery
+    spent: SpentTests
     files: FileCandidates | None = None
     was_judged: bool = False
 
@@ -69,7 +72,13 @@ class Closing:
 
         its_files = None if self.files is None else _OfCandidates(self, self.files, guard)
         self.take_dense()
-        for one in judge_kept(self.kept, self.judge, decide, alpha, its_files):
+        judged = judge_kept(self.kept, self.judge, decide, alpha, its_files)
+        tests: list[Judged | JudgedFile] = []
+        for one in judged:
+            tests += [one, *one.files]
+        for number, test in enumerate(tests):
+            self.spent.take(number, test.outcomes, test.verdict.outcome, alpha / len(tests))
+        for one in judged:
             kept = one.kept
             self.recorder.judged_at_the_end(
                 kept.place,

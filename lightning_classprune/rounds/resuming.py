@@ -57,13 +57,15 @@ def check_same_run(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
             f"{opaque[0]} cannot be compared with that of the run that wrote the checkpoint ({mine[opaque[0]]}); give "
             "it state_dict() and load_state_dict(state), or use a function that can be imported"
         )
-    differing = [k for k in mine if mine[k] != theirs.get(k)]
-    if differing and all(k in theirs and _is_raised(k, theirs[k], mine[k]) for k in differing):
+    differing = [k for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
+    if differing and all(k in mine and k in theirs and _is_raised(k, theirs[k], mine[k]) for k in differing):
         return True
     if differing:
         raise MisconfigurationException(
             "the checkpoint was written by a run with other settings: "
-            + "; ".join(f"{k} was {_short(theirs.get(k))} and is now {_short(mine[k])}" for k in differing)
+            + "; ".join(
+                f"{k} was {_short(theirs.get(k))} and is now {_short(mine.get(k))}" for k in differing
+            )
             + ". Give what that run had; only max_rounds, max_total_epochs and target_sparsity may grow"
         )
     return False

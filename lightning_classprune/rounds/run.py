@@ -16,7 +16,7 @@ from lightning_classprune.guard.task import Outcomes
 from lightning_classprune.ledger.recording import Recorder
 from lightning_classprune.ledger.rows import stands
 from lightning_classprune.pruning.cutter import Cutter, check_criterion
-from lightning_classprune.pruning.masks import Masks, pack_all
+from lightning_classprune.pruning.masks import HeldMasks, Masks, pack_all
 from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.rounds.best_epoch import BestEpoch
 from lightning_classprune.rounds.candidate import Candidate
@@ -28,6 +28,8 @@ from lightning_classprune.rounds.first_network import share_of_zeros, take_first
 from lightning_classprune.rounds.gradual import GradualMask
 from lightning_classprune.rounds.handover import Handover
 from lightning_classprune.rounds.listening import Listening
+from lightning_classprune.rounds.nested import NestedRound
+from lightning_classprune.rounds.nesting import measure_members, said_of_kept, take_places, why_apart
 from lightning_classprune.rounds.options import Gradual
 from lightning_classprune.rounds.plan import (
     Plan,
@@ -87,7 +89,16 @@ class PruningRun:
     files: FileCandidates | None
     spent: SpentTests
     best: BestEpoch | None
-    masks: Masks
+    held: HeldMasks
+
+    @property
+    def masks(self) -> Masks:
+        """What is pruned now."""
+        return self.held.get()
+
+    @masks.setter
+    def masks(self, masks: Masks) -> None:
+        self.held.put(masks)
 
     def __post_init__(self) -> None:
         pruned = self.cutter.units.pruned(self.masks)
@@ -114,6 +125,7 @@ class PruningRun:
             kept=self.kept,
             recorder=self.recorder,
             delivery=self.delivery,
+            spent=self.spent,
             files=self.files,
         )
         self.candidate = Candidate(self.module, self.processes, (self.other_callbacks.averaging,))
@@ -127,6 +139,7 @@ class PruningRun:
             clock=self.clock,
             early_stopping=self.other_callbacks.early_stopping,
         )
+        self.nested = NestedRound(self.module, self.cutter, self.clock)
         self._delivered = False
         self._interrupted = False  # the job is being stopped, and the guard judges at the end only
         self.earlier: Mapping[str, Any] | None = (
@@ -164,7 +177,7 @@ class PruningRun:
             if self.processes.any(self.other_callbacks.early_stopping.stopped()):
                 self.trainer.should_stop = False
             self.other_callbacks.early_stopping.reset()
-        if self.best is not None and self._is_after_last_cut:
+        if self.best is not None and self._is_after_last_cut and not self.nested.is_training:
             self.best.look(self.clock.round_epoch, self._epoch)
         # What EarlyStopping decided is saved, Lightning's flag is not.
         asked = self.trainer.should_stop or self.other_callbacks.early_stopping.stopped()
@@ -203,7 +216,7 @@ class PruningRun:
         return capture_training(self.trainer) if self.settings.search.point.kind == "none" else None
 
     def _is_halfway(self) -> bool:
-        if self.search is None or self.plan.chosen is None:
+        if self.search is None or self.plan.chosen is None or self.nested.is_training:
             return False
         share = self.gradual.share if self.state.round else 0.0
         return self.search.is_halfway(self.clock.horizon, self.clock.epochs, share)
@@ -221,6 +234,9 @@ class PruningRun:
         Args:
             job_over: No round may follow.
         """
+        if self.nested.is_training:
+            self._end_nested()
+            return
         if (unfinished := self.gradual.unfinished) is not None:
             self._abandon(unfinished, job_over)
             return
@@ -278,13 +294,7 @@ class PruningRun:
         with self.candidate.as_judged():
             tensors = capture_tensors(self.module)
         reach = self._reach(tensors)
-        chances = ", ".join(f"{name} {chance:.2g}" for name, chance in look.chance.items())
-        said = (
-            f"validation data give it a chance of proof ({chances})"
-            if chances
-            else "validation data say nothing of it"
-        )
-        self.recorder.kept(self._facts(), f"{said}; the guard judges it at the end", self.judge)
+        self.recorder.kept(self._facts(), said_of_kept(look), self.judge)
         self._commit(tensors, look, None)
         waiting = len(self.kept.candidates) * self._of_each if self.kept is not None else 0
         if waiting - self._of_each <= MANY < waiting:
@@ -295,6 +305,30 @@ class PruningRun:
             )
         self.state = after_verdict(self.plan, self.state, True, reach)
         self._extend_or_end(job_over)
+
+    def _end_nested(self) -> None:
+        """The nested networks take the candidates' places, if validation data accept all of them; else these stay."""
+        assert self.search is not None
+        assert self.kept is not None
+        assert self.judge.budget.alpha is not None
+        search, kept, facts = self.search, self.kept, self._facts()
+        level = self.judge.budget.alpha / (len(self.nested.masks) * self._of_each)
+
+        def look() -> Look:
+            self.processes.equalize_buffers(self.module)
+            return search.at_end(self.trainer, self.module, level)
+
+        def keep(ticket: Ticket, row: int, look: Look) -> None:
+            kept.keep(ticket, row, look.chance, self.sharding, self.module)
+
+        members = measure_members(self.nested, self.candidate, self.module, self.cutter, look)
+        if isinstance(members, str):
+            self.recorder.abandoned(facts, members, self.judge)
+        else:
+            take_places(members, facts, kept, keep, self.recorder, self.judge)
+        self.state = replace(self.state, finished=self.nested.after)
+        self.nested.end()
+        self._extend_or_end(job_over=False)
 
     @property
     def _of_each(self) -> int:
@@ -433,6 +467,9 @@ class PruningRun:
             finished = does_not_fit(
                 self.trainer, self.clock.epochs, length, self.settings.search.max_total_epochs
             )
+        if finished is not None and self._nests(job_over, length):
+            self.nested.after, finished = finished, None
+            self.state = replace(self.state, finished=None)
         if finished is None:
             self.pending = True
             self.trainer.should_stop = self._interrupted
@@ -445,6 +482,19 @@ class PruningRun:
         self.clock.set_round(0, 0)
         self.trainer.fit_loop.max_epochs = self.clock.epochs
         rank_zero_info(f"pruning ends: {finished}")
+
+    def _nests(self, job_over: bool, length: tuple[int, int]) -> bool:
+        """Whether the nested round follows now that the others are over."""
+        if not self.settings.files.nested or self.kept is None or self.nested.after is not None:
+            return False
+        if not self.kept.candidates:
+            return False
+        limit = self.settings.search.max_total_epochs
+        no_room = does_not_fit(self.trainer, self.clock.epochs, length, limit)
+        why = why_apart(self.kept.candidates, job_over=job_over, no_room=no_room)
+        if why is not None:
+            rank_zero_warn(f"Files.nested=True: the candidates keep weights of their own, for {why}")
+        return why is None
 
     def after_epoch(self) -> None:
         """The last hook at the end of an epoch, after ModelCheckpoint's."""
@@ -478,6 +528,10 @@ class PruningRun:
         # Taken here, where all processes are: for checkpoints written after the fit, when the module is the ticket.
         self.final_state = self._told_at_the_end()
         self.closing.finish()
+
+    def on_exception(self) -> None:
+        """Whoever saves on an exception is to find all weights."""
+        self.nested.leave()
 
     def interrupted(self) -> None:
         """An exception ends the fit: the last accepted ticket stays, or the state in which the run can be closed."""
@@ -537,15 +591,18 @@ class PruningRun:
         self.randomness.gone_on()
         if self.state.round == 0:
             self.round_start.at_step()
+        self.nested.enter()
 
     def end_of_batch(self) -> None:
         """The mask of the round may shrink."""
+        self.nested.leave()
         shrunk = self.gradual.cut(self.masks, self.round_start.origin, self._scoring)
         if shrunk is not None:
             self.masks = shrunk
 
     def before_optimizer_step(self, optimizer: Any) -> None:
         """The criterion hears the gradients that may count at a cut."""
+        self.nested.before_step()
         self.listening.hear(optimizer)
 
     def _begin_round(self) -> None:
@@ -553,9 +610,13 @@ class PruningRun:
         assert accepted is not None
         self.pending = False
         reshard(self.module)
-        restore_tensors(self.module, accepted.tensors)
+        nests = self.nested.is_next
+        if not nests:
+            restore_tensors(self.module, accepted.tensors)
         masks = self.cutter.placed(accepted.masks)
-        if self.gradual.is_on:
+        if nests:
+            self._begin_nested()
+        elif self.gradual.is_on:
             self.masks = masks
             self.gradual.begin(self.state.accepted, self.state.candidate)
         else:
@@ -564,17 +625,33 @@ class PruningRun:
             self.masks = self.cutter.shrink(masks, self.state.candidate, self.round_start.origin)
         self.cutter.require_equal(self.masks)
         self.cutter.listen_anew()
-        self.round_start.go_back(accepted)
+        self.round_start.go_back(accepted, with_weights=not nests)
         self.processes.equalize_buffers(self.module)
-        self.cutter.apply(self.masks)
+        masks = self.masks
+        self.cutter.apply(masks)
         self.module.zero_grad()
         self.other_callbacks.start_round(self.module)
-        self.cutter.hold(self.masks, self.trainer.optimizers)
+        self.cutter.hold(masks, self.trainer.optimizers)
         warn_where_global_epochs_count(self.trainer, self.clock.horizon)
         if self.best is not None:
             self.best.reset()
         self.clock.restart_seconds()
         self.randomness.start_round()
+
+    def _begin_nested(self) -> None:
+        """Put the densest candidate into the module, whose mask holds from here on."""
+        assert self.kept is not None
+        networks = [self.kept.load(one) for one in self.kept.candidates]
+        self.closing.put_in(networks[0][0])
+        placed = [self.cutter.placed(masks) for _, masks in networks]
+        self.masks = placed[0]
+        self.nested.begin(placed)
+        self.state = replace(
+            self.state,
+            round=max(row["round"] for row in self.recorder.rows) + 1,
+            attempt=1,
+            candidate=self.cutter.units.pruned(self.masks),
+        )
 
     def status(self, recall: Mapping[str, float]) -> Status:
         """Where the run stands.

@@ -35,6 +35,7 @@ def state_of(run: PruningRun) -> dict[str, Any]:
         "sealed": run.other_callbacks.checkpoints.sealed,
         "masks": pack_all(run.masks),
         "ledger": run.recorder.state_dict(),
+        "nested": run.nested.state_dict(),
         "kept": None if run.kept is None else run.kept.state_dict(),
         "spent": run.spent.state_dict(),
         "was_judged": run.closing.was_judged,
@@ -71,6 +72,8 @@ def put_back(run: PruningRun, saved: Mapping[str, Any], *, extended: bool) -> No
     run.judge.load_state_dict(saved)
     run.cutter.load_state_dict(saved)
     run.gradual.load_state_dict(saved["gradual"])
+    if "nested" in saved:
+        run.nested.load_state_dict(saved["nested"])
     run.closing.was_judged = saved["was_judged"]
     if run.kept is not None:
         run.kept.load_state_dict(saved["kept"])

@@ -150,6 +150,11 @@ class Settings:
                 f"Files.judged={list(files.judged)}: files are candidates of their own, which are all known before the "
                 "guard looks once; use Guard(judging='end')"
             )
+        if files.nested and guard.judging != "end":
+            raise ValueError(
+                "Files.nested=True: networks that share their weights are trained when all candidates are known, and "
+                "judged together; use Guard(judging='end')"
+            )
         if files.judged and task is not None:
             raise ValueError(
                 f"Files.judged={list(files.judged)} with task={type(task).__name__}(...): files are judged of classes "
@@ -256,6 +261,8 @@ class Settings:
             saved["task"] = identity(self.kind)
         if self.files.judged:
             saved["Files.judged"] = list(self.files.judged)
+        if self.files.nested:
+            saved["Files.nested"] = True
         return saved | {"Cut.criterion": self.criterion.identity}
 
 

@@ -182,8 +182,13 @@ class RoundStart:
 
     # -- going back --
 
-    def go_back(self, accepted: Ticket) -> None:
-        """Rewind weights and training state, by kind; where weights are kept, the module has the accepted ones."""
+    def go_back(self, accepted: Ticket, *, with_weights: bool = True) -> None:
+        """Rewind weights and training state, by kind; where weights are kept, the module has the accepted ones.
+
+        Args:
+            accepted: The last accepted network.
+            with_weights: Otherwise the module keeps its weights whatever the kind.
+        """
         kind = self._rewind.kind
         if kind == "none":
             assert accepted.training is not None
@@ -199,7 +204,8 @@ class RoundStart:
         else:
             assert self.point is not None
             assert self.point.training is not None
-            restore_tensors(self._module, self.point.tensors)
+            if with_weights:
+                restore_tensors(self._module, self.point.tensors)
             self._restart_training(self.point.training)
 
     def _restart_training(self, state: TrainingState) -> None:

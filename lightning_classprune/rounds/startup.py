@@ -32,7 +32,7 @@ from lightning_classprune.guard.leaks import check_apart, check_guard, check_uni
 from lightning_classprune.guard.task import Columns, OfUnits, Outcomes, Task
 from lightning_classprune.ledger.recording import Recorder
 from lightning_classprune.pruning.cutter import Cutter, check_criterion, starting_masks
-from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.pruning.masks import HeldMasks, Masks
 from lightning_classprune.pruning.parameters import tell_coverage
 from lightning_classprune.rounds.best_epoch import BestEpoch
 from lightning_classprune.rounds.clock import (
@@ -43,6 +43,7 @@ from lightning_classprune.rounds.clock import (
 )
 from lightning_classprune.rounds.file_candidates import FileCandidates, FileMaker
 from lightning_classprune.rounds.gradual import check_length_is_known
+from lightning_classprune.rounds.nested import check_can_nest
 from lightning_classprune.rounds.plan import largest_number_of_tests, make_plan
 from lightning_classprune.rounds.randomness import RoundRandomness
 from lightning_classprune.rounds.resuming import (
@@ -173,6 +174,8 @@ class Startup:
         frozen = self._other_callbacks.by_epoch.unfreezes
         cutter = Cutter.find(settings.cut, settings.criterion, trainer, pl_module, processes, frozen=frozen)
         units, sharding = cutter.units, cutter.sharding
+        if settings.files.nested:
+            check_can_nest(trainer, sharded=bool(sharding))
         tell_coverage(pl_module, units.parameters)
         round_start = RoundStart(settings, trainer, pl_module, self._clock, sharding)
         masks = starting_masks(units.parameters, self._inherited, sharding, processes)
@@ -202,7 +205,7 @@ class Startup:
             files=self._files(kept, sharding),
             spent=SpentTests(self._folder(), name, processes),
             best=None if self._monitor is None else BestEpoch(self._monitor, trainer, processes),
-            masks=masks,
+            held=HeldMasks(masks, as_bits=bool(sharding)),
         )
         if units.pruned(masks):
             run.earlier = self._earlier

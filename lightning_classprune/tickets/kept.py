@@ -60,6 +60,7 @@ class KeptTickets:
     Attributes:
         dense: The dense network, which is delivered where nothing else is.
         candidates: In the order in which they were kept.
+        replaced: Those that were, before the networks of a nested round took their place.
     """
 
     def __init__(self, folder: str, run: str, processes: Processes) -> None:
@@ -68,6 +69,7 @@ class KeptTickets:
         self._processes = processes
         self.dense: Kept | None = None
         self.candidates: list[Kept] = []
+        self.replaced: list[Kept] = []
         self._saved_folder = self.folder  # of the run that is resumed
         self._files: list[str] = []
 
@@ -97,6 +99,14 @@ class KeptTickets:
             self.dense = one
         else:
             self.candidates.append(one)
+
+    def give_way(self) -> None:
+        """Those that are kept from here on take the place of the candidates so far."""
+        self.replaced, self.candidates = [*self.replaced, *self.candidates], []
+
+    @property
+    def _ever(self) -> list[Kept]:
+        return [*self.replaced, *self.candidates]
 
     def load(self, one: Kept) -> tuple[dict[str, Tensor], Masks]:
         """The whole tensors and masks of a kept network, on every process.
@@ -143,7 +153,7 @@ class KeptTickets:
             marks = {folder / mark.name for folder in folders for mark in self._marks}
             found = [(os.fspath(mark), _read_mark(mark)) for mark in sorted(marks) if mark.exists()]
         found = self._processes.first(found)
-        final = [mark for mark, said in found if said["done"] or not self._are_of(said["networks"])]
+        final = [mark for mark, said in found if said["done"] or not self._are_of(said["kept"])]
         if not final:
             return
         raise MisconfigurationException(
@@ -151,9 +161,9 @@ class KeptTickets:
             "begin a new run, with other guard data if it is to have a new chance"
         )
 
-    def _are_of(self, networks: list[str]) -> bool:
-        """Whether these candidates are the first of those networks, so that a run that goes on may come to the same."""
-        return [one.sha256 for one in self.candidates] == networks[: len(self.candidates)]
+    def _are_of(self, kept: list[str]) -> bool:
+        """Whether what was kept is the first of those networks, so that a run that goes on may come to the same."""
+        return [one.sha256 for one in self._ever] == kept[: len(self._ever)]
 
     def open_guard(self, its_files: Sequence[str] = ()) -> None:
         """Say for which networks the guard is opened, before its first look.
@@ -180,7 +190,10 @@ class KeptTickets:
         self._write_mark([one.sha256 for one in self.candidates], done=True)
 
     def _write_mark(self, networks: list[str], *, done: bool) -> None:
-        content = json.dumps({"networks": networks, "files": self._files, "done": done}) + "\n"
+        told = {"networks": networks, "files": self._files, "done": done}
+        if self.replaced:
+            told["kept"] = [one.sha256 for one in self._ever]
+        content = json.dumps(told) + "\n"
 
         def write() -> None:
             for mark in self._marks:
@@ -192,7 +205,7 @@ class KeptTickets:
         """Remove the files of all candidates; what was accepted has files of its own."""
 
         def remove() -> None:
-            for one in (*self.candidates, *([self.dense] if self.dense else [])):
+            for one in (*self._ever, *([self.dense] if self.dense else [])):
                 (self.folder / one.file).unlink(missing_ok=True)
 
         self._processes.on_first(remove)
@@ -206,6 +219,7 @@ class KeptTickets:
             "run": self.run,
             "dense": self.dense.state_dict() if self.dense else None,
             "candidates": [one.state_dict() for one in self.candidates],
+            "replaced": [one.state_dict() for one in self.replaced],
             "files": self._files,
         }
 
@@ -218,8 +232,9 @@ class KeptTickets:
         self.run = state["run"]
         self.dense = Kept(**state["dense"]) if state["dense"] else None
         self.candidates = [Kept(**one) for one in state["candidates"]]
+        self.replaced = [Kept(**one) for one in state.get("replaced", [])]
         self._files = list(state.get("files", []))
-        for one in (*self.candidates, *([self.dense] if self.dense else [])):
+        for one in (*self._ever, *([self.dense] if self.dense else [])):
             if not re.fullmatch(r"\w+", self.run) or one.file != self._name(one.place):
                 raise MisconfigurationException(
                     f"the checkpoint names {one.file!r} as a candidate that was kept, which is no name of one"
@@ -239,5 +254,5 @@ def _read_mark(path: Path) -> dict[str, Any]:
         raise MisconfigurationException(
             f"{path} says that this run was judged, and cannot be read ({error}); put it back"
         ) from error
-    mark: dict[str, Any] = {"files": []} | said
+    mark: dict[str, Any] = {"files": [], "kept": said["networks"]} | said
     return mark

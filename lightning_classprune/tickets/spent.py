@@ -49,18 +49,24 @@ class SpentTests:
             number: Of the test in its run, from 0.
             outcomes: What the candidate decided on the guard's cases; None if its scores were NaN.
             verdict: What follows from that.
-            level: Of the test.
+            level: Of the test, or for each of those that are made together.
 
         Raises:
-            MisconfigurationException: This test was made already, of other decisions.
+            MisconfigurationException: This test was made already, of other decisions or beside other tests.
         """
         test = {"decisions": _digest(outcomes), "verdict": verdict, "level": level}
         known = self._tests.setdefault(str(number), test)
         if known != test:
+            same = known["decisions"] == test["decisions"]
+            how = (
+                "at another level or beside other candidates"
+                if same
+                else "of a candidate that decided otherwise"
+            )
             raise MisconfigurationException(
-                f"guard test {number + 1} of this run was made already ({self._path}), of a candidate that decided "
-                f"otherwise and was {known['verdict']}: from this checkpoint the run came to another network, by other "
-                "data, other code or a device that rounds otherwise. A test is made once; resume from the last "
+                f"guard test {number + 1} of this run was made already ({self._path}), {how}, and was "
+                f"{known['verdict']}: from this checkpoint the run came to another network, by other data, other "
+                "code or a device that rounds otherwise, or to other limits. A test is made once; resume from the last "
                 "checkpoint, or begin a new run, with other guard data if it is to have a new chance"
             )
         self._write()

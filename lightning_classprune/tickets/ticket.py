@@ -16,9 +16,12 @@ class Ticket:
     """A network that was judged: its masks, all its tensors, its decision offsets, and the state of what trained it.
 
     `packed` holds its masks as bits, whatever device the network is on. `training` is None in a resumed run that cannot
-    need it: checkpoints hold it only where fine-tuning goes on from it. `beside` is what `predict` was fitted to it, by
-    name; empty unless that is a probe. `tensors` are without the decision offsets, by class in `offsets`; `folded_into`
-    names the bias that takes them when the network is handed over, None where none does.
+    need it: checkpoints hold it only where fine-tuning goes on from it. Otherwise it stays until the run ends, though
+    no round starts from it (8 bytes a weight and process under Adam): where the last round is refused, the trainer and
+    its last checkpoint get this network back with the momentum that it was trained with, not the refused one's.
+    `beside` is what `predict` was fitted to it, by name; empty unless that is a probe. `tensors` are without the
+    decision offsets, by class in `offsets`; `folded_into` names the bias that takes them when the network is handed
+    over, None where none does.
     """
 
     packed: dict[str, dict[str, Any]]

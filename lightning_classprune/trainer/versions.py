@@ -30,6 +30,7 @@ __all__ = [
     "FSDPModule",
     "Shard",
     "callbacks_module",
+    "check_onnx_exporter",
     "check_version",
     "has_stopped",
     "makes_iterator",
@@ -130,6 +131,19 @@ def check_version(trainer: Any) -> None:
         rank_zero_warn(
             f"{package} {version} is newer than what ClassAwarePruningCallback was tried with ({oldest} to {newest}); "
             f"if something fails, pip install '{project}~={newest}.0'"
+        )
+
+
+def check_onnx_exporter() -> None:
+    """Refuse a torch whose exporter cannot leave the batch size of an ONNX file free: 2.4.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if "dynamic_shapes" not in inspect.signature(torch.onnx.export).parameters:
+        raise ValueError(
+            f"torch {torch.__version__} cannot write ONNX files with a free batch size; pip install 'torch>=2.5', "
+            "or use the ticket, which needs no ONNX"
         )
 
 

@@ -12,11 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_classprune.export.artefact import Spec
+from lightning_classprune.export.artefact import NOT_DECLARED, Spec
 from lightning_classprune.export.c_format import CFormat
 from lightning_classprune.export.c_library import CLibrary
 from lightning_classprune.export.compact import compact
 from lightning_classprune.export.deployed import Deployed
+from lightning_classprune.export.int8_format import int8_file
+from lightning_classprune.export.onnx_export import make_graph
 from lightning_classprune.guard.decision_offset import DecisionOffset
 from lightning_classprune.job.models import conv_net, mlp
 
@@ -130,13 +132,54 @@ def test_decisions_are_the_modules(
     assert code.facts["flash"] > 0
 
 
+@pytest.mark.parametrize(
+    ("net", "kept", "x", "options"),
+    [
+        (every_step, 1.0, PIXELS, {"normalization": ((0.4, 0.5, 0.6), 0.2), "thresholds": {1: 0.25}}),
+        (lambda: mlp(12, 1), 0.3, NUMBERS, {"thresholds": {1: 0.05}}),
+        (lambda: conv_net(1, 3), 0.1, GREY, {"normalization": (0.5, 0.25)}),
+    ],
+    ids=["every step", "one logit", "the job's"],
+)
+def test_in_eight_bits_it_decides_as_the_int8_file(
+    net: Any,
+    kept: float,
+    x: torch.Tensor,
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("onnxscript")
+    rule = Deployed(drawn(net(), kept), options.get("normalization"), options.get("thresholds", {}))
+    told = spec(rule, x, int8=x)
+    smaller = rule.around(told.compacted(1).model)
+    graph = make_graph(smaller, x)
+    monkeypatch.setitem(CFormat.write.__globals__, "make_graph", lambda *_: graph)  # once is enough
+    known = int8_file(graph, tmp_path / "int8.onnx", x, {})
+    scores, decision = known.reader(x)
+    code, header = CFormat().write(rule, tmp_path, told)
+    got, decided = code.reader(x)
+    torch.testing.assert_close(got, scores, rtol=1e-6, atol=1e-6)
+    assert torch.equal(decided, decision)
+    assert (code.verdict, header.verdict) == (NOT_DECLARED, NOT_DECLARED)
+    assert header.keeps_name
+    assert "unproven (not declared)" in code.path.read_text()
+    whole, _ = CFormat().write(rule, tmp_path, spec(rule, x))
+    assert code.facts["ram"] < 0.5 * whole.facts["ram"]
+    assert code.facts["flash"] < whole.facts["flash"]
+    assert code.facts["multiplications"] <= whole.facts["multiplications"]
+    CFormat().write(rule, tmp_path, told)
+    check_needs_no_library(code.path, tmp_path / "model.o")
+
+
 def test_it_needs_no_library(tmp_path: Path) -> None:
     rule = Deployed(drawn(conv_net(1, 3), 0.2), thresholds={})
     (code, _) = CFormat().write(rule, tmp_path, spec(rule, GREY.float()))
-    made = tmp_path / "model.o"
-    subprocess.run(
-        ["cc", "-std=c99", "-ffreestanding", "-O2", "-c", str(code.path), "-o", str(made)], check=True
-    )
+    check_needs_no_library(code.path, tmp_path / "model.o")
+
+
+def check_needs_no_library(code: Path, made: Path) -> None:
+    subprocess.run(["cc", "-std=c99", "-ffreestanding", "-O2", "-c", str(code), "-o", str(made)], check=True)
     needed = subprocess.run(["nm", "-u", str(made)], capture_output=True, text=True, check=True).stdout
     assert not [
         name for name in needed.split() if name not in ("U", "_GLOBAL_OFFSET_TABLE_", "memset", "memcpy")

@@ -20,6 +20,7 @@ pytest.importorskip("torch_pruning")
 
 from lightning_classprune import ClassAwarePruningCallback, Cut, Fixed, Guard
 from lightning_classprune.export.compact import compact
+from lightning_classprune.job.models import conv_net
 from lightning_classprune.pruning.channel_units import ChannelUnits
 from lightning_classprune.pruning.channels import find_channels
 from lightning_classprune.pruning.masks import apply_masks, full_masks
@@ -234,6 +235,8 @@ def test_any_zeros_of_a_small_residual_network(seed, share):
 
 NETWORKS = {
     "mobilenet": lambda: torchvision.models.mobilenet_v2(num_classes=2, width_mult=0.25),
+    # Its last stage ends in a maximum over the image, not in a mean.
+    "conv_net": lambda: conv_net(3, width=4),
     "densenet": lambda: torchvision.models.DenseNet(4, (2, 3), num_init_features=8, num_classes=2),
 }
 
@@ -254,6 +257,8 @@ def test_half_of_the_channels_of_known_networks(name):
     }
     before, after = made.report["macs"]
     assert after < 0.45 * before
+    apply_masks(masks, parameters)
+    same(net, made.model, x)
 
 
 def test_a_channel_run_shrinks_to_its_channels():

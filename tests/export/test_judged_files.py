@@ -23,6 +23,7 @@ from lightning_classprune.trainer.forward import default_predict
 from tests.support.compare import without_seconds
 from tests.support.kit import Tiny, dataset, fit, plain_pruner, tiny
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 pytest.importorskip("torch_pruning")
@@ -49,15 +50,15 @@ def run(callback: Any, module: Any = None, **options: Any) -> Any:
 
 
 def test_every_file_has_a_verdict_of_its_own_at_holms_levels(tmp_path: Path) -> None:
-    callback = job(ladder=str(tmp_path))
+    callback = job(ladder=str(tmp_path), judged=["folded", "fp16", "int8"])
     module = run(callback)
     assert "forward" not in vars(module)
     row = callback.ledger[1]
-    assert list(row["files"]) == ["int8", "fp16"]
+    assert list(row["files"]) == ["int8", "fp16", "folded"]
     judged = [row, *row["files"].values()]
     p_values = [max(one["classes"]["1"][key] for key in ("p_value", "fp_p_value")) for one in judged]
-    in_order = sorted(range(3), key=lambda i: p_values[i])
-    assert [judged[i]["level"] for i in in_order] == pytest.approx([0.1 / 3, 0.1 / 2, 0.1])
+    in_order = sorted(range(4), key=lambda i: p_values[i])
+    assert [judged[i]["level"] for i in in_order] == pytest.approx([0.1 / 4, 0.1 / 3, 0.1 / 2, 0.1])
     assert {one["verdict"] for one in judged} == {"accepted"}
     x, y = GUARD.tensors
     dense = callback.guard_outcomes["dense"]
@@ -69,10 +70,13 @@ def test_every_file_has_a_verdict_of_its_own_at_holms_levels(tmp_path: Path) -> 
         assert (counts["newly_missed"], counts["newly_found"]) == (misses.newly_missed, misses.newly_found)
         assert (counts["new_alarms"], counts["gone_alarms"]) == (alarms.newly_missed, alarms.newly_found)
         assert one["calibration"] is None if kind == "fp16" else one["calibration"]["samples"] == 96
-        assert OnnxFile(path).metadata["values"] == kind
+        assert OnnxFile(path).metadata["values"] == {"folded": "fp32"}.get(kind, kind)
+    folded = onnx.load(tmp_path / row["files"]["folded"]["file"])
+    shapes = [list(tensor.dims) for tensor in folded.graph.initializer]
+    assert [7, 8] in shapes, "three quarters of the channels that live"
     mark = json.loads(next(tmp_path.glob("judged-*.json")).read_text())
     assert mark["files"] == [one["sha256"] for one in row["files"].values()]
-    assert list(JudgedFormat(tmp_path, row, {}).there) == ["int8", "fp16"]
+    assert list(JudgedFormat(tmp_path, row, {}).there) == ["int8", "fp16", "folded"]
     assert json.loads(json.dumps(without_seconds(callback.ledger))) == without_seconds(callback.ledger)
 
 
@@ -109,6 +113,21 @@ def test_what_a_file_could_not_stand_for_is_said_before_training(
 ) -> None:
     with pytest.raises(MisconfigurationException, match=rf"^Files\.judged=\['int8', 'fp16'\]: .*{said}"):
         run(job(predict=predict), Two())
+
+
+class Frozen(Tiny):
+    """Its only width is held by a layer that mixes channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net[1] = torch.nn.LayerNorm(12)
+
+
+def test_a_network_that_cannot_be_folded_is_refused_before_training() -> None:
+    with pytest.raises(
+        MisconfigurationException, match=r"^Files\.judged=\['folded'\]: no folded file .*LayerNorm"
+    ):
+        run(job(judged=["folded"]), Frozen())
 
 
 def test_several_training_loaders_are_refused() -> None:

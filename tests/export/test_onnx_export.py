@@ -22,7 +22,9 @@ from lightning_classprune.job.models import mlp
 from lightning_classprune.pruning.masks import Masks, apply_masks
 from lightning_classprune.pruning.parameters import select_parameters
 from tests.support import ROOT
+from tests.support.older import needs_onnx_exporter
 
+pytestmark = needs_onnx_exporter
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -143,6 +143,29 @@ def test_nothing_is_left_to_defaults_and_every_shape_is_the_standards() -> None:
     assert shapes[nodes["Reshape"].input[1]] == [2]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "stored"),
+    [
+        (-128, 127, "int8"),
+        (0, 128, "int16"),
+        (-129, 5, "int16"),
+        (-32768, 32767, "int16"),
+        (0, 32768, "int32"),
+    ],
+)
+def test_whole_numbers_are_stored_in_as_few_bits_as_hold_them(low: int, high: int, stored: str) -> None:
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    numbers = np.full(90, high, np.int32)
+    numbers[::2] = low or 1
+    model = packed(numbers)
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT32
+    (tensor,) = [t for t in model.graph.initializer if not t.name.startswith("classprune/")]
+    assert onnx.numpy_helper.to_array(tensor).dtype == stored
+    (got,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {})
+    assert got.dtype == np.int32
+    np.testing.assert_array_equal(got, numbers)
+
+
 def test_halves_are_for_matrices_that_fit_them() -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     weight = np.linspace(1, 2, 6000, dtype=np.float32).reshape(100, 60)

@@ -15,6 +15,7 @@ from lightning_classprune.export.quantization import (
     calibration_facts,
     calibration_samples,
     quantized,
+    shorten,
 )
 
 onnx = pytest.importorskip("onnx")
@@ -86,8 +87,6 @@ def test_weights_have_seven_bits_zeros_stay_and_only_the_layers_change() -> None
     assert len(np.unique(scores)) > 256  # floats
     exact, _ = run(before, X)
     assert 0 < np.abs(scores - exact).max() < 0.05 * np.abs(exact).max()
-    names = {name for node in proto.graph.node for name in (*node.input, *node.output)}
-    assert max(len(name) for name in names - {"scores", "decision", "input"}) <= 3
 
 
 def test_a_packed_graph_gives_what_the_dense_one_gives_and_is_smaller() -> None:
@@ -95,10 +94,28 @@ def test_a_packed_graph_gives_what_the_dense_one_gives_and_is_smaller() -> None:
     packed = onnx.ModelProto()
     packed.CopyFrom(proto)
     pack_weights(packed, half=False)
+    shorten(packed.graph)
+    names = {name for node in packed.graph.node for name in (*node.input, *node.output)}
+    assert max(len(name) for name in names - {"scores", "decision", "input"}) <= 3
     onnx.checker.check_model(packed, full_check=True)
     for found, known in zip(run(packed, X), run(proto, X), strict=True):
         np.testing.assert_array_equal(found, known)
     assert packed.ByteSize() < proto.ByteSize()
+
+
+def test_the_scales_of_biases_are_computed_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = quantized(network(), X)
+    (product,) = [node for node in proto.graph.node if node.op_type == "Mul"]
+    monkeypatch.setitem(quantized.__globals__, "_multiply_scales", lambda graph: None)
+    stored = quantized(network(), X)
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in stored.graph.initializer}
+    known = constants[product.output[0]]
+    factors = [constants[name] for name in product.input]
+    assert (factors[0] * factors[1]).tobytes() == known.tobytes()
+    assert known.shape == (40,)
+    assert product.output[0] not in {t.name for t in proto.graph.initializer}
+    for found, one in zip(run(proto, X), run(stored, X), strict=True):
+        np.testing.assert_array_equal(found, one)
 
 
 def test_the_same_data_give_the_same_file_and_others_another() -> None:

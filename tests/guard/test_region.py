@@ -58,3 +58,11 @@ def test_a_region_between_knots_is_the_whole_one(n, z, delta):
         between = piece.most(found)
     assert np.array_equal(between, r.Region(z, n, delta).most(found))
     assert (np.diff(between)[between[1:] < n - found[1:]] >= 0).all()
+
+
+@pytest.mark.parametrize(("table", "delta"), [((10, 3, 3500), 0.0015), ((18, 22, 5000), 0.0035)])
+def test_points_that_are_left_out_where_it_is_smooth_hide_no_peak(table, delta, monkeypatch):
+    """Few are newly missed or found, so the probability has its peaks at small rates."""
+    thinned = s.exact_p_value.__wrapped__(*table, delta)
+    monkeypatch.setattr(r, "_STRIDE", 1)
+    assert s.exact_p_value.__wrapped__(*table, delta) == pytest.approx(thinned, rel=1e-6)

@@ -87,7 +87,7 @@ load_ticket("tickets", nn.Linear(2, 2), max_bytes="1 MB")  # arg-type
 ClassDependentLoss([90, 10], protect="crack")  # arg-type
 lightning_classprune.no_such  # attr-defined
 """
-MYPY = (sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-pretty", "--show-error-codes")
+MYPY = (sys.executable, "-m", "mypy", "--strict", "--no-pretty", "--show-error-codes")
 
 
 @pytest.fixture(scope="module")
@@ -106,27 +106,30 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("venv/*/python"))
 
 
-def mypy(python: Path, folder: Path, **files: str) -> str:
-    names = []
+def mypy(python: Path, folder: Path, *arguments: str, **files: str) -> str:
     for name, code in files.items():
         (folder / f"{name}.py").write_text(code)
-        names.append(f"{name}.py")
-    command = [*MYPY, "--python-executable", str(python), "--cache-dir", str(folder / "cache"), *names]
+        arguments += ("-m", name)
+    command = [*MYPY, "--python-executable", str(python), "--cache-dir", str(folder / "cache"), *arguments]
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MYPYPATH")}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
     assert not done.stderr
     return done.stdout
 
 
-def test_users_code_is_checked_against_the_installed_package(python: Path, tmp_path: Path) -> None:
-    said = mypy(python, tmp_path, good=GOOD, bad=BAD)
-    errors = re.findall(r"^(\w+)\.py:(\d+): error: .*\[([\w-]+)\]$", said, re.M)
+def test_the_installed_package_and_users_code_are_checked(python: Path, tmp_path: Path) -> None:
+    """All of the package by the settings of the repository, in one run that reads torch once."""
+    settings = ("--config-file", str(ROOT / "pyproject.toml"), "-p", "lightning_classprune")
+    said = mypy(python, tmp_path, *settings, good=GOOD, bad=BAD)
+    errors = re.findall(r"^(.*)\.py:(\d+): error: .*\[([\w-]+)\]$", said, re.M)
     expected = [
         ("bad", str(number), line.rpartition("# ")[2])
         for number, line in enumerate(BAD.splitlines(), start=1)
         if "  # " in line
     ]
     assert errors == expected, said
+    checked = int(said.rpartition("checked ")[2].split()[0])
+    assert checked >= len(list((ROOT / "lightning_classprune").rglob("*.py")))
 
 
 def test_without_its_marker_nothing_would_be_checked(python: Path, tmp_path: Path) -> None:
@@ -136,6 +139,9 @@ def test_without_its_marker_nothing_would_be_checked(python: Path, tmp_path: Pat
     for marker in site.rglob("lightning_classprune/py.typed"):
         marker.unlink()
     said = mypy(
-        site / python.parent.name / python.name, tmp_path, user="from lightning_classprune import Guard\n"
+        site / python.parent.name / python.name,
+        tmp_path,
+        "--config-file=",
+        user="from lightning_classprune import Guard\n",
     )
     assert "module is installed, but missing library stubs or py.typed marker  [import-untyped]" in said

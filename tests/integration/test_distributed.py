@@ -206,6 +206,7 @@ def test_a_round_equals_a_fit_of_its_own_under_its_masks(fits: Any) -> None:
         ("rank_dependent", "masks differ between processes"),
         ("nan_criterion", "is NaN"),
         ("failing_predict", "LookupError: no such file"),
+        ("failing_rewind_file", "FileExistsError: [Errno 17]"),
         ("leaking_units", "units of the guard hold training samples too"),
         ("iterable", "guard_dataloader: a DataLoader over an iterable data set"),
         ("failing_guard", "FileNotFoundError: guard.npz"),

@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+import torch.distributed.fsdp
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_classprune import load_ticket
@@ -24,6 +25,8 @@ from tests.support.processes import run_job, shared_folder
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not hasattr(torch.distributed.fsdp, "FSDPModule"):
+        pytest.skip("FSDP2 of torch 2.5 and older needs a GPU")
     return shared_folder(tmp_path_factory, "fsdp2", lambda f: run_job("fsdp2_job.py", str(f)))
 
 
@@ -88,8 +91,7 @@ def test_objects_of_a_sharded_run_are_those_of_whole_networks(fits: list[dict[st
     ("name", "criterion", "scope"),
     [
         ("fsdp2", "magnitude", "global"),
-        ("increase", "magnitude_increase", "global"),
-        ("layers", "magnitude", "layer"),
+        ("layers, five samples", "magnitude_increase", "layer"),
         ("ties", all_equal, "global"),
     ],
 )
@@ -119,7 +121,13 @@ def test_gradients_of_pieces_choose_as_those_of_wholes(fits: list[dict[str, Any]
     )
 
 
-def test_what_each_process_heard_is_saved_and_resumed(fits: list[dict[str, Any]], folder: Path) -> None:
+def test_what_each_process_heard_is_saved_and_resumed(fits: list[dict[str, Any]]) -> None:
+    """In fine-tuning, so with the training that was accepted last as well."""
+    assert [row["verdict"] for row in fits[0]["by gradients"]["ledger"]] == [
+        "baseline",
+        "accepted",
+        "accepted",
+    ]
     for process in fits:
         assert_same_run(process["by gradients, resumed in round 1"], process["by gradients"])
 
@@ -128,7 +136,7 @@ def test_pieces_never_leak(fits: list[dict[str, Any]]) -> None:
     for process in fits:
         leaked, looked_at = process["fsdp2"]["leaks"]
         assert leaked == 0
-        assert looked_at > 1000
+        assert looked_at > 500
 
 
 def test_who_cannot_read_validation_leaves_nobody_waiting(fits: list[dict[str, Any]]) -> None:
@@ -143,16 +151,17 @@ def test_masks_of_pieces_shrink_inside_a_round(fits: list[dict[str, Any]]) -> No
         assert [row["sparsity"] for row in found["ledger"]] == [0.0, 114 / 227]
         leaked, looked_at = found["leaks"]
         assert leaked == 0
-        assert looked_at > 500
+        assert looked_at > 200
         assert_same_run(process["gradual, resumed"], found)
 
 
 def test_shares_of_few_guard_samples_leave_nobody_waiting(fits: list[dict[str, Any]]) -> None:
-    for a, b in zip(*(process["five samples"]["passes"] for process in fits), strict=True):
+    name = "layers, five samples"
+    for a, b in zip(*(process[name]["passes"] for process in fits), strict=True):
         if a[0]:
             assert len(a[0]) == len(b[0]) == 3
             assert sorted({*a[0], *b[0]}) == [0, 1, 2, 3, 4]
-    assert [row["classes"]["1"]["support"] for row in fits[0]["five samples"]["ledger"]] == [3, 3]
+    assert [row["classes"]["1"]["support"] for row in fits[0][name]["ledger"]] == [3, 3]
 
 
 @pytest.mark.parametrize("when", ["in round 0", "at a verdict", "in round 1"])
@@ -181,12 +190,6 @@ def test_one_process_resumes_what_two_have_saved(
     for name, mask in callback.masks.items():
         assert not (mask & ~first[name]).any()
         assert not net.state_dict()[name][~mask].any()
-
-
-def test_fine_tuning_resumed_is_the_same_run(fits: list[dict[str, Any]]) -> None:
-    assert [row["verdict"] for row in fits[0]["fine-tuned"]["ledger"]] == ["baseline", "accepted", "accepted"]
-    for process in fits:
-        assert_same_run(process["fine-tuned, resumed"], process["fine-tuned"])
 
 
 def test_after_refusals_the_judged_weights_are_delivered(fits: list[dict[str, Any]]) -> None:

@@ -307,6 +307,17 @@ def test_a_judged_run_is_neither_resumed_nor_judged_again(tmp_path: Path) -> Non
                 ckpt_path=path,
             )
         assert again.callback.ledger == []
+    for mark in tmp_path.rglob("*judged-*.json"):
+        mark.unlink()
+    # The tests beside the checkpoints know other verdicts; the candidates of later checkpoints are gone.
+    for path, message in (
+        (keep.files[4], "put its file back"),
+        (keep.files[0], r"guard test 1 of this run was made already \(.*tests-.*decided otherwise"),
+    ):
+        again = Job(tmp_path, harm=0.99)
+        cheat = pl.callbacks.LambdaCallback(on_train_start=lambda *_, of=again: setattr(of, "harm", 0.0))
+        with pytest.raises(MisconfigurationException, match=message):
+            again.run(cheat, ckpt_path=path)
 
 
 def test_closing_early_does_not_leave_a_second_chance(tmp_path: Path) -> None:

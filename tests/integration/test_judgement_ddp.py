@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from lightning_classprune import read_ladder
 from lightning_classprune.files import sha256
 from lightning_classprune.tickets.ladder import Ladder
 from tests.support.compare import assert_same
@@ -22,6 +23,12 @@ def test_two_processes_come_to_one_judgement(tmp_path: Path) -> None:
     accepted = [row["round"] for row in first["ledger"] if row["verdict"] in ("baseline", "accepted")]
     assert len(accepted) > 1
     assert [entry["round"] for entry in Ladder(tmp_path / "tickets").entries()] == accepted
+    nested = [row["round"] for row in first["ledger"] if row.get("nested")]
+    assert len(nested) == 3
+    assert accepted[1:] == [number for number in accepted if number in nested]
+    ladder = read_ladder(tmp_path / "tickets")
+    whole = next(place for place, info in enumerate(ladder.tensors) if info.name.endswith("0.weight"))
+    assert {ladder.parts[number][whole].of for number in range(1, len(ladder.members))} == {1}
     assert all(row["classes"]["1"]["support"] > 0 for row in first["ledger"] if row["classes"])
     corrupted = [
         row["corruptions"]["impulse_noise"]["classes"]["1"] for row in first["ledger"] if row["classes"]
@@ -36,3 +43,6 @@ def test_two_processes_come_to_one_judgement(tmp_path: Path) -> None:
             file = row["files"]["int8"]
             assert sha256(tmp_path / "tickets" / file["file"]) == file["sha256"]
             assert file["classes"]["1"]["support"] == row["classes"]["1"]["support"]
+            of_row, of_file = (one["corruptions"]["impulse_noise"]["classes"]["1"] for one in (row, file))
+            assert of_file["support"] == of_row["support"]
+            assert of_file["tolerance"] == of_row["tolerance"]

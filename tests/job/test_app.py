@@ -232,7 +232,8 @@ def test_command_says_what_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.job
 def test_two_processes_count_the_test_split_once(tmp_path: Path) -> None:
-    done = command(*SHORT, "trainer=ddp", cwd=tmp_path)
+    once = ("trainer.max_epochs=1", "search.max_rounds=1")
+    done = command(*SHORT, *once, "trainer=ddp", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     test = json.loads((tmp_path / "out" / "test.json").read_text())
     data = BreastCancerData()

@@ -259,3 +259,13 @@ def test_a_corruption_has_a_line_and_a_part_of_the_claim() -> None:
     assert achievement(rows).endswith(
         "; under fog it missed 61 of 205 of 'defective' against 63 (a rise of more than 0.05 is excluded)."
     )
+
+
+def test_a_file_has_a_line_of_its_own_for_each_corruption() -> None:
+    (row,) = in_fog(ROWS[1:2])
+    there = {"fog": {"verdict": "refused", "reason": "told", "classes": {"defective": counts(205, 77)}}}
+    file = {"verdict": "refused", "reason": "in fog", "classes": row["classes"], "corruptions": there}
+    shown = shown_in([ROWS[0], {**row, "files": {"int8": file}}])
+    (line,) = [line for line in shown.splitlines() if "77/205" in line]
+    assert "int8, fog" in line
+    assert "refused" in line

@@ -80,11 +80,37 @@ class Mixing(nn.Module):
 
 
 @pytest.mark.parametrize(
+    "reduce",
+    [
+        lambda y: y.amax((2, 3)),
+        lambda y: y.amin((-1, -2)),
+        lambda y: y.sum((2, 3), keepdim=True).flatten(1),
+        lambda y: y.mean((-2, -1)),
+    ],
+)
+def test_what_is_reduced_inside_each_channel_can_leave(reduce: Any) -> None:
+    net = Mixing(reduce)
+    net.a = nn.Conv2d(2, 4, 3)  # type: ignore[assignment]
+    found, stays = groups(net, torch.randn(2, 2, 5, 5))
+    assert found == {
+        "a": {
+            "size": 4,
+            "outputs": {"a.weight": [0, 1, 2, 3], "a.bias": [0, 1, 2, 3]},
+            "inputs": {"head.weight": [0, 1, 2, 3]},
+        }
+    }
+    assert stays == {"head": "it gives the output of the network"}
+
+
+@pytest.mark.parametrize(
     ("mix", "why"),
     [
         (lambda y: y.softmax(1), "Softmax may mix channels"),
         (lambda y: y.roll(1, dims=1), "Roll may mix channels"),
         (lambda y: y @ torch.eye(4), "Mm may mix channels"),
+        (lambda y: y.amax(1, keepdim=True) * y, "a maximum is taken over samples or channels"),
+        (lambda y: y.sum(0, keepdim=True) * y, "a sum is taken over samples or channels"),
+        (lambda y: y - y.sum(), "a sum is taken over samples or channels"),
         (nn.LayerNorm(4), "mix (LayerNorm) mixes channels, or is not supported"),
     ],
 )

@@ -154,7 +154,7 @@ STAYS: dict[str, tuple[nn.Module, str, str]] = {
     "mean over channels": (
         Net(lambda n, x: n.b(n.a(x).mean((1, 2))), a=nn.Conv2d(3, 4, 1), b=nn.Linear(8, 2)),
         "a",
-        "a mean is taken over the channels",
+        "a mean is taken over samples or channels",
     ),
     "also an output": (
         Net(lambda n, x: [n.b(pooled(y := n.a(x))), y], a=nn.Conv2d(3, 4, 1), b=nn.Linear(4, 2)),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lightning_classprune.pruning.masks import (
+    HeldMasks,
     apply_masks,
     count_kept,
     count_weights,
@@ -18,6 +19,7 @@ from lightning_classprune.pruning.masks import (
     unpack,
 )
 from lightning_classprune.trainer.sharding import local
+from tests.support.compare import assert_same
 
 torch.set_num_threads(1)
 
@@ -115,6 +117,19 @@ def test_packing_follows_logical_order_and_shares_no_storage():
     unpack(packed).fill_(False)
     mask.fill_(False)
     assert unpack(packed).tolist() == [[True, False], [True, True]]
+
+
+@pytest.mark.parametrize("as_bits", [False, True])
+def test_masks_of_pieces_are_held_in_an_eighth_of_a_byte_a_weight(as_bits):
+    masks = {"a": torch.arange(999) % 3 == 0, "b": torch.tensor([[True], [False]])}
+    held = HeldMasks(masks, as_bits=as_bits)
+    assert_same(held.get(), masks)
+    held.put({"a": ~masks["a"]})
+    assert_same(held.get(), {"a": ~masks["a"]})
+    storages = [value for state in vars(held).values() if isinstance(state, dict) for value in state.values()]
+    assert len(storages) == 1
+    bits = storages[0]["bits"] if as_bits else storages[0]
+    assert bits.untyped_storage().nbytes() == (125 if as_bits else 999)
 
 
 def test_digest_by_hand_and_without_regard_to_order():

@@ -10,6 +10,8 @@ import torch
 
 from lightning_classprune.ledger.recording import Recorder
 from lightning_classprune.rounds.closing import Closing
+from lightning_classprune.tickets.spent import SpentTests
+from lightning_classprune.trainer.processes import Processes
 from tests.guard.test_judge import begun, decided, judge
 from tests.rounds.test_delivery import delivery
 from tests.support.compare import assert_same, weights
@@ -25,6 +27,7 @@ def closing(folder: Path, *, at_end: bool = True, dense: bool = True, alpha: flo
         kept=tickets,
         recorder=Recorder(delivering.handover.trainer),
         delivery=delivering,
+        spent=SpentTests(folder, "run", Processes()),
     )
 
 

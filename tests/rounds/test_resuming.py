@@ -52,6 +52,12 @@ def test_a_limit_is_not_taken_back() -> None:
         check_same_run(saved, MINE)
 
 
+def test_what_was_declared_is_not_dropped() -> None:
+    saved = {"version": STATE_VERSION, "settings": MINE | {"Files.judged": ["int8"]}}
+    with pytest.raises(MisconfigurationException, match=r"Files.judged was \['int8'\] and is now None"):
+        check_same_run(saved, MINE)
+
+
 @pytest.mark.parametrize(
     ("settings", "was_judged", "refusals", "any_refused", "why"),
     [

@@ -151,6 +151,7 @@ BAD: dict[str, list[Any]] = {
     "ladder": ["", 3, b"tickets", True],
     "rewind_file": ["", 3, ["point.pt"]],
     "judged": ["int8", ["int4"], ["int8", "int8"], None],
+    "nested": [1, "yes", None, True],  # the last without a ladder
     "predict": ["model", 3, (1, 2)],
     "guard_dataloader": [3, 0.5, "guard.npz", object()],
     "protect": [
@@ -280,6 +281,10 @@ def test_a_gradual_search_has_its_own_criterion_unless_a_cut_is_given() -> None:
         ),
         ({"protect": {"ill": 0.1}}, "allowed are 0 to 1, or names with class_names="),
         ({"protect": {"sick": 0.1, 1: 0.1}, "class_names": ["well", "sick"]}, "class 'sick' is given twice"),
+        (
+            {"nested": True, "ladder": "tickets"},
+            r"Files.nested=True: networks that share their weights .*use Guard\(judging='end'\)",
+        ),
         ({"judged": ["int8"]}, r"Files.judged=\['int8'\]: files are candidates .*use Guard\(judging='end'\)"),
         (
             {"judged": ["fp16"], "judging": "end", "task": Segmentation()},
@@ -595,6 +600,8 @@ def test_two_runs_with_other_settings_have_other_states(name: str) -> None:
 def test_two_runs_with_files_and_data_elsewhere_have_the_same_state() -> None:
     elsewhere = read(ladder="there", rewind_file="there.pt", guard_dataloader=[1])
     assert elsewhere.state_dict() == read().state_dict()
+    nested = read(judging="end", ladder="tickets", nested=True).state_dict()
+    assert nested == read(judging="end").state_dict() | {"Files.nested": True}
     declared = read(judging="end", judged=["int8"]).state_dict()
     assert declared == read(judging="end").state_dict() | {"Files.judged": ["int8"]}
 

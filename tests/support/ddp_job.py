@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -233,8 +234,9 @@ def averaged(strategy: str, folder: str) -> dict[str, Any]:
     """Averages of weights and of BatchNorm's statistics, which no validation makes equal."""
     net = module()
     callback = pruner(max_rounds=1)
-    average = pl.callbacks.EMAWeightAveraging(decay=0.8)
-    fit(net, strategy, folder, callback, average, max_epochs=1, limit_val_batches=0)
+    kind = getattr(pl.callbacks, "EMAWeightAveraging", None)  # from Lightning 2.6 on
+    averages = [kind(decay=0.8)] if kind else []
+    fit(net, strategy, folder, callback, *averages, max_epochs=1, limit_val_batches=0)
     return results(callback, net)
 
 
@@ -446,6 +448,20 @@ def failing_ladder(strategy: str, folder: str) -> dict[str, Any]:
     return {"raised": _raised(lambda: fit(net, strategy, folder, callback, max_epochs=1))}
 
 
+def failing_rewind_file(strategy: str, folder: str) -> dict[str, Any]:
+    """The first process, which writes, could when the fit began, and cannot in its second epoch."""
+    place = Path(folder) / "points"
+
+    class Gone(pl.Callback):
+        def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.is_global_zero:
+                place.rmdir()
+                place.touch()
+
+    callback = pruner(rewind="epoch:1", rewind_file=str(place / "point.pt"))
+    return {"raised": _raised(lambda: fit(module(), strategy, folder, callback, Gone(), max_epochs=2))}
+
+
 FITS = (
     uneven,
     sampled,
@@ -467,6 +483,7 @@ FITS = (
     iterable,
     failing_guard,
     failing_ladder,
+    failing_rewind_file,
 )
 
 if __name__ == "__main__":

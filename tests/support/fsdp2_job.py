@@ -21,10 +21,10 @@ from tests.support.ddp_job import (
     Seen,
     Watch,
     as_tokens,
+    dataset,
     guard_loader,
     patients_loader,
     pruner,
-    train_loader,
     val_loader,
 )
 
@@ -114,8 +114,8 @@ AT_THE_END: dict[str, Any] = {
     "judging": "end",
     "offset": "validation",
     "confidence": 0.9,
-    "max_fp_rise": 0.4,
-    "protect": {1: 0.4},
+    "max_fp_rise": 0.6,
+    "protect": {1: 0.6},
 }
 
 
@@ -144,7 +144,9 @@ def fit(
     }
     trainer = kit.trainer(*callbacks, **(defaults | options))
     pl.seed_everything(7, verbose=False)
-    trainer.fit(net, train_loader(), val_loader(), ckpt_path=ckpt_path)
+    # Few steps: on a CPU the collectives of each one take most of the time.
+    train = DataLoader(dataset(203, 1), batch_size=48, shuffle=True)
+    trainer.fit(net, train, val_loader(), ckpt_path=ckpt_path)
     return trainer
 
 
@@ -325,26 +327,32 @@ GRADUAL: dict[str, Any] = {
 }
 
 
+FINE_TUNED: dict[str, Any] = {"criterion": "lamp_gradient", "rewind": "none"}
+
+
 def main(folder: str) -> None:
     tiny_guard = DataLoader(TensorDataset(*guard_loader().dataset[:5]), batch_size=2)  # type: ignore[index]
     found = {
         "ddp": once("ddp", folder),
         "fsdp2": once("fsdp2", folder, ladder=f"{folder}/tickets"),
-        "increase": once("fsdp2", folder, criterion="magnitude_increase", max_rounds=1),
-        "layers": once("fsdp2", folder, scope="layer", max_rounds=1),
+        "layers, five samples": once(
+            "fsdp2",
+            folder,
+            criterion="magnitude_increase",
+            scope="layer",
+            guard_dataloader=tiny_guard,
+            max_rounds=1,
+        ),
         "gradual": once("fsdp2", folder, **GRADUAL),
         "gradual, resumed": resumed(folder, 2, whole_files=False, **GRADUAL),
         "ties": once("fsdp2", folder, criterion=all_equal, max_rounds=1),
-        "five samples": once("fsdp2", folder, guard_dataloader=tiny_guard, max_rounds=1),
         "resumed in round 0": resumed(folder, 0, whole_files=False),
         "resumed at a verdict": resumed(folder, 1, whole_files=True, ladder=f"{folder}/tickets-resumed"),
         "resumed in round 1": resumed(folder, 2, whole_files=False, rewind_file=f"{folder}/point.pt"),
-        "fine-tuned": once("fsdp2", folder, rewind="none"),
-        "fine-tuned, resumed": resumed(folder, 3, whole_files=False, rewind="none"),
-        "by gradients": once("fsdp2", folder, criterion="lamp_gradient"),
-        "by gradients, of wholes": once("ddp", folder, criterion="lamp_gradient"),
+        "by gradients": once("fsdp2", folder, **FINE_TUNED),
+        "by gradients, of wholes": once("ddp", folder, **FINE_TUNED),
         "by gradients, resumed in round 1": resumed(
-            folder, 2, whole_files=False, name="gradients", criterion="lamp_gradient"
+            folder, 2, whole_files=False, name="gradients", **FINE_TUNED
         ),
         "by class gradients": once("fsdp2", folder, criterion="class_lamp_gradient", max_rounds=1),
         "by class gradients, of wholes": once("ddp", folder, criterion="class_lamp_gradient", max_rounds=1),

@@ -35,12 +35,12 @@ def main(folder: str) -> None:
         {1: 0.3},
         guard_dataloader=DataLoader(dataset(301, 3), batch_size=50),
         target_sparsity=0.8,
-        search=Fixed(fraction=0.5, rewind="lr"),
+        search=Fixed(fraction=0.5, rewind="lr", max_rounds=2),
         guard=Guard(offset="validation", judging="end", max_fp_rise=0.3, corruptions={"impulse_noise": 0.4}),
-        files=Files(ladder=f"{folder}/tickets", judged=["int8"]),
+        files=Files(ladder=f"{folder}/tickets", judged=["int8"], nested=True),
     )
     trainer = pl.Trainer(
-        max_epochs=3,
+        max_epochs=2,
         accelerator="cpu",
         devices=2,
         strategy="ddp",

@@ -17,6 +17,7 @@ A moment is `<event>:<n>`, with which the process kills itself (SIGKILL) at the 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -69,8 +70,12 @@ def die() -> None:
 
 
 class Hooks(pl.Callback):
-    def __init__(self, killer: Killer, pruner: ClassAwarePruningCallback) -> None:
-        self.killer, self.pruner = killer, pruner
+    def __init__(self, killer: Killer, pruner: ClassAwarePruningCallback, counted: Path) -> None:
+        self.killer, self.pruner, self.counted = killer, pruner, counted
+
+    def on_fit_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.is_global_zero:  # a launcher's child keeps its counts to itself otherwise
+            self.counted.write_text(json.dumps(self.killer.counts))
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self.killer.at("begun")
@@ -168,9 +173,10 @@ def run(
     killer = Killer(moment)
     pruner = make(killer, folder, judging, search)
     stop = watch_writes(killer)
+    counted = Path(folder) / "counts.json"
     files = ModelCheckpoint(dirpath=f"{folder}/files", monitor="val_loss", save_last=True)
     trainer = kit.trainer(
-        Hooks(killer, pruner),
+        Hooks(killer, pruner, counted),
         pruner,
         EpochEnd(killer, "verdict"),
         files,
@@ -186,6 +192,8 @@ def run(
         trainer.fit(net, train_loader(), val_loader(), ckpt_path=ckpt_path)
     finally:
         stop()
+    if strategy != "auto":
+        killer.counts = json.loads(counted.read_text())
     result = {
         "weights": weights(net),
         "masks": pruner.masks,

@@ -12,7 +12,7 @@ from lightning_classprune.tickets.options import Files
 
 
 def test_nothing_is_kept_unless_asked() -> None:
-    assert dataclasses.asdict(Files()) == {"ladder": None, "rewind_file": None, "judged": ()}
+    assert dataclasses.asdict(Files()) == {"ladder": None, "rewind_file": None, "judged": (), "nested": False}
 
 
 def test_paths_become_text_so_that_they_can_be_saved() -> None:
@@ -20,14 +20,16 @@ def test_paths_become_text_so_that_they_can_be_saved() -> None:
     assert (files.ladder, files.rewind_file) == (str(Path("runs/ladder")), "rewind.pt")
 
 
-@pytest.mark.parametrize("kinds", [[], ["int8"], ("fp16", "int8")])
+@pytest.mark.parametrize("kinds", [[], ["int8"], ("fp16", "int8"), ["folded", "fp16", "int8"]])
 def test_kinds_of_files_have_one_order(kinds: Any) -> None:
-    assert Files(judged=kinds).judged == tuple(sorted(kinds, reverse=True))
+    assert Files(judged=kinds).judged == tuple(kind for kind in ("int8", "fp16", "folded") if kind in kinds)
 
 
 @pytest.mark.parametrize("kinds", ["int8", ["int4"], ["int8", "int8"], None, [8]])
 def test_what_is_no_kind_of_file_is_named(kinds: Any) -> None:
-    with pytest.raises(ValueError, match=r"Files\.judged=.* must be a list of 'int8', 'fp16', both or none"):
+    with pytest.raises(
+        ValueError, match=r"Files\.judged=.* must be a list of 'int8', 'fp16', 'folded', or empty"
+    ):
         Files(judged=kinds)
 
 

@@ -28,7 +28,12 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_classprune.trainer.other_callbacks import EarlyStoppings, EpochFollowers
 from lightning_classprune.trainer.versions import safe_loading
 from tests.support.compare import assert_same
-from tests.support.older import EMAWeightAveraging, WeightAveraging, needs_saving_on_exceptions
+from tests.support.older import (
+    EMAWeightAveraging,
+    WeightAveraging,
+    needs_rich_bar,
+    needs_saving_on_exceptions,
+)
 from tests.support.witness import (
     Classifier,
     Job,
@@ -418,7 +423,7 @@ def test_learning_rate_monitor_beside_fine_tuning(tmp_path: Path) -> None:
     assert not job.probe.leaks
 
 
-@pytest.mark.parametrize("bar", [RichProgressBar, TQDMProgressBar])
+@pytest.mark.parametrize("bar", [pytest.param(RichProgressBar, marks=needs_rich_bar), TQDMProgressBar])
 def test_progress_bars(bar: Any, capsys: pytest.CaptureFixture[str]) -> None:
     job = watched_fit(callbacks=[bar()], enable_progress_bar=True)
     assert_pruned(job)

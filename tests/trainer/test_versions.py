@@ -14,6 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 
 from lightning_classprune.trainer.versions import (
+    check_onnx_exporter,
     check_version,
     has_stopped,
     makes_iterator,
@@ -165,3 +166,12 @@ def test_lightning_2_4_is_warned_of_where_it_goes_on_from_inside_an_epoch(
     progress = {"current": {"ready": ready, "started": ready, "processed": 1, "completed": 1}}
     warn_of_checkpoint(trainer, {"loops": {"fit_loop": {"epoch_progress": progress}}})
     assert any("schedulers step again" in str(one.message) for one in recwarn.list) is warned
+
+
+def test_a_torch_whose_exporter_has_no_free_batch_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(model: Any, args: Any, f: Any = None, *, dynamic_axes: Any = None) -> None:
+        """As in torch 2.4."""
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    with pytest.raises(ValueError, match=r"torch .* cannot write ONNX files .* pip install 'torch>=2\.5'"):
+        check_onnx_exporter()

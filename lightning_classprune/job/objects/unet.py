@@ -71,9 +71,10 @@ class UNet(nn.Module):
         # A coarse network has no block for the first level.
         for block, skip in zip(self.up, reversed(kept), strict=False):
             x = block(torch.cat([interpolate(x, size=skip.shape[2:]), skip], 1))
+        scores: Tensor = self.head(x)
         if self.coarse:
-            return self.head(x)
-        return pixel_shuffle(self.head(x), 2)[..., :height, :width]
+            return scores
+        return pixel_shuffle(scores, 2)[..., :height, :width]
 
 
 def _standardised(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from operator import attrgetter
 
 import pytest
@@ -12,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
-from benchmarks.paper.arms import DenseTeacher, DistilledLoss
+from benchmarks.paper.arms import DenseTeacher, DistilledLoss, DualAscent, DualWeightLoss, SoftTargetLoss
 from benchmarks.paper.data import ThinnedNpz, shrunk
 from benchmarks.paper.job import CONF
 from benchmarks.paper.rounds import RoundScores
@@ -85,7 +86,7 @@ def test_distilled_loss_by_hand():
     settings = {"class_counts": [3, 1], "protect": [1], "rank_weight": 5.0}
     loss, plain = DistilledLoss(distill=0.5, **settings), ClassDependentLoss(**settings)
     assert loss(scores, target) == plain(scores, target)
-    loss.teacher = torch.tensor([1.0, 3.0])
+    loss.teacher = torch.tensor([[0.0, 1.0], [0.0, 3.0]])
     term = loss(scores, target) - plain(scores, target)
     assert term.item() == pytest.approx(0.5 * ((2 - 1) ** 2 + (0 - 3) ** 2) / 2)
     (gradient,) = torch.autograd.grad(term, scores)
@@ -93,7 +94,55 @@ def test_distilled_loss_by_hand():
     assert gradient.flatten().tolist() == pytest.approx([-0.5, 0.5, 1.5, -1.5])
 
 
+def test_soft_targets_by_hand():
+    loss, scores, target = SoftTargetLoss(2.0), torch.tensor([[0.0, 2 * math.log(3)]]), torch.tensor([1])
+    plain = math.log(10 / 9)  # probabilities 1/10 and 9/10
+    assert loss(scores, target).item() == pytest.approx(plain)
+    loss.teacher = torch.zeros(1, 2)
+    # At temperature 2: ours 1/4 and 3/4, the teacher's 1/2 each.
+    divergence = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
+    assert loss(scores, target).item() == pytest.approx((plain + 4 * divergence) / 2)
+
+
+def test_the_dual_weight_counts_training_samples_alone_and_weighs_the_class():
+    loss = DualWeightLoss([1])
+    scores, target = torch.tensor([[0.0, 1.0], [0.0, -1.0], [0.0, 0.0]]), torch.tensor([1, 1, 0])
+    assert loss(scores, target) == nn.functional.cross_entropy(scores, target)
+    loss.eval()
+    loss.multiplier = 2.0
+    weighted = nn.functional.cross_entropy(scores, target, torch.tensor([1.0, 3.0]))
+    assert loss(scores, target) == weighted
+    assert (loss.found, loss.seen) == (1, 2)
+
+
 # -- in a fit --
+
+
+def test_dual_ascent_moves_by_the_shortfall_after_the_dense_round(archive):
+    class Spy(Checkpoint):
+        def __init__(self) -> None:
+            self.seen: list[tuple[float, float]] = []
+            self.recall = 0.0
+
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            self.recall = pl_module.loss.found / pl_module.loss.seen
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            ascent = next(c for c in trainer.callbacks if isinstance(c, DualAscent))
+            assert pl_module.loss.seen == 0
+            assert self.seen or ascent.target == self.recall  # what the dense network found
+            ascent.target = 2.0  # so that something is lacking ever after
+            self.seen.append((self.recall, pl_module.loss.multiplier))
+
+    spy = Spy()
+    fit(archive, "gradual_dual", spy)
+    (_, first), *rounds = spy.seen
+    assert first == 0
+    assert len(rounds) == 4
+    expected = 0.0
+    for recall, multiplier in rounds:
+        expected += 5.0 * (2.0 - recall)
+        assert multiplier == expected
 
 
 def test_the_teacher_is_the_dense_network_in_eval_mode_and_speaks_after_its_round(archive):
@@ -120,7 +169,7 @@ def test_the_teacher_is_the_dense_network_in_eval_mode_and_speaks_after_its_roun
         assert value.equal(spy.dense[name]), name
     x, y = next(iter(trainer.datamodule.test_dataloader()))
     teacher.on_train_batch_start(trainer, module, (x, y), 0)
-    assert module.loss.teacher.equal(log_odds(teacher.dense(x), 1))
+    assert module.loss.teacher.equal(teacher.dense(x))
     assert not module.loss.teacher.requires_grad
 
 

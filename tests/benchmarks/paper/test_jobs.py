@@ -119,20 +119,20 @@ def call(module: str, *arguments: str) -> str:
 def test_jobs_score_every_density_are_skipped_when_there_and_become_a_report(tmp_path):
     pytest.importorskip("sklearn")
     write_archive(tmp_path, 8)
-    job = (*JOB, f"data.root={tmp_path}", "+protect.bad=0.05", f"runs={tmp_path / 'runs'}")
+    job = (*JOB, f"data.root={tmp_path}", "+protect.bad=0.05", f"runs={tmp_path / 'runs'}", "densities=4")
     arms = "arm=blind,recipe_lr,lightning_model_pruning"
     call("benchmarks.paper", "-m", *job, arms)
     jobs = files.read_jobs(tmp_path / "runs")
     assert [job.label for job in jobs] == ["blind", "lightning_model_pruning", "recipe_lr"]
     for found in jobs:
-        exact = 2.0 ** -np.arange(9) if found.label != "lightning_model_pruning" else found.arrays["density"]
+        exact = 2.0 ** -np.arange(4) if found.label != "lightning_model_pruning" else found.arrays["density"]
         assert found.arrays["density"] == pytest.approx(exact, rel=0.02)
         assert found.arrays["test_target"].sum() == 20
-        assert found.arrays["guard_score"].shape == (9, len(found.arrays["guard_target"]))
+        assert found.arrays["guard_score"].shape == (4, len(found.arrays["guard_target"]))
     assert "seed=1.npz is there" in call("benchmarks.paper", *job, "arm=blind")
 
     call("benchmarks.paper.report", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-guard")
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
-    assert len(rows) == 27
+    assert len(rows) == 12
     assert {row["positives"] for row in rows} == {"20"}
     assert "# The paper's experiment" in (tmp_path / "out" / "README.md").read_text()

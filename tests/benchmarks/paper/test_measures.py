@@ -82,6 +82,12 @@ def test_decisions_at_a_matched_fpr_give_its_count(seed, rate):
         assert (positive & ~decided).sum() == pm.measures(scored)[f"fn_at_fpr_{rate * 100:.0f}"][0]
 
 
+def test_an_offset_is_the_highest_threshold_with_so_many_misses_elsewhere():
+    # SIX's positives are at .9, .8 and .4: one miss puts the threshold at .8, none at .4; three find nothing.
+    decided = [pm.with_offset(SIX, SIX, misses).found.tolist() for misses in (1, 0, 3)]
+    assert decided == [[True, True, False, False, False, False], [True] * 4 + [False] * 2, [False] * 6]
+
+
 def test_resamples_keep_the_size_of_both_classes():
     positive = np.array([1, 0, 0, 1, 0], bool)
     weights = pm.resamples(positive, 50, np.random.default_rng(0))
