@@ -2,6 +2,7 @@
 
     python -m benchmarks.robustness run --data elpv --seeds 1 2 3 4 5
     python -m benchmarks.robustness run --data cracks --root FOLDER --seeds 1 2 3 4 5
+    python -m benchmarks.robustness run --data blood --root FOLDER --seeds 1 2 3 4 5
     python -m benchmarks.robustness report
 
 `run`: the ready-made job's small network is trained densely and pruned gradually (`lamp_gradient`) to each of some
@@ -9,7 +10,7 @@ densities, whatever becomes of it; a run leaves one file and is skipped where th
 guard's and the test's cases, which nothing was chosen by, clean and under each of the guard's eleven corruptions, which
 are the same for all networks of a data set. elpv: solar cells at 48 pixels, the split of the job. cracks: concrete and
 pavement at 48 pixels, 1,200 samples of the archive's training part to train, 1,500 of its test part to decide, blocks
-apart.
+apart. blood: the boxes of blood cells and the job's detector (`data=boxes_npz`), guard and test part decide.
 
 `report`: both sides at equal clean misses. A pruned network slides along its ROC curve, so its threshold is set where
 it misses exactly as many of the clean cases as the dense network does; told is how its miss rate, its false-alarm
@@ -17,7 +18,9 @@ rate and the area under its ROC curve then differ from the dense network's, clea
 same threshold. Means over seeds with 95% intervals (Student's t). A density holds under a corruption if the upper
 ends of these intervals are below .05 for misses and below .10 for false alarms, the limits of a guard; with few seeds
 that is asked of wide intervals. It is worse if the area lost under the corruption is shown to be more than the area
-lost on clean data: the interval of the difference, paired by seed, excludes 0.
+lost on clean data: the interval of the difference, paired by seed, excludes 0. Of boxes, found by an IoU of .5, the
+score threshold is set so in each class; false alarms are predictions that match no box, as a share of the boxes; and
+the average precision takes the place of the area.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -38,11 +41,12 @@ from scipy.stats import rankdata, t
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 from torchvision.transforms.v2 import functional as F
 
 from benchmarks.support import (
     command_line,
+    job_config,
     markdown,
     named,
     one_thread,
@@ -51,13 +55,22 @@ from benchmarks.support import (
     write,
 )
 from lightning_classprune import ClassAwarePruningCallback, Files, Gradual, Guard, files, load_ticket
+from lightning_classprune.guard.boxes import match_boxes
 from lightning_classprune.guard.corrupted import Corruption
 from lightning_classprune.guard.corruptions import CORRUPTIONS
+from lightning_classprune.guard.objects import Found
+from lightning_classprune.guard.statistics import exact_p_value
+from lightning_classprune.guard.tasks import Detection
+from lightning_classprune.job import app
 from lightning_classprune.job.classifier import Classifier
 from lightning_classprune.job.data.base import SplitDataModule, TensorBatches
 from lightning_classprune.job.data.npz import NpzData
+from lightning_classprune.job.data.objects import ObjectBatch
 from lightning_classprune.job.data.small import ElpvData
 from lightning_classprune.job.models import conv_net
+from lightning_classprune.job.objects.finder import ReadObjects
+from lightning_classprune.job.report.pictures import pixels
+from lightning_classprune.ledger.object_pictures import object_pictures
 from lightning_classprune.losses import ClassBalancedCrossEntropy
 
 SIZE, BATCH = 48, 32
@@ -66,6 +79,11 @@ EPOCHS, ROUND_EPOCHS = 10, 6
 #: Of the rise of misses and of false alarms.
 FN_LIMIT, FP_LIMIT = 0.05, 0.10
 CLEAN = "clean"
+#: Of boxes, where the dense network decides: the job's.
+SCORE_THRESHOLD = 0.3
+BOXES_DENSITIES, BOXES_ROUND_EPOCHS = (0.05, 0.01), 5
+#: What the job protects, its limit, and the error level.
+PROTECTED, TOLERANCE, ALPHA = "WBC", 0.1, 0.05
 
 Floats = NDArray[np.float64]
 Parts = dict[str, TensorBatches]
@@ -159,6 +177,9 @@ def margins(module: Classifier, batches: Sequence[tuple[Tensor, Tensor]]) -> Flo
 def run(args: argparse.Namespace) -> None:
     """A run a seed."""
     torch.set_num_threads(1)
+    if args.data == "blood":
+        run_boxes(args)
+        return
     parts, counts = load(args.data, args.root)
     held = parts["held"]
     looks = {CLEAN: list(loader(held))}
@@ -176,6 +197,127 @@ def run(args: argparse.Namespace) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(file, json.dumps({"y": held.y.tolist(), "margins": found}))
         print(file)
+
+
+#: Of a class under one look: scores of what finds a box, and of what matches none, and the number of boxes.
+Matched = dict[str, Any]
+
+
+def run_boxes(args: argparse.Namespace) -> None:
+    """A run a seed."""
+    config = job_config(["data=boxes_npz", f"data.root={args.root}", "trainer.accelerator=cpu"])
+    data: Any = app.describe(config)
+    held: Any = ConcatDataset([data.splits.parts[part] for part in ("guard", "test")])
+    looks: dict[str, list[ObjectBatch]] = {CLEAN: list(DataLoader(held, 16, collate_fn=data.collate))}
+    for name, corrupt in CORRUPTIONS.items():
+        change = Corruption(name, corrupt, data.normalization)
+        looks[name] = [change(batch) for batch in looks[CLEAN]]
+
+    def picture(sample: int) -> Any:
+        x, *_ = data.splits.parts["guard"][sample]
+        return pixels(x, data.normalization, max(data.image_size))
+
+    for seed in args.seeds:
+        file = args.runs / f"blood-seed={seed}.json"
+        if file.exists():
+            continue
+        pl.seed_everything(seed, verbose=False)
+        folder, module = Path(tempfile.mkdtemp(prefix="robustness-")), app.build_module(config)
+        pruning = ClassAwarePruningCallback(
+            len(data.class_names),
+            {PROTECTED: 1.0},
+            class_names=data.class_names,
+            task=Detection(score_threshold=SCORE_THRESHOLD),
+            predict=ReadObjects(),
+            guard_dataloader=data.guard_dataloader(),
+            target_sparsity=1 - BOXES_DENSITIES[-1],
+            search=Gradual(densities=BOXES_DENSITIES, round_epochs=BOXES_ROUND_EPOCHS),
+            guard=Guard(confidence=None, max_fp_rise=None),
+            files=Files(ladder=str(folder)),
+        )
+        trainer = quiet_trainer(pruning, max_epochs=EPOCHS, num_sanity_val_steps=0, limit_val_batches=0)
+        trainer.fit(module, data.train_dataloader())
+        dense, sparsest = (cast(Found, pruning.guard_outcomes[which]) for which in ("dense", "delivered"))
+        misses, _ = sparsest.pairs(dense, PROTECTED)
+        found = {}
+        for row in pruning.ledger:
+            load_ticket(folder / f"round={row['round']:02d}.safetensors", module)
+            module.eval()
+            found[f"{1 - row['sparsity']:.3g}"] = {
+                name: boxes_found(module, batches, data.class_names) for name, batches in looks.items()
+            }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        counts = [misses.newly_missed, misses.newly_found, misses.support]
+        files.write_text(file, json.dumps({"guard": counts, "networks": found}))
+        figure = object_pictures(picture, dense, sparsest, PROTECTED, most=4)
+        figure.savefig(file.with_suffix(".png"), dpi=60)
+        print(file)
+
+
+def boxes_found(module: Any, batches: Sequence[ObjectBatch], names: Sequence[str]) -> dict[str, Matched]:
+    """By class, what a network finds."""
+    told: dict[str, Matched] = {name: {"boxes": 0, "matched": [], "unmatched": []} for name in names[1:]}
+    for x, targets, _ in batches:
+        with torch.no_grad():
+            read = module.network.read(module(x))
+        for prediction, target in zip(read, targets, strict=True):
+            for label, name in enumerate(names[1:], start=1):
+                mine, theirs = prediction["labels"] == label, target["labels"] == label
+                match = match_boxes(
+                    prediction["boxes"][mine].double().numpy(),
+                    prediction["scores"][mine].double().numpy(),
+                    target["boxes"][theirs].double().numpy(),
+                    np.zeros((0, 4)),
+                    0.5,
+                )
+                one = told[name]
+                one["boxes"] += len(match.scores)
+                one["matched"] += match.scores[np.isfinite(match.scores)].round(6).tolist()
+                one["unmatched"] += match.unmatched.round(6).tolist()
+    return told
+
+
+def measured_boxes(
+    found: dict[str, dict[str, dict[str, Matched]]], label: str, threshold: float
+) -> dict[tuple[str, str], dict[str, float]]:
+    """As `measured`, of one class of boxes.
+
+    Args:
+        found: By density and corruption, what is found of each class.
+        label: The class.
+        threshold: Of the dense network's scores.
+    """
+    wanted = sum(one >= threshold for one in found["1"][CLEAN][label]["matched"])
+    told = {}
+    for density, looks in found.items():
+        least = threshold
+        if density != "1":
+            best = sorted(looks[CLEAN][label]["matched"], reverse=True)
+            # Of one that cannot find so many at any threshold it stays where it is.
+            least = best[wanted - 1] if 0 < wanted <= len(best) else threshold
+        for name, classes in looks.items():
+            now, before = _of_boxes(classes[label], least), _of_boxes(found["1"][name][label], threshold)
+            told[density, name] = now | {f"{key}_rise": now[key] - before[key] for key in now}
+    return told
+
+
+def _of_boxes(one: Matched, least: float) -> dict[str, float]:
+    matched, unmatched = np.array(one["matched"]), np.array(one["unmatched"])
+    return {
+        "fn": 1 - float((matched >= least).sum()) / one["boxes"],
+        "fp": float((unmatched >= least).sum()) / one["boxes"],
+        "auc": average_precision(matched, unmatched, one["boxes"]),
+    }
+
+
+def average_precision(matched: Floats, unmatched: Floats, boxes: int) -> float:
+    """Area under precision over recall, precision made to fall: of equal scores what matches nothing is first."""
+    right = np.r_[np.zeros(len(unmatched)), np.ones(len(matched))]
+    order = np.argsort(-np.r_[unmatched, matched], kind="stable")
+    right = right[order]
+    precision = right.cumsum() / np.arange(1, len(right) + 1)
+    falling = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((falling * right).sum()) / boxes
 
 
 def measured(
@@ -234,11 +376,48 @@ def report(args: argparse.Namespace) -> None:
             "",
         ]
         lines += _tables(told)
+    lines += _boxes(args.runs)
     lines += [f"Made by `python -m benchmarks.robustness`, {named(versions())}."]
     write(args.out / "robustness.md", lines)
 
 
-def _tables(told: list[dict[tuple[str, str], dict[str, float]]]) -> list[str]:
+def _boxes(folder: Path) -> list[str]:
+    """The tables of blood cells, if there are runs, and what the guard says of the sparsest networks."""
+    kept = sorted(folder.glob("blood-seed=*.json"))
+    runs = [json.loads(file.read_text()) for file in kept]
+    lines: list[str] = []
+    for label, one in (runs[0]["networks"]["1"][CLEAN] if runs else {}).items():
+        lines += [f"## blood, {label}: {len(runs)} seeds, {one['boxes']} boxes", ""]
+        told = [measured_boxes(run["networks"], label, SCORE_THRESHOLD) for run in runs]
+        lines += _tables(told, "average precision")
+    if runs:
+        rows = []
+        for file, run in zip(kept, runs, strict=True):
+            new, gone, units = run["guard"]
+            p = exact_p_value(new, gone, units, TOLERANCE)
+            rows.append(
+                {
+                    "seed": file.stem.rpartition("=")[2],
+                    "newly missed": new,
+                    "newly found": gone,
+                    "units": units,
+                    "p": f"{p:.2g}",
+                    "verdict": "accepted" if p <= ALPHA else "refused",
+                }
+            )
+        lines += [
+            f"What the guard says of the networks with {BOXES_DENSITIES[-1]:.0%} kept, without an offset: a rise of "
+            f"{TOLERANCE:g} in the share of missed {PROTECTED}, one drawn of each unit, at 95% confidence:",
+            "",
+            markdown(rows),
+            "",
+        ]
+    return lines
+
+
+def _tables(
+    told: list[dict[tuple[str, str], dict[str, float]]], area: str = "area under the ROC curve"
+) -> list[str]:
     densities = sorted({density for density, _ in told[0]}, key=float, reverse=True)
     names = [CLEAN, *CORRUPTIONS]
 
@@ -260,7 +439,7 @@ def _tables(told: list[dict[tuple[str, str], dict[str, float]]]) -> list[str]:
         row["worse than clean at"] = ", ".join(f"{float(density):.0%}" for density in worse)
         rows.append(row)
     return [
-        "Miss rate / false-alarm rate / area under the ROC curve of the dense network, and what is added to them:",
+        f"Miss rate / false-alarm rate / {area} of the dense network, and what is added to them:",
         "",
         markdown(rows),
         "",
@@ -296,8 +475,8 @@ def main() -> None:
     """Read the command line."""
     parser = command_line(__doc__)
     parser.add_argument("what", choices=("run", "report"))
-    parser.add_argument("--data", choices=("elpv", "cracks"), default="elpv")
-    parser.add_argument("--root", type=Path, help="folder of crack_pavement_concrete_64.npz")
+    parser.add_argument("--data", choices=("elpv", "cracks", "blood"), default="elpv")
+    parser.add_argument("--root", type=Path, help="folder of the archives")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument(
         "--runs", type=Path, default=Path("outputs/robustness"), help="folder of the runs' files"

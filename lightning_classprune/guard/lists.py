@@ -95,6 +95,12 @@ def labelled(told: Mapping[str, Any], count: int, how: Reading, whose: str, wher
         )
     if np.isnan(scores).any():
         raise NaNScoresError("predict returned NaN scores; nothing can be decided from them")
+    whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and bool((labels % 1 == 0).all()))
+    if count and not whole:
+        raise ValueError(
+            f"predict: the {whose} of {where} has labels {labels[:3].tolist()}; whole numbers are needed, the index of "
+            "a class each"
+        )
     classes = len(how.names)
     if count and (labels.min() < 0 or labels.max() >= classes):
         raise ValueError(
@@ -122,6 +128,8 @@ def boxes(told: Mapping[str, Any], whose: str, where: str) -> Floats:
         if whose == "prediction":
             raise NaNScoresError("predict returned NaN boxes; nothing can be decided from them")
         raise ValueError(f"predict: a target box of {where} is NaN")
+    if whose == "target" and np.isinf(found).any():
+        raise ValueError(f"predict: a target box of {where} is infinite")
     if whose == "target" and (box_areas(found) <= 0).any():
         worst = found[box_areas(found) <= 0][0].tolist()
         raise ValueError(

@@ -69,9 +69,11 @@ def read_ids(case: Any, samples: int) -> Tensor:
             one.item() if isinstance(one, Tensor | np.generic) and one.ndim == 0 else one for one in listed
         ]
     if len(listed) != samples:
+        several = isinstance(case, Tensor | np.ndarray) and case.ndim > 1
+        got = f"shape {tuple(case.shape)}" if several else str(len(listed))
         raise ValueError(
             "predict must return one case id a sample as its third, the id of the patient, part or drive that it "
-            f"belongs to; got {len(listed)} for {samples} samples"
+            f"belongs to; got {got} for {samples} samples"
         )
     kinds = {_kind(one) for one in listed}
     if len(kinds) > 1:

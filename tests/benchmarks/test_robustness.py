@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.robustness import CLEAN, auc, interval, measured
+from benchmarks.robustness import CLEAN, auc, average_precision, interval, measured, measured_boxes
 
 Y = np.array([1, 1, 1, 1, 0, 0, 0, 0])
 DENSE = [-1.0, 1.0, 2.0, 3.0, -3.0, -2.0, -1.5, 0.5]  # misses one, one false alarm
@@ -32,3 +32,26 @@ def test_the_area_and_the_interval() -> None:
     assert auc(Y, np.zeros(8)) == 0.5
     mean, half = interval([0.0, 0.1])
     assert (mean, half) == (pytest.approx(0.05), pytest.approx(12.706 * 0.05, rel=1e-3))
+
+
+def test_the_average_precision_by_hand() -> None:
+    """Right, wrong, right of three boxes: precision 1 up to a recall of 1/3, 2/3 up to 2/3."""
+    assert average_precision(np.array([0.9, 0.5]), np.array([0.7]), 3) == pytest.approx((1 + 2 / 3) / 3)
+    assert average_precision(np.zeros(0), np.array([0.7]), 3) == 0
+
+
+def test_boxes_are_compared_at_equal_clean_misses() -> None:
+    """The pruned network finds as many clean boxes from a threshold of .2 on as the dense one from .3."""
+    dense = {"boxes": 4, "matched": [0.9, 0.8, 0.4, 0.1], "unmatched": [0.5]}
+    dense_fog = {"boxes": 4, "matched": [0.9, 0.2], "unmatched": [0.5, 0.4]}
+    pruned = {"boxes": 4, "matched": [0.6, 0.3, 0.2], "unmatched": [0.4, 0.25, 0.1]}
+    fog = {"boxes": 4, "matched": [0.3, 0.25, 0.1], "unmatched": []}
+    found = {
+        "1": {CLEAN: {"a": dense}, "fog": {"a": dense_fog}},
+        "0.1": {CLEAN: {"a": pruned}, "fog": {"a": fog}},
+    }
+    told = measured_boxes(found, "a", 0.3)
+    assert (told["1", CLEAN]["fn"], told["1", CLEAN]["fp"]) == (0.25, 0.25)
+    assert told["1", "fog"]["fn"] == 0.75
+    assert (told["0.1", CLEAN]["fn_rise"], told["0.1", CLEAN]["fp_rise"]) == (0, 0.25)
+    assert (told["0.1", "fog"]["fn_rise"], told["0.1", "fog"]["fp_rise"]) == (-0.25, -0.5)

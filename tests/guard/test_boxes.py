@@ -125,6 +125,17 @@ def test_biases_keep_the_threshold_inside() -> None:
             [TARGET | {"labels": torch.tensor([1, 2, 3])}],
             "labels from 1 to 3; 0 to 2 are allowed",
         ),
+        ([prediction()], [TARGET | {"labels": ["cell"] * 3}], r"labels \['cell', .*whole numbers are needed"),
+        (
+            [prediction()],
+            [TARGET | {"labels": torch.tensor([1, 0.5, 1])}],
+            r"labels \[1.0, 0.5, 1.0\]; whole",
+        ),
+        (
+            [prediction()],
+            [TARGET | {"boxes": torch.tensor([[0, 0, 9, torch.inf]] * 3)}],
+            "a target box of image 0 of a batch is infinite",
+        ),
         (
             [prediction()],
             [TARGET | {"boxes": torch.tensor([[3.0, 0, 3, 9]] * 3)}],

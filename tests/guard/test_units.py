@@ -60,7 +60,7 @@ def test_without_ids_every_sample_is_one() -> None:
         ([True, False, True], "the case id True"),
         ([1, "ann", 2], "more than one type in a batch"),
         ("ann", "got 1 for 3 samples"),
-        (torch.zeros(3, 2), "got 1 for 3 samples"),
+        (torch.zeros(3, 2), r"got shape \(3, 2\) for 3 samples"),
         ([2**63, 1, 2], "the case id 9223372036854775808"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Modules that others have written around masks, boxes and tokens: each is trained, judged and pruned as it stands."""
+"""Modules that others have written, of masks, boxes, tokens and encoders: trained, judged and pruned as they stand."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torchvision.transforms.functional import to_pil_image
 
+from lightning_classprune import LinearProbe
 from lightning_classprune.guard.tasks import Detection, Segmentation, Tokens
 from tests.support.kit import fit, plain_pruner
 from tests.support.shapes import Pictures, boxes_of
@@ -155,3 +157,57 @@ def test_a_token_classifier_of_transformers() -> None:
         return module.model(input_ids=batch["input_ids"]).logits, batch["labels"]
 
     assert judged(module, predict, Tokens(), make, num_classes=3)[0]["classes"]["1"]["objects"] > 0
+
+
+def test_an_encoder_of_lightly() -> None:
+    data, losses, heads, transforms = (
+        pytest.importorskip(f"lightly.{name}", reason=WHY)
+        for name in ("data", "loss", "models.modules", "transforms")
+    )
+
+    class SimCLR(pl.LightningModule):
+        """As lightly's examples have it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = nn.Sequential(
+                nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(start_dim=1)
+            )
+            self.projection_head = heads.SimCLRProjectionHead(8, 8, 4)
+            self.criterion = losses.NTXentLoss()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            first, second = (self.projection_head(self.backbone(view)) for view in batch[0])
+            loss: Tensor = self.criterion(first, second)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.06)
+
+    def images(n: int, seed: int) -> TensorDataset:
+        generator = torch.Generator().manual_seed(seed)
+        return TensorDataset(torch.rand(n, 3, 24, 24, generator=generator), torch.arange(n) % 2)
+
+    class Photographs(Dataset[tuple[Any, int]]):
+        transform = transforms.SimCLRTransform(input_size=24)
+
+        def __len__(self) -> int:
+            return 8
+
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            x, y = images(8, 1)[index]
+            return self.transform(to_pil_image(x)), int(y)
+
+    views = data.LightlyDataset.from_torch_dataset(Photographs())
+    probe = LinearProbe(
+        lambda module, x: module.backbone(x).flatten(1), DataLoader(images(8, 4), batch_size=4)
+    )
+    ledger = judged(
+        SimCLR(),
+        probe,
+        None,
+        lambda n, seed: DataLoader(views if seed == 1 else images(n, seed), batch_size=4),
+        prunable=["backbone.*"],
+    )
+    assert [row["verdict"] for row in ledger] == ["baseline", "accepted"]
+    assert ledger[0]["classes"]["1"]["support"] == 4

@@ -12,8 +12,9 @@ import torch
 
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
+from tests.support import kit
 from tests.support.compare import assert_same, without_seconds
-from tests.support.ddp_job import GUARD_SIZE, VALIDATION_SEED, Net, dataset
+from tests.support.ddp_job import GUARD_SIZE, VALIDATION_SEED, Net, dataset, look_at_boxes
 from tests.support.processes import run_job, shared_folder
 
 
@@ -116,6 +117,17 @@ def test_the_draw_is_the_same_on_both_processes(fits: Any) -> None:
     assert_same(first["outcomes"], second["outcomes"])
     counts = first["ledger"][0]["classes"]["1"]
     assert counts["support"] < counts["objects"] == int((dataset(GUARD_SIZE, 3).tensors[1] == 1).sum())
+
+
+def test_the_last_look_at_boxes_is_that_of_a_single_process(fits: Any) -> None:
+    first, second = of(fits, "boxes")
+    assert_same(first, second)
+    alone = look_at_boxes(lambda test: kit.trainer(test))
+    assert_same(first, alone)
+    assert int(alone["found"]["value"].bool().sum()) > 0
+    assert len(alone["found"]["order"]) > len(
+        alone["found"]["unit"].unique()
+    )  # so there is something to draw
 
 
 def test_the_ladder_holds_what_was_accepted_and_judged(fits: Any) -> None:

@@ -168,6 +168,20 @@ def test_resumed_it_is_the_same_run_with_the_same_draw(tmp_path: Path) -> None:
         run(other, ckpt_path=files.files[8])
 
 
+def test_a_detector_in_half_precision_is_resumed_to_the_same_verdict(tmp_path: Path) -> None:
+    def of_patients(module: Any, batch: Any) -> Any:
+        return *shapes.boxes(module, batch), batch[2]
+
+    files, options = Keep(tmp_path, "epoch end"), {"task": Detection(), "max_rounds": 1}
+    whole = _, callback = job(of_patients, **options)
+    run(whole, files, precision="bf16-mixed", max_epochs=3)
+    again = _, resumed = job(of_patients, seed=5, **options)
+    run(again, ckpt_path=files.files[4], precision="bf16-mixed", max_epochs=3)
+    assert callback.ledger[-1]["classes"]["1"]["objects_fn"] is not None
+    assert_same(without_seconds(resumed.ledger), without_seconds(callback.ledger))
+    assert_same(resumed.guard_outcomes["dense"].state_dict(), callback.guard_outcomes["dense"].state_dict())
+
+
 def test_half_precision_and_the_files_that_leave(tmp_path: Path) -> None:
     made = module, callback = job(files=Files(ladder=str(tmp_path / "tickets")))
     run(made, precision="bf16-mixed")

@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_classprune import ClassAwarePruningCallback
-from lightning_classprune.guard.tasks import Tokens
-from tests.support import kit
+from lightning_classprune.guard.objects import ObjectTask
+from lightning_classprune.guard.tasks import Detection, Tokens
+from lightning_classprune.job.objects.final_test import ObjectTest
+from tests.support import kit, shapes
 from tests.support.compare import weights
 
 torch.set_num_threads(1)
@@ -321,6 +324,35 @@ def patients(strategy: str, folder: str) -> dict[str, Any]:
     return results(callback, net, outcomes=callback.guard_outcomes["dense"].state_dict())
 
 
+class Detector(shapes.MaskNet):
+    """An untrained one, which may be looked at."""
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+
+def boxes_of_patients(module: Detector, batch: list[Tensor]) -> Any:
+    return *shapes.boxes(module, batch), batch[2]
+
+
+def look_at_boxes(trainer_of: Callable[[ObjectTest], pl.Trainer]) -> dict[str, Any]:
+    """An odd number of pictures, of patients whom processes share."""
+    torch.manual_seed(11)
+    task = ObjectTask(Detection(), ("none", "square"), [1], 0.0, "one", with_offset=False)
+    test = ObjectTest(task, boxes_of_patients)
+    trainer_of(test).test(Detector(), shapes.pictures(25, 3, batch_size=4), verbose=False)
+    assert test.tested is not None
+    found, alarms = test.tested.found, test.tested.alarms
+    nothing = replace(found, value=torch.zeros_like(found.value))
+    misses, more = nothing.pairs(found, "square")
+    return {"found": found.state_dict(), "alarms": vars(alarms), "verdict": [str(misses), str(more)]}
+
+
+def boxes(strategy: str, folder: str) -> dict[str, Any]:
+    """The job's last look at a detector, on both processes."""
+    return look_at_boxes(lambda test: make_trainer(strategy, folder, test))
+
+
 def leaking_units(strategy: str, folder: str) -> dict[str, Any]:
     """Patients of the guard are in training too."""
     callback = pruner(predict=of_patients)
@@ -442,6 +474,7 @@ FITS = (
     adaptive,
     objects,
     patients,
+    boxes,
     leaking_units,
     gradual,
     rank_dependent,

@@ -92,6 +92,8 @@ def parts_of(numbers: Tensor, labels: Tensor, border: int) -> Tensor:
 
 def _objects(chances: Floats) -> dict[str, Tensor]:
     """The pieces of `(classes + 1, H, W)` probabilities."""
+    if np.isnan(chances).any():
+        return _nothing_known(chances.shape[1:])
     inside = chances[1:-1]
     best = chances.argmax(0)
     seeds = (inside.sum(0) >= SEED) & (best != 0) & (best != len(chances) - 1)
@@ -113,6 +115,15 @@ def _objects(chances: Floats) -> dict[str, Tensor]:
         "map": torch.from_numpy(whole.astype(np.int64)),
         "labels": torch.from_numpy(by_class.argmax(0).astype(np.int64) + 1),
         "scores": torch.from_numpy(sure.astype(np.float32)),
+    }
+
+
+def _nothing_known(size: tuple[int, ...]) -> dict[str, Tensor]:
+    """What a network that has diverged finds: else it would pass for one that finds nothing."""
+    return {
+        "map": torch.ones(size, dtype=torch.int64),
+        "labels": torch.ones(1, dtype=torch.int64),
+        "scores": torch.full((1,), torch.nan),
     }
 
 

@@ -1,4 +1,4 @@
-"""A U-Net of plain convolutions: a score map of the size of the picture."""
+"""A U-Net of plain convolutions: a score map of the size of the picture, or of a quarter of it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from lightning_classprune.job.torchvision_models import at_least_one
 _LEAST_CONTRAST = 1e-3
 #: Pixels of the smaller side, at least.
 LEAST = 32
+#: Pixels of a picture, each way, that one score of a coarse network is of.
+COARSE = 4
 
 
 class UNet(nn.Module):
     """Four levels, the first at half of the picture's resolution: input `(n, C, H, W)`, output `(n, outputs, H, W)`.
+
+    A coarse one ends a level earlier, which has more channels and far fewer places: about `(n, outputs, H / 4, W / 4)`.
 
     Each picture is brought to mean 0 and standard deviation 1 first, for pictures of one set may be bright or dark. Any
     size from 32 x 32 on will do.
@@ -24,12 +28,13 @@ class UNet(nn.Module):
         in_channels: C.
         outputs: Scores of every pixel.
         width: Channels of the first level, whose others follow from it; 12 makes about half a million weights.
+        coarse: Scores of 4 x 4 pixels each.
 
     Raises:
         ValueError: A size below 1.
     """
 
-    def __init__(self, in_channels: int, outputs: int, width: int = 12) -> None:
+    def __init__(self, in_channels: int, outputs: int, width: int = 12, *, coarse: bool = False) -> None:
         super().__init__()
         at_least_one("in_channels", in_channels)
         # Few where the picture is large, and every channel costs, many where it is small.
@@ -40,10 +45,12 @@ class UNet(nn.Module):
             [_block(4 * in_channels, first), _block(first, second), _block(second, third)]
         )
         self.bottom = _block(third, last)
-        self.up = nn.ModuleList(
-            [_block(last + third, fourth), _block(fourth + second, second), _block(second + first, first)]
-        )
-        self.head = nn.Conv2d(first, 4 * at_least_one("outputs", outputs), 1)
+        self.coarse = coarse
+        self.up = nn.ModuleList([_block(last + third, fourth), _block(fourth + second, second)])
+        if not coarse:
+            self.up.append(_block(second + first, first))
+        channels, each = (second, 1) if coarse else (first, 4)
+        self.head = nn.Conv2d(channels, each * at_least_one("outputs", outputs), 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores."""
@@ -61,9 +68,13 @@ class UNet(nn.Module):
             kept.append(x)
             x = max_pool2d(x, 2)
         x = self.bottom(x)
-        for block, skip in zip(self.up, reversed(kept), strict=True):
+        # A coarse network has no block for the first level.
+        for block, skip in zip(self.up, reversed(kept), strict=False):
             x = block(torch.cat([interpolate(x, size=skip.shape[2:]), skip], 1))
-        return pixel_shuffle(self.head(x), 2)[..., :height, :width]
+        scores: Tensor = self.head(x)
+        if self.coarse:
+            return scores
+        return pixel_shuffle(scores, 2)[..., :height, :width]
 
 
 def _standardised(x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_classprune.job.objects.centre_detector import CentreDetector, centre_detector, heat_maps
+from lightning_classprune.job.objects.centre_detector import bumps, centre_detector, heat_maps
 from lightning_classprune.job.objects.finder import ObjectNetwork
 from lightning_classprune.job.objects.instance_network import InstanceNetwork, deeplab, parts_of, unet
 from lightning_classprune.job.objects.torchvision_detector import torchvision_detector
@@ -76,19 +76,40 @@ def test_objects_are_read_back_from_perfect_scores() -> None:
         assert int((mine & mask).sum()) / int((mine | mask).sum()) > 0.8
 
 
+def test_scores_that_are_no_numbers_are_no_picture_without_objects() -> None:
+    for network in (unet(1, 2, width=3), centre_detector(1, 2, width=3)):
+        found = network.read(torch.full((1, 3, 32, 32), torch.nan))[0]
+        assert torch.isnan(found["scores"]).any()
+
+
 def test_boxes_are_read_back_from_perfect_scores() -> None:
-    like = torch.zeros(2, 32, 35)
-    heat, rows, columns = heat_maps(BOXES["boxes"], BOXES["labels"], like)
-    assert heat[0, 7, 8] == heat[1, 10, 23] == 1
-    assert rows.tolist() == [7, 10]
-    assert columns.tolist() == [8, 23]
-    sizes = torch.zeros(2, 32, 35)
-    sizes[:, rows, columns] = ((BOXES["boxes"][:, 2:] - BOXES["boxes"][:, :2]).log() / 3).T
-    logits = torch.logit(heat.clamp(0.001, 0.999))
-    found = CentreDetector(UNet(1, 4, width=3)).read(torch.cat([logits, sizes])[None])[0]
+    like = torch.zeros(2, 8, 9)  # of 32 x 35 pixels
+    each = bumps(BOXES["boxes"], like.shape[1:])
+    heat = heat_maps(each, BOXES["labels"], like)
+    assert heat[0, 1, 2] == heat[1, 2, 5] == 1  # centres at (8, 7) and (23, 10)
+    assert int((heat == 1).sum()) == 2
+    wanted = (BOXES["boxes"][:, 2:] - BOXES["boxes"][:, :2]).log().T / 3
+    scores = torch.cat([torch.logit(heat.clamp(0.001, 0.999)), wanted[:, each.argmax(0)]])
+    found = centre_detector(1, 3, width=3).read(scores[None])[0]
     best = found["scores"] > 0.9
     assert found["labels"][best].tolist() == [1, 2]
-    assert torch.allclose(found["boxes"][best], BOXES["boxes"], atol=1.0)
+    sizes = found["boxes"][best, 2:] - found["boxes"][best, :2]
+    assert torch.allclose(sizes, BOXES["boxes"][:, 2:] - BOXES["boxes"][:, :2], atol=1e-3)
+    assert torch.allclose(
+        found["boxes"][best], BOXES["boxes"], atol=3.0
+    )  # half a place of 4 pixels, and a bit
+
+
+def test_a_peak_is_read_between_places() -> None:
+    network = centre_detector(1, 2, width=3)
+    logits = torch.full((1, 8, 8), -9.0)
+    logits[0, 3, 4], logits[0, 3, 5] = 2.0, 1.99  # as high: the centre lies between the two
+    box = network.read(torch.cat([logits, torch.ones(2, 8, 8)])[None])[0]["boxes"][0]
+    assert ((box[:2] + box[2:]) / 2).tolist() == pytest.approx([20.0, 14.0], abs=0.1)
+
+
+def test_a_coarse_network_scores_four_by_four_pixels() -> None:
+    assert UNet(1, 3, width=3, coarse=True)(torch.randn(2, 1, 33, 47)).shape == (2, 3, 8, 12)
 
 
 def masks() -> list[dict[str, Tensor]]:
