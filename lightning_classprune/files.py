@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 
 #: Of JSON, in bytes and in values: a hundred bytes of memory a value are then still few.
 LARGEST_JSON, MOST_VALUES = 16_000_000, 1_000_000
+#: Of an archive of arrays, in bytes: more must not be more than so many times the file.
+LARGEST_SQUEEZED, MOST_SQUEEZED = 64_000_000, 100
 _PART = re.compile(r"\..+\.(\d+)-\w+\.part")
 
 
@@ -118,6 +121,19 @@ def parse_json(text: bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is JSON that is nested too deeply") from error
+
+
+def check_archive(path: str | os.PathLike[str]) -> None:
+    """Of an `.npz` file that anyone may have made, before its arrays are read.
+
+    Raises:
+        ValueError: Its arrays would take far more memory than those of a file of ours.
+        zipfile.BadZipFile: It is no such file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > max(LARGEST_SQUEEZED, MOST_SQUEEZED * os.stat(path).st_size):
+        raise ValueError(f"its arrays would take {size:,} bytes, more than {MOST_SQUEEZED} times the file")
 
 
 def _prefix(path: Path) -> str:

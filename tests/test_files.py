@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lightning_classprune import files
@@ -101,3 +102,15 @@ def test_json_that_would_take_far_more_memory_is_refused(tmp_path: Path) -> None
         (tmp_path / "a").write_text(text)
         with pytest.raises(ValueError, match=r"JSON|bytes|Expecting|digits"):
             files.read_json(tmp_path / "a")
+
+
+def test_an_archive_may_be_small_or_not_much_squeezed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "zeros.npz", a=np.zeros(100_000, np.uint8))
+    np.savez(tmp_path / "plain.npz", a=np.zeros(100_000, np.uint8))
+    files.check_archive(tmp_path / "zeros.npz")
+    monkeypatch.setattr(files, "LARGEST_SQUEEZED", 50_000)
+    files.check_archive(tmp_path / "plain.npz")
+    with pytest.raises(ValueError, match="would take 100,128 bytes, more than 100 times the file"):
+        files.check_archive(tmp_path / "zeros.npz")

@@ -154,9 +154,9 @@ def ask_for_protect(names: Sequence[str], counts: Sequence[int], told_by: str | 
     first = 0 if told_by is None else 1
     index = min(range(first, len(names)), key=lambda place: counts[place])
     name = names[index]
-    example = (
-        f"protect.{name}=0.05" if re.fullmatch(r"\w+", name, re.ASCII) else f"'protect={{{index}: 0.05}}'"
-    )
+    # Hydra takes words and whole numbers for keys, and not 007, 1e5 or 3D.
+    key = re.fullmatch(r"[a-z_]\w*|0|[1-9][0-9]*", name, re.ASCII | re.IGNORECASE)
+    example = f"protect.{name}=0.05" if key else f"'protect={{{index}: 0.05}}'"
     listed = ", ".join(
         f"{i}: {one!r} ({count} for training)"
         for i, (one, count) in list(enumerate(zip(names, counts, strict=True)))[first:]

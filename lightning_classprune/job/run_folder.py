@@ -400,8 +400,10 @@ def _whole(hashes: Mapping[str, str]) -> str:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[Path]:
-    """Let an error of reading `path` name it."""
+    """Let an error of reading `path` name it, and read no archive that would fill the memory."""
     try:
+        if path.suffix == ".npz":
+            files.check_archive(path)
         yield path
     except Exception as error:  # readers of archives raise what they like
         if str(path) in str(error):

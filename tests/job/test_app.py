@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from torch import Tensor
 
@@ -76,8 +77,14 @@ def test_facts_resolve_names_and_refuse_unknown_ones() -> None:
 def test_a_missing_protect_says_what_to_write() -> None:
     asked = app.ask_for_protect(["fine", "crack"], [70, 12])
     assert "such as protect.crack=0.05; the classes are 0: 'fine' (70 for training), 1: 'crack' (12" in asked
-    for name in ("T-shirt/top", "a b", "é", "a=b", "yes: no"):
+    for name in ("T-shirt/top", "a b", "é", "a=b", "yes: no", "3D", "007", "1e5"):
         assert "such as 'protect={0: 0.05}'" in app.ask_for_protect([name, "fine"], [1, 2])
+    for name in ("yes", "null", "1", "10", "_"):
+        assert f"such as protect.{name}=0.05;" in app.ask_for_protect([name, "0"], [1, 2])
+    parser = OverridesParser.create()
+    for name in ("3D", "yes", "10"):
+        said = app.ask_for_protect([name, "0"], [1, 2]).partition("such as ")[2].partition(";")[0]
+        assert parser.parse_override(said.strip("'")).value() in ({0: 0.05}, 0.05)
 
 
 # --- whole jobs -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -121,6 +122,25 @@ def test_a_damaged_file_is_named_in_a_line(name: str, content: str, read: str, t
     with pytest.raises(ValueError, match=name) as raised:
         getattr(RunFolder(tmp_path), read)()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("guard.npz", "guard"),
+        ("scores.npz", "scores"),
+        ("guard_pictures.npz", "pictures"),
+        ("object_pictures.npz", "object_pictures"),
+    ],
+)
+def test_an_archive_that_would_fill_the_memory_is_not_read(
+    name: str, read: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LARGEST_SQUEEZED", 1_000_000)
+    np.savez_compressed(tmp_path / name, target=np.zeros(1_000_000, np.uint8))
+    with pytest.raises(ValueError, match=rf"{name} cannot be read .*more than 100 times the file"):
+        getattr(RunFolder(tmp_path), read)()
 
 
 @pytest.mark.unit
