@@ -1,8 +1,8 @@
 """Objects and units: the level and the power of the three tests of units, and pruning of networks that find objects.
 
     python -m benchmarks.objects tables
-    python -m benchmarks.objects run --data nuclei --root FOLDER --seeds 1 2 3 4 5
-    python -m benchmarks.objects run --data blood --root FOLDER --seeds 1 2 3 4 5
+    python -m benchmarks.objects run --data nuclei --root FOLDER --seeds 11 12 13 14 15
+    python -m benchmarks.objects run --data blood --root FOLDER --seeds 11 12 13 14 15
 
 `tables`: units of several objects whose fates are correlated (beta-binomial: the four fates of an object - found by
 both networks, newly missed, newly found, missed by both - are drawn from a Dirichlet distribution of the unit with the
