@@ -195,7 +195,12 @@ class Criterion:
     @property
     def compares(self) -> bool:
         """Whether it looks at the rewind point."""
-        return not (self.given is magnitude or isinstance(self.given, GradientMoments | ClassGradient))
+        return not self.is_pointwise  # nor does one of ours that is look at it
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether a weight's score is known to depend on no other weight."""
+        return self.given is magnitude or isinstance(self.given, GradientMoments | ClassGradient)
 
     @property
     def listens(self) -> bool:
@@ -227,6 +232,12 @@ class Criterion:
         if isinstance(self.given, PreparedCriterion):
             return self.given.score(name, weight, rewind_point)
         return self.given(weight, rewind_point)
+
+    def score_at(self, name: str, weight: Tensor, places: Tensor) -> Tensor:
+        """See `GradientMoments.score_at`; of one that `is_pointwise`."""
+        if isinstance(self.given, GradientMoments | ClassGradient):
+            return self.given.score_at(name, weight, places)
+        return magnitude(weight, weight)
 
     def state_dict(self) -> dict[str, Any] | None:
         """Its state, for a checkpoint."""

@@ -33,6 +33,7 @@ class Enforcement:
         self._handles: list[RemovableHandle | _WrappedStep] = []
         self._stencils: dict[str, Tensor] = {}
         self._parameters: dict[str, torch.nn.Parameter] = {}
+        self._optimizers: list[Any] = []
         self._proofs: list[Proof] = []
         self._marks = Marks()
 
@@ -45,16 +46,17 @@ class Enforcement:
         """
         before = self._stencils
         self.release()
-        pruned = {name: mask for name, mask in masks.items() if not mask.all()}
+        pruned = {name: mask for name, mask in masks.items() if _prunes(mask)}
         if not pruned:
             return
+        self._optimizers = list(optimizers)
         self._parameters = {name: parameters[name] for name in pruned}
         for name, mask in pruned.items():
             self._stencils[name] = _stencil(mask, local(parameters[name]), before.pop(name, None))
             hook = self._mask_gradient(name)
             self._handles.append(_when_accumulated(parameters[name], hook))
         names = {id(parameter): name for name, parameter in self._parameters.items()}
-        for optimizer in optimizers:
+        for optimizer in self._optimizers:
             proof = Proof(optimizer, names, self._marks)
             self._proofs.append(proof)
             self._handles.append(_when_stepped(optimizer, self._after_step(names, proof)))
@@ -70,12 +72,37 @@ class Enforcement:
         finally:
             self.release()
 
+    def tighten(
+        self,
+        masks: Masks,
+        parameters: Mapping[str, torch.nn.Parameter],
+        optimizers: Sequence[Optimizer],
+    ) -> None:
+        """Hold more weights at zero in the middle of a training, and set them to it now.
+
+        Their gradients too, and what optimizers remember of them, weight by weight (momentum, averages of squares). The
+        proofs go on: what they say of the steps before is as true of fewer weights.
+
+        Args:
+            masks: Those that are held, or with less of them kept.
+            parameters: The weights by name.
+            optimizers: All that train them.
+        """
+        held = self._parameters.keys()
+        more = any(_prunes(mask) for name, mask in masks.items() if name not in held)
+        if more or [id(one) for one in optimizers] != [id(one) for one in self._optimizers]:
+            self.hold(masks, parameters, optimizers)
+        else:
+            for name, parameter in self._parameters.items():
+                _stencil(masks[name], local(parameter), self._stencils[name])
+        self._wipe()
+        for optimizer, proof in zip(self._optimizers, self._proofs, strict=True):
+            proof.begins_with_zeros(optimizer)
+
     @torch.no_grad()
-    def wipe(self, optimizers: Sequence[Optimizer]) -> None:
-        """Set the weights that are held at zero to it now, in the middle of a training: their gradients too, and what
-        optimizers remember of them, weight by weight (momentum, averages of squares)."""
+    def _wipe(self) -> None:
         for name, parameter in self._parameters.items():
-            held = (value for o in optimizers for value in o.state.get(parameter, {}).values())
+            held = (value for o in self._optimizers for value in o.state.get(parameter, {}).values())
             for tensor in (parameter, parameter.grad, *held):
                 if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
                     _cut(local(tensor), self._stencils[name])
@@ -108,7 +135,7 @@ class Enforcement:
         for handle in self._handles:
             handle.remove()
         self._handles, self._stencils, self._parameters = [], {}, {}
-        self._proofs, self._marks = [], Marks()
+        self._optimizers, self._proofs, self._marks = [], [], Marks()
 
     def _mask_gradient(self, name: str) -> Callable[[Tensor], None]:
         stencil, marks = self._stencils[name], self._marks
@@ -153,6 +180,10 @@ class Enforcement:
             for parameter in group["params"]:
                 if id(parameter) in names:
                     yield parameter, self._stencils[names[id(parameter)]]
+
+
+def _prunes(mask: Tensor) -> bool:
+    return int(mask.count_nonzero()) < mask.numel()
 
 
 def _stencil(mask: Tensor, weight: Tensor, before: Tensor | None) -> Tensor:

@@ -28,7 +28,7 @@ def full_masks(parameters: Mapping[str, Tensor]) -> Masks:
 
 def count_kept(masks: Masks) -> int:
     """Number of kept weights."""
-    return sum(int(m.sum()) for m in masks.values())
+    return sum(int(m.count_nonzero()) for m in masks.values())
 
 
 def count_weights(masks: Masks) -> int:

@@ -28,6 +28,11 @@ def sensitivity(weight: Tensor, mean_square: Tensor) -> Tensor:
     return mean_square.to(weight.device).sqrt() * weight.abs()
 
 
+def at(tensor: Tensor, places: Tensor) -> Tensor:
+    """Some elements of a tensor, by their flat indices."""
+    return tensor.detach().reshape(-1).index_select(0, places.to(tensor.device))
+
+
 def usual_size(mean_squares: Iterable[Tensor], sharding: Sharding) -> float:
     """Mean size of the gradients that are not zero, over all weights and processes; 1 if there are none.
 
@@ -83,13 +88,23 @@ class GradientMoments:
         epoch = steps_per_epoch(scoring.trainer)
         self._look_back = MOST if epoch is None else min(max(epoch, FEWEST), MOST)
         if scoring.parameters.keys() - self._means.keys():
-            self._usual = usual_size(map(self._mean_square, self._means), scoring.sharding)
+            means = (self._unbiased(mean, name) for name, mean in self._means.items())
+            self._usual = usual_size(means, scoring.sharding)
 
     def score(self, name: str, weight: Tensor, rewind_point: Tensor) -> Tensor:
         """See `PreparedCriterion.score`."""
-        if name not in self._means:
-            return weight.abs() * self._usual
-        return sensitivity(weight, self._mean_square(name))
+        return self._scores(weight, self._means.get(name), name)
+
+    def score_at(self, name: str, weight: Tensor, places: Tensor) -> Tensor:
+        """The scores of some weights alone.
+
+        Args:
+            name: Of the parameter.
+            weight: Their values.
+            places: Their flat indices.
+        """
+        mean = self._means.get(name)
+        return self._scores(weight, None if mean is None else at(mean, places), name)
 
     @property
     def has_heard(self) -> bool:
@@ -111,5 +126,10 @@ class GradientMoments:
     def _decay(self) -> float:
         return 1 - 1 / self._look_back
 
-    def _mean_square(self, name: str) -> Tensor:
-        return self._means[name] / (1 - self._decay ** self._steps[name])
+    def _scores(self, weight: Tensor, mean: Tensor | None, name: str) -> Tensor:
+        if mean is None:
+            return weight.abs() * self._usual
+        return sensitivity(weight, self._unbiased(mean, name))
+
+    def _unbiased(self, mean: Tensor, name: str) -> Tensor:
+        return mean / (1 - self._decay ** self._steps[name])

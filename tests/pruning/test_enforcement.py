@@ -392,8 +392,7 @@ def test_what_is_held_in_the_middle_of_a_training_is_forgotten(name):
     train(net, [optimizer], 2)
     before = copy.deepcopy(optimizer.state_dict()["state"]), copy.deepcopy(net.state_dict())
     enforcement = Enforcement()
-    enforcement.hold(masks, parameters, [optimizer])
-    enforcement.wipe([optimizer])
+    enforcement.tighten(masks, parameters, [optimizer])
     for number, (key, parameter) in enumerate(net.named_parameters()):
         mask = masks.get(key, torch.ones_like(parameter, dtype=torch.bool))
         held = {f"state {k}": (v, before[0][number][k]) for k, v in optimizer.state[parameter].items()}
