@@ -10,7 +10,8 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from lightning_classprune.pruning.moments import at, sensitivity
+from lightning_classprune.pruning.masks import at
+from lightning_classprune.pruning.moments import sensitivity
 from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.trainer.gradients import are_finite, loss_scale
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_classprune.pruning.class_gradient import ClassGradient
+from lightning_classprune.pruning.masks import Masks, places_of
 from lightning_classprune.pruning.moments import GradientMoments
 from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.trainer.identity import identity
@@ -221,6 +222,20 @@ class Criterion:
         """See `ListeningCriterion.observe`."""
         if isinstance(self.given, ListeningCriterion):
             self.given.observe(gradients)
+
+    @property
+    def places(self) -> Mapping[str, Tensor]:
+        """See `GradientMoments.places`."""
+        return self.given.places if isinstance(self.given, GradientMoments) else {}
+
+    def keep(self, masks: Masks) -> None:
+        """See `GradientMoments.keep`."""
+        if isinstance(self.given, GradientMoments):
+            self.given.keep(masks)
+
+    def kept(self, name: str, mask: Tensor) -> Tensor:
+        """Flat indices of what a mask keeps of a tensor, ascending."""
+        return self.given.kept(name, mask) if isinstance(self.given, GradientMoments) else places_of(mask)
 
     def prepare(self, scoring: Scoring) -> None:
         """Let it look, if it does."""

@@ -15,8 +15,7 @@ from torch.optim import Optimizer
 from lightning_classprune.pruning.criteria import Criterion
 from lightning_classprune.pruning.enforcement import Enforcement
 from lightning_classprune.pruning.granularities import find_units
-from lightning_classprune.pruning.masks import Masks, apply_masks, digest, full_masks
-from lightning_classprune.pruning.moments import at
+from lightning_classprune.pruning.masks import Masks, apply_masks, at, digest, full_masks
 from lightning_classprune.pruning.options import Cut
 from lightning_classprune.pruning.parameters import Prunable, select_parameters
 from lightning_classprune.pruning.scoring import Scoring
@@ -86,7 +85,7 @@ class Cutter:
 
     def observe(self, trainer: Any, optimizer: Optimizer) -> None:
         """Let the criterion hear the gradients that an optimizer is about to use."""
-        if gradients := upcoming_gradients(trainer, optimizer, self._names):
+        if gradients := upcoming_gradients(trainer, optimizer, self._names, self.criterion.places):
             self.criterion.observe(gradients)
 
     def commit(self) -> None:
@@ -205,11 +204,17 @@ class Cutter:
         """Keep the pruned weights at zero in all steps from now on."""
         reshard(self.module)
         self._enforcement.hold(self.sharding.pieces(masks), self.units.parameters, optimizers)
+        self._follow(masks)
 
     def tighten(self, masks: Masks, optimizers: list[Any]) -> None:
         """Set the pruned weights to zero in the middle of a training, with all that is known of them, and hold them."""
         reshard(self.module)
         self._enforcement.tighten(self.sharding.pieces(masks), self.units.parameters, optimizers)
+        self._follow(masks)
+
+    def _follow(self, masks: Masks) -> None:
+        if not self.sharding:
+            self.criterion.keep(masks)
 
     def look(self) -> None:
         """The weights are used for more than a step now: see that those held at zero are."""
@@ -266,8 +271,9 @@ class _Scores:
 class _PointwiseScores(_Scores):
     """See `PointwiseScores`."""
 
-    def at(self, name: str, places: Tensor) -> Tensor:
-        return self.criterion.score_at(name, at(local(self.parameters[name]), places), places)
+    def kept(self, name: str, mask: Tensor) -> tuple[Tensor, Tensor]:
+        places = self.criterion.kept(name, mask)
+        return places, self.criterion.score_at(name, at(local(self.parameters[name]), places), places)
 
 
 def by_parameter(state: Any, change: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> Any:

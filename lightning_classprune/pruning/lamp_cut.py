@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_classprune.pruning.lamp import lamp_of_some, whole
-from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.pruning.masks import Masks, at, places_of
 from lightning_classprune.pruning.selection import (
     PointwiseScores,
     Scores,
@@ -55,14 +55,14 @@ def lamp_masks(masks: Masks, scores: Scores, pruned: int) -> Masks | None:
         return shrunk
     layers: dict[str, _Layer] = {}
     places: dict[str, Tensor] = {}
-    for name, mask in shrunk.items():
-        places[name] = mask.view(-1).nonzero().view(-1)
+    for name, mask in masks.items():
         if isinstance(scores, PointwiseScores):
-            found = scores.at(name, places[name])
+            places[name], found = scores.kept(name, mask)
         else:
-            found = scores(name)
-            check_scores(name, mask, found)
-            found = found.detach().reshape(-1).index_select(0, places[name])
+            of_all = scores(name)
+            check_scores(name, mask, of_all)
+            places[name] = places_of(mask)
+            found = at(of_all, places[name])
         if found.dtype not in DTYPES:
             return None
         layers[name] = _Layer.of(name, found)

@@ -50,6 +50,16 @@ def layer_counts(masks: Masks) -> list[dict[str, Any]]:
     ]
 
 
+def at(tensor: Tensor, places: Tensor) -> Tensor:
+    """Some elements of a tensor, by their flat indices."""
+    return tensor.detach().reshape(-1).index_select(0, places.to(tensor.device))
+
+
+def places_of(mask: Tensor) -> Tensor:
+    """Flat indices of what a mask keeps, ascending."""
+    return mask.reshape(-1).nonzero().view(-1)
+
+
 @torch.no_grad()
 def apply_masks(masks: Masks, parameters: Mapping[str, Tensor]) -> None:
     """Set the pruned weights to +0.0, in place; kept weights are not touched."""

@@ -38,8 +38,8 @@ class PointwiseScores(Protocol):
         """The scores of a tensor by name, in its shape."""
         ...
 
-    def at(self, name: str, places: Tensor) -> Tensor:
-        """The scores of some weights of a tensor, by their flat indices."""
+    def kept(self, name: str, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Flat indices of what a mask keeps of a tensor, ascending, and the scores there."""
         ...
 
 
