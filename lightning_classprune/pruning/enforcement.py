@@ -103,10 +103,10 @@ class Enforcement:
     def _wipe(self) -> None:
         for name, parameter in self._parameters.items():
             held = (value for o in self._optimizers for value in o.state.get(parameter, {}).values())
-            for tensor in (parameter, parameter.grad, *held):
+            for tensor in (parameter, *held):
                 if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
                     _cut(local(tensor), self._stencils[name])
-            if parameter.grad is not None:
+            if parameter.grad is not None and _cut_gradient(parameter.grad, self._stencils[name]):
                 self._marks.set(name, parameter.grad)
 
     @torch.no_grad()
@@ -144,11 +144,8 @@ class Enforcement:
             gradient = parameter.grad
             if gradient is None:
                 return
-            if gradient.layout == torch.strided:
-                _cut(local(gradient), stencil)
+            if _cut_gradient(gradient, stencil):
                 marks.set(name, gradient)
-            else:
-                _cut(gradient._values(), stencil[tuple(gradient._indices())])
 
         return hook
 
@@ -208,6 +205,15 @@ def _cut(tensor: Tensor, stencil: Tensor) -> Tensor:
         return tensor.masked_fill_(stencil == 0, 0)
     tensor.view(stencil.dtype).bitwise_and_(stencil)
     return tensor
+
+
+def _cut_gradient(gradient: Tensor, stencil: Tensor) -> bool:
+    """Cut a gradient, dense or sparse; whether its version tells who writes to it next."""
+    if gradient.layout == torch.strided:
+        _cut(local(gradient), stencil)
+        return True
+    _cut(gradient._values(), stencil[tuple(gradient._indices())])
+    return False
 
 
 def _when_accumulated(parameter: torch.nn.Parameter, hook: Callable[[Tensor], None]) -> RemovableHandle:

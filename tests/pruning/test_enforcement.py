@@ -430,6 +430,24 @@ def test_gradients_of_an_embedding(layout):
     assert leaks({"w": table.weight}, {"w": mask}) == 0
 
 
+@pytest.mark.parametrize("kind", [SGD, torch.optim.SparseAdam])
+def test_a_cut_wipes_sparse_gradients_too(kind):
+    """A training loop clears them before the next backward pass, after the cut."""
+    table = nn.Embedding(5, 3, sparse=True)
+    optimizer = kind(list(table.parameters()), lr=0.1)
+    mask = torch.rand(5, 3, generator=torch.Generator().manual_seed(3)) < 0.5
+    enforcement = Enforcement()
+    for _ in range(3):
+        optimizer.zero_grad()
+        table(torch.tensor([1, 2, 2])).sum().backward()
+        optimizer.step()
+        enforcement.tighten({"w": mask}, {"w": table.weight}, [optimizer])
+        assert leaks({"w": table.weight}, {"w": mask}) == 0
+        assert not table.weight.grad.to_dense()[~mask].any()
+    optimizer.step()
+    assert leaks({"w": table.weight}, {"w": mask}) == 0
+
+
 def test_what_holds_is_filled_again_where_it_lies():
     """A graph that was captured in one round reads the masks of the next."""
     net, parameters, masks = make()
