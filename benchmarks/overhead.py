@@ -173,13 +173,13 @@ What limits each:
   memory; the working memory beyond it is a constant of some 10 MB plus the scores of the largest tensor.
 * Round: judging is one forward pass over the guard data; the rest is copying weights four times and the selection.
 * Listening: a pass over the gradients to see that they are finite, and two over the running means; only in the last 80
-  to 200 steps of a round, and while a mask shrinks. Of a tensor of which a quarter is left only that is fetched, one pass.
-* Shrinking: `shrinking` is whole turns of 20 steps, each with its cut, at 90% and a little more. Above what holding costs
-  that is the fetch, for the kept weights of a mask of single weights lie in all cache lines; and a twentieth of a cut: two
-  passes over all weights (none is NaN; to fetch those that are kept), four that set to zero (weights, gradients, momentum,
-  what masks them), and an exact selection among the kept. Three passes a step and a twentieth of ten are the floor of what
-  is exact and hears every step; a larger batch makes them a smaller share.
-  The class criteria add 16 forward and backward passes a cut."""
+  to 200 steps of a round, and while a mask shrinks. Of a tensor that has a quarter of its weights left these are
+  fetched, in one pass. The class criteria add 16 forward and backward passes a cut.
+* Shrinking: `shrinking` is whole turns of 20 steps, each with its cut, at 90% and a little more. Above what holding
+  costs that is the fetch, for the kept weights of a mask of single weights lie in all cache lines; and a twentieth of a
+  cut: two passes over all weights (none is NaN; those that are kept are fetched), four that set to zero (weights,
+  gradients, momentum, what masks them), and an exact selection among the kept. Two passes a step and a twentieth of a
+  cut are the floor of what is exact and hears every step; a larger batch makes them a smaller share."""
 # By whose cuts the cost is told: without gradients, with the training's own, and with passes of their own.
 COMPARED: tuple[CriterionName, ...] = ("magnitude", "lamp", "lamp_gradient", "class_lamp_gradient")
 METHODS = ("ours", "topk", "sort", "global_unstructured")

@@ -18,7 +18,7 @@ from lightning_classprune.trainer.names import named_parameters
 from tests.support.compare import assert_same, optimizer_states, weights, without_seconds
 from tests.support.kit import dataset, fit, pruner, tiny, verdicts
 from tests.support.older import EMAWeightAveraging
-from tests.support.witness import Keep, Probe, Watch
+from tests.support.witness import Keep, Probe, Watch, log_messages
 
 STEPS = 12  # of a round: two epochs of six batches
 
@@ -253,7 +253,7 @@ def test_a_training_that_diverges_is_given_up_and_not_the_fit() -> None:
 # --- beside others ---
 
 
-def test_the_best_checkpoint_of_a_round_is_one_after_its_last_cut(tmp_path: Path) -> None:
+def test_the_best_epoch_and_checkpoint_of_a_round_are_after_its_last_cut(tmp_path: Path) -> None:
     """By a loss that only rises, the first epochs of each round would be best."""
     seen: list[tuple[int, str]] = []
 
@@ -266,8 +266,11 @@ def test_the_best_checkpoint_of_a_round_is_one_after_its_last_cut(tmp_path: Path
             seen.append((trainer.current_epoch, Path(best.best_model_path).name))
 
     best = ModelCheckpoint(dirpath=tmp_path, monitor="rising", filename="{epoch}")
-    job = Job(densities=(0.5,), round_epochs=5).run(Rising(), best, Look())
+    with log_messages() as said:
+        job = Job(densities=(0.5,), round_epochs=5, callback={"epoch": "best"}).run(Rising(), best, Look())
     assert job.pruned == [0, 60]
+    candidates = [line.partition(" is its candidate")[0] for line in said if "is its candidate" in line]
+    assert candidates == ["round 0: epoch 1 of 2", "round 1: epoch 3 of 5"]
     # The round is epochs 2 to 6; .6 of it is over after epoch 4, the first whose network is the candidate.
     assert seen[2:6] == [
         (2, "epoch=2.ckpt"),
