@@ -296,6 +296,8 @@ def test_the_guard_may_judge_once_with_an_offset(tmp_path: Path) -> None:
     )
     assert verdicts(job.callback) == ["baseline", "accepted", "accepted"]
     assert job.callback.sparsity == 0.8
+    passes = [row["validation_passes"] for row in job.callback.ledger]
+    assert passes == [2, 1, 1], "half of two epochs is before the last cut, so only their end is looked at"
 
 
 def test_channels_shrink_too() -> None:
