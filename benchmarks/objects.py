@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
@@ -189,15 +191,34 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
+class KeepCandidates(Callback):
+    """Copies the networks that the guard has judged, of which a run itself keeps those that were accepted only.
+
+    Args:
+        tickets: Where the run keeps them until it ends.
+        folder: Where the copies go, as `kept-round=NN.safetensors`.
+    """
+
+    def __init__(self, tickets: str, folder: str) -> None:
+        self._tickets, self._folder = Path(tickets), Path(folder)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """They are judged, and not yet removed."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for file in self._tickets.glob("kept-round=*.safetensors"):
+            shutil.copyfile(file, self._folder / f"{file.stem.rpartition('-')[0]}.safetensors")
+
+
 def job(data: str, root: Path, folder: Path, seed: int, overrides: Sequence[str]) -> RunFolder:
     """Do the job of one seed, unless its folder holds it already."""
     run = RunFolder(folder)
     if run.config_file.is_file() and run.status()["state"] == "finished":
         return run
     group, _ = DATA[data]
-    config = job_config(
-        [f"data={group}", f"data.root={root}", f"seed={seed}", f"run_dir={folder}", *QUIET, *overrides]
-    )
+    keep = {"tickets": run.tickets, "folder": folder / CANDIDATES, "_target_": "benchmarks.objects.KeepCandidates"}
+    own = [f"data={group}", f"data.root={root}", f"seed={seed}", f"run_dir={folder}"]
+    own += [f"+callbacks.keep_candidates.{name}={value}" for name, value in keep.items()]
+    config = job_config([*own, *QUIET, *overrides])
     app.run(config)
     return run
 
@@ -206,6 +227,8 @@ def job(data: str, root: Path, folder: Path, seed: int, overrides: Sequence[str]
 QUIET = ("trainer.enable_progress_bar=false", "trainer.accelerator=cpu")
 
 
+#: In the run folder: the networks that the guard judged.
+CANDIDATES = "candidates"
 #: In the run folder: what a finished run's networks find in the test part.
 MEASURED = "objects.json"
 
