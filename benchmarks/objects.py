@@ -215,7 +215,11 @@ def job(data: str, root: Path, folder: Path, seed: int, overrides: Sequence[str]
     if run.config_file.is_file() and run.status()["state"] == "finished":
         return run
     group, _ = DATA[data]
-    keep = {"tickets": run.tickets, "folder": folder / CANDIDATES, "_target_": "benchmarks.objects.KeepCandidates"}
+    keep = {
+        "tickets": run.tickets,
+        "folder": folder / CANDIDATES,
+        "_target_": "benchmarks.objects.KeepCandidates",
+    }
     own = [f"data={group}", f"data.root={root}", f"seed={seed}", f"run_dir={folder}"]
     own += [f"+callbacks.keep_candidates.{name}={value}" for name, value in keep.items()]
     config = job_config([*own, *QUIET, *overrides])
