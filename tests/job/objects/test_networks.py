@@ -58,7 +58,7 @@ def test_bright_pictures_of_little_contrast_have_the_same_scores_in_onnx_runtime
         pytest.importorskip(package)
 
     class First(nn.Module):
-        """What a U-Net does first; to export a whole one takes ten times as long and says the same."""
+        """What a U-Net does first: a whole one takes far longer to export, and fails alike."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -72,7 +72,7 @@ def test_bright_pictures_of_little_contrast_have_the_same_scores_in_onnx_runtime
     rows, columns = torch.meshgrid(torch.arange(192.0), torch.arange(192.0), indexing="ij")
     waves = 2 * (rows / 30).sin() * (columns / 40).cos()
     pictures = (248 + waves + 2 * torch.rand(2, 3, 192, 192)).to(torch.uint8)
-    # Raises where scores differ by more than it allows: by 27 times as much with one sum over a whole picture.
+    # Raises where scores differ by more than it allows: by some sixty times as much with one sum over a whole picture.
     report = export_onnx(First(), tmp_path / "first.onnx", pictures, normalization=(0.5, 0.25))
     assert report.max_difference < report.tolerance / 4
 
