@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance, Gradual
+from lightning_classprune.pruning.cutter import Cutter
+from lightning_classprune.pruning.masks import Masks
 from lightning_classprune.trainer.names import named_parameters
 from tests.support.compare import assert_same, optimizer_states, weights, without_seconds
 from tests.support.kit import dataset, fit, pruner, tiny, verdicts
@@ -173,11 +175,21 @@ def test_steps_are_those_of_the_optimizer_where_gradients_accumulate() -> None:
     )
 
 
-def test_rounds_may_be_counted_in_steps() -> None:
+def test_rounds_may_be_counted_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All processes compare their masks when a round begins, and after its last cut."""
+    compared: list[int] = []
+    require_equal = Cutter.require_equal
+
+    def noting(cutter: Cutter, masks: Masks) -> None:
+        compared.append(cutter.units.pruned(masks))
+        require_equal(cutter, masks)
+
+    monkeypatch.setattr(Cutter, "require_equal", noting)
     job = Job(densities=(0.5,), round_epochs=None).run(max_epochs=-1, max_steps=8)
     assert job.pruned == [0, 60]
     assert len(job.trace.rounds[1]) == 16, "twice round 0"
     assert job.trace.rounds[1][9:] == [0.5] * 7
+    assert compared == [0, 60]
 
 
 # --- failures ---
