@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from scipy import stats
 from torch import nn
 
