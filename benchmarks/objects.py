@@ -1,8 +1,9 @@
-"""Objects and units: the level and the power of the three tests of units, and pruning of networks that find objects.
+"""Objects and units: level and power of the tests of units, time of the matching, networks that find objects pruned.
 
     python -m benchmarks.objects tables
     python -m benchmarks.objects run --data nuclei --root FOLDER --seeds 11 12 13 14 15
     python -m benchmarks.objects run --data blood --root FOLDER --seeds 11 12 13 14 15
+    python -m benchmarks.objects matching --root FOLDER
 
 `tables`: units of several objects whose fates are correlated (beta-binomial: the four fates of an object - found by
 both networks, newly missed, newly found, missed by both - are drawn from a Dirichlet distribution of the unit with the
@@ -15,20 +16,32 @@ should. Power: an unchanged network, which differs on 5% of the objects, half ea
 `--runs`; a finished one is not done again. The table tells of the test part, dense beside delivered: missed objects by
 the rule that was judged (IoU .5) and by a milder one, unmatched predictions, units, sparsity, verdicts. Blood cells are
 judged by the protected class, `WBC`; the others are counted beside it.
+
+The first network that the guard did not accept looks at the guard's pictures once more, with the offset of its row:
+those in which it finds objects otherwise than the dense network are drawn, the objects outlined.
+
+`matching`: how long 500 pictures of nuclei take by each rule, once they lie in memory: every nucleus' prediction is the
+nucleus moved by up to a pixel each way, some are left out, and some are made up. Without `--root` ellipses take
+the place of nuclei.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.special import ndtr
 
 from benchmarks.robustness import interval
@@ -45,13 +58,16 @@ from benchmarks.support import (
 )
 from lightning_classprune import files, load_ticket
 from lightning_classprune.guard.betting import betting_p_value
-from lightning_classprune.guard.objects import Found, ObjectTask
+from lightning_classprune.guard.matching import boxes_of, in_turn
+from lightning_classprune.guard.objects import Found, ObjectTask, Reading
 from lightning_classprune.guard.statistics import exact_p_value, rate_upper, tango_z
-from lightning_classprune.guard.tasks import Detection, InstanceSegmentation
+from lightning_classprune.guard.tasks import Detection, InstanceSegmentation, Segmentation
 from lightning_classprune.job import app
 from lightning_classprune.job.objects.final_test import ObjectTest
 from lightning_classprune.job.objects.finder import ReadObjects
+from lightning_classprune.job.report.pictures import pixels
 from lightning_classprune.job.run_folder import RunFolder
+from lightning_classprune.ledger.object_pictures import object_pictures
 from lightning_classprune.ledger.rows import delivered_row, dense_row
 
 TOLERANCE, ALPHA = 0.05, 0.05
@@ -62,6 +78,7 @@ CORRELATIONS = (0.0, 0.05, 0.1, 0.25, 0.5)
 BOTH, FOUND = 0.05, 0.03
 
 Counts = NDArray[np.int64]
+Ints = NDArray[np.int64]
 Test = Callable[[Counts, np.random.Generator], float]
 
 
@@ -189,15 +206,38 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
+class KeepCandidates(Callback):
+    """Copies the networks that the guard has judged, of which a run itself keeps those that were accepted only.
+
+    Args:
+        tickets: Where the run keeps them until it ends.
+        folder: Where the copies go, as `kept-round=NN.safetensors`.
+    """
+
+    def __init__(self, tickets: str, folder: str) -> None:
+        self._tickets, self._folder = Path(tickets), Path(folder)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """They are judged, and not yet removed."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for file in self._tickets.glob("kept-round=*.safetensors"):
+            shutil.copyfile(file, self._folder / f"{file.stem.rpartition('-')[0]}.safetensors")
+
+
 def job(data: str, root: Path, folder: Path, seed: int, overrides: Sequence[str]) -> RunFolder:
     """Do the job of one seed, unless its folder holds it already."""
     run = RunFolder(folder)
     if run.config_file.is_file() and run.status()["state"] == "finished":
         return run
     group, _ = DATA[data]
-    config = job_config(
-        [f"data={group}", f"data.root={root}", f"seed={seed}", f"run_dir={folder}", *QUIET, *overrides]
-    )
+    keep = {
+        "tickets": run.tickets,
+        "folder": folder / CANDIDATES,
+        "_target_": "benchmarks.objects.KeepCandidates",
+    }
+    own = [f"data={group}", f"data.root={root}", f"seed={seed}", f"run_dir={folder}"]
+    own += [f"+callbacks.keep_candidates.{name}={value}" for name, value in keep.items()]
+    config = job_config([*own, *QUIET, *overrides])
     app.run(config)
     return run
 
@@ -206,6 +246,8 @@ def job(data: str, root: Path, folder: Path, seed: int, overrides: Sequence[str]
 QUIET = ("trainer.enable_progress_bar=false", "trainer.accelerator=cpu")
 
 
+#: In the run folder: the networks that the guard judged.
+CANDIDATES = "candidates"
 #: In the run folder: what a finished run's networks find in the test part.
 MEASURED = "objects.json"
 
@@ -218,8 +260,7 @@ def measured(data: str, run: RunFolder, seed: int) -> dict[str, Any]:
         return known
     config, rows = run.config(), run.ledger()
     module = app.build_module(config)
-    archive: Any = instantiate(config.data)
-    archive.setup()
+    archive = split_of(run)
     final, dense = delivered_row(rows), dense_row(rows)
     assert final is not None
     assert dense is not None
@@ -236,9 +277,10 @@ def measured(data: str, run: RunFolder, seed: int) -> dict[str, Any]:
         "test": [],
     }
     for rule, kind in RULES[data].items():
-        before = found(kind, module, run, archive, "round=00.safetensors", {})
+        look = partial(found, kind, module, archive.test_dataloader(), archive.class_names)
+        before = look(run.tickets / "round=00.safetensors", {})
         offsets = {name: one["offset"] for name, one in final["classes"].items()}
-        now = before if final is dense else found(kind, module, run, archive, None, offsets)
+        now = before if final is dense else look(run.accepted, offsets)
         for name in DATA[data][1]:
             misses, alarms = now.pairs(before, name)
             assert misses.inside is not None
@@ -258,6 +300,50 @@ def measured(data: str, run: RunFolder, seed: int) -> dict[str, Any]:
             )
     files.write_text(kept, json.dumps(told))
     return told
+
+
+def split_of(run: RunFolder) -> Any:
+    """The run's data, split."""
+    archive: Any = instantiate(run.config().data)
+    archive.setup()
+    return archive
+
+
+def refusal(data: str, run: RunFolder, out: Path) -> str | None:
+    """Draw what the first refused network of a run misses, and say what; None where none was refused, or is left."""
+    rows = run.ledger()
+    place = next((place for place, row in enumerate(rows) if row["verdict"] in ("refused", "unproven")), None)
+    if place is None:
+        return None
+    file = run.path / CANDIDATES / f"kept-round={place:02d}.safetensors"
+    if not file.is_file():
+        return None
+    row, archive, module = rows[place], split_of(run), app.build_module(run.config())
+    kind = next(iter(RULES[data].values()))
+    name, counts = next(iter(row["classes"].items()))
+    look = partial(found, kind, module, archive.guard_dataloader(), archive.class_names)
+    dense, now = look(run.tickets / "round=00.safetensors", {}), look(file, {name: counts["offset"]})
+    changes = now.changes(dense, name)
+    newly = (len(changes.lost_sample), len(changes.won_sample))
+    assert newly == (
+        counts["objects_newly_missed"],
+        counts["objects_newly_found"],
+    )  # of the network in the row
+
+    def picture(sample: int) -> Any:
+        return pixels(
+            archive.splits.parts["guard"][sample][0], archive.normalization, max(archive.image_size)
+        )
+
+    figure = object_pictures(picture, dense, now, name, most=8)
+    out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / "objects_refusal.png", dpi=60)
+    return (
+        f"Seed {run.config().seed}, round {row['round']}: {row['sparsity']:.0%}, {row['verdict']}: of {name} "
+        f"{counts['newly_missed']} units newly missed and {counts['newly_found']} newly found of {counts['units']} "
+        f"(p = {counts['p_value']:.3g} at tolerance {counts['tolerance']:g}); {newly[0]} and {newly[1]} of "
+        f"{counts['objects']} objects. Its pictures: [objects_refusal.png](objects_refusal.png)."
+    )
 
 
 def report(data: str, runs: Sequence[dict[str, Any]], overrides: Sequence[str]) -> list[str]:
@@ -336,21 +422,110 @@ def _change(values: Sequence[float]) -> str:
 
 
 def found(
-    kind: Any, module: Any, run: RunFolder, archive: Any, ticket: str | None, offsets: Mapping[str, float]
+    kind: Any, module: Any, loader: Any, names: Sequence[str], network: Path, offsets: Mapping[str, float]
 ) -> Found:
-    """What a network finds in the test part: that of a ticket, or the delivered one."""
-    if ticket is None:
-        saved = torch.load(run.accepted, map_location="cpu", weights_only=True)
+    """What a network finds in the pictures of a loader: that of a ticket, or of a checkpoint."""
+    if network.suffix == ".ckpt":
+        saved = torch.load(network, map_location="cpu", weights_only=True)
         module.load_state_dict(saved["state_dict"])
     else:
-        load_ticket(run.tickets / ticket, module)
-    names = archive.class_names
+        load_ticket(network, module)
     task = ObjectTask(kind, names, range(1, len(names)), 0.0, "one", with_offset=True)
     test = ObjectTest(task, ReadObjects())
     test.offsets = offsets
-    quiet_trainer(test).test(module, archive.test_dataloader(), verbose=False)
+    quiet_trainer(test).test(module, loader, verbose=False)
     assert test.tested is not None
     return test.tested.found
+
+
+# -- time of the matching --
+
+PICTURES, BATCH, MOST = 500, 8, 5.0
+
+
+def nuclei(root: Path | None) -> list[Ints]:
+    """Maps of numbers of 500 pictures: of the archive, or of ellipses."""
+    if root is not None:
+        with np.load(root / "nuclei_dsb2018_192.npz", allow_pickle=False) as arrays:
+            return [one.astype(np.int64) for one in arrays["instances"][:PICTURES]]
+    rng = np.random.default_rng(0)
+    rows, columns = np.indices((192, 192))
+    made = []
+    for _ in range(PICTURES):
+        one = np.zeros((192, 192), np.int64)
+        for number in range(1, 41):
+            (y, x), (high, wide) = rng.integers(0, 192, 2), rng.uniform(4, 12, 2)
+            one[((rows - y) / high) ** 2 + ((columns - x) / wide) ** 2 < 1] = number
+        made.append(one)
+    return made
+
+
+def guessed(true: Ints, rng: np.random.Generator) -> Ints:
+    """A prediction: every object moved a little, some left out, a few made up."""
+    moved = np.roll(true, rng.integers(-1, 2, 2), (0, 1))
+    gone = rng.random(int(moved.max()) + 1) < 0.1
+    moved = np.where(gone[moved], 0, moved)
+    for number in range(1, 4):
+        y, x = rng.integers(0, 180, 2)
+        moved[y : y + 10, x : x + 10] = true.max() + number
+    return moved
+
+
+def listed(numbers: Ints, rng: np.random.Generator | None = None) -> dict[str, Any]:
+    """Masks as `InstanceSegmentation` reads them, and their boxes; with scores where they are predictions."""
+    there = np.unique(numbers[numbers > 0])
+    told = {"map": torch.from_numpy(numbers), "labels": torch.ones(len(there), dtype=torch.int64)}
+    places, count = in_turn(numbers)
+    told["boxes"] = torch.from_numpy(boxes_of(places, count))
+    if rng is not None:
+        told["scores"] = torch.from_numpy(rng.random(len(there)))
+    return told
+
+
+def matching(root: Path | None) -> list[str]:
+    """A table: seconds by rule, with and without the biases at which offsets are tried."""
+    rng = np.random.default_rng(1)
+    true = nuclei(root)
+    claimed = [guessed(one, rng) for one in true]
+    target, given = [listed(one) for one in true], [listed(one, rng) for one in claimed]
+    masks, scores = (torch.from_numpy(np.stack(one) > 0) for one in (true, claimed))
+    raw = np.where(scores, 3.0, -3.0) + rng.normal(size=scores.shape)
+    logits = torch.from_numpy(ndimage.gaussian_filter(raw, (0, 1, 1))).float()
+    kinds: dict[str, tuple[Any, Any, Any]] = {
+        "InstanceSegmentation, IoU": (InstanceSegmentation(), given, target),
+        "InstanceSegmentation, centroid": (InstanceSegmentation(rule="centroid"), given, target),
+        "InstanceSegmentation, coverage": (InstanceSegmentation(rule="coverage"), given, target),
+        "Detection, IoU": (Detection(), given, target),
+        "Segmentation, coverage": (Segmentation(), logits, masks.long()),
+        "Segmentation, IoU": (Segmentation(rule="iou"), logits, masks.long()),
+        "Segmentation, centroid": (Segmentation(rule="centroid"), logits, masks.long()),
+    }
+    rows = []
+    for name, (kind, predictions, targets) in kinds.items():
+        row: dict[str, Any] = {"task and rule": name}
+        for with_offset in (False, True):
+            biases = (0.0, *kind.biases()) if with_offset else (0.0,)
+            how = Reading(("background", "nucleus"), (1,), 0.0, biases)
+            began, found_, objects = time.process_time(), 0, 0
+            for start in range(0, PICTURES, BATCH):
+                batch = slice(start, start + BATCH)
+                _, seen = kind.read(predictions[batch], targets[batch], how)
+                found_, objects = found_ + int(seen[1].found[:, 0].sum()), objects + len(seen[1].found)
+            row["objects"], row["found"] = objects, found_
+            row["s with offsets" if with_offset else "s"] = f"{time.process_time() - began:.2f}"
+            row["biases"] = len(biases)
+        rows.append(row)
+    which = "nuclei of the archive" if root is not None else "ellipses"
+    return [
+        "# Time of the matching",
+        "",
+        f"{PICTURES} pictures of 192 x 192 ({which}), in batches of {BATCH}, processor time of one core; with offsets: "
+        f"what is found is counted at every bias. Each bias is one matching more. The aim is {MOST:g} s for one.",
+        "",
+        markdown(rows),
+        "",
+        f"Made by `python -m benchmarks.objects matching`, {named(versions())}.",
+    ]
 
 
 def main() -> None:
@@ -368,8 +543,13 @@ def main() -> None:
     ran.add_argument(
         "--overrides", nargs="+", default=[], metavar="KEY=VALUE", help="of the job's configuration"
     )
+    timed = what.add_parser("matching")
+    timed.add_argument("--root", type=Path, help="folder of the archives (default: ellipses are made up)")
     args = parser.parse_args()
     one_thread()
+    if args.what == "matching":
+        write(args.out / "objects_matching.md", matching(args.root))
+        return
     if args.what == "tables":
         files.write_text(args.out / "objects_tests.md", tables(args.sims, args.seed))
         return
@@ -381,7 +561,12 @@ def main() -> None:
         )
         for seed in args.seeds
     ]
-    write(args.out / f"objects_{args.data}.md", report(args.data, runs, args.overrides))
+    lines = report(args.data, runs, args.overrides)
+    for seed in args.seeds:
+        if told := refusal(args.data, RunFolder(args.runs / f"{args.data}-{seed}"), args.out):
+            lines += ["", "## A refusal", "", told]
+            break
+    write(args.out / f"objects_{args.data}.md", lines)
 
 
 if __name__ == "__main__":

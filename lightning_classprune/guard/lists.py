@@ -15,6 +15,9 @@ from lightning_classprune.guard.matching import box_areas
 from lightning_classprune.guard.objects import Reading
 from lightning_classprune.guard.task import NaNScoresError
 
+#: By how much a score may lie outside of [0, 1], as rounding makes it.
+_ROUNDED = 1e-3
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -74,7 +77,7 @@ def labelled(told: Mapping[str, Any], count: int, how: Reading, whose: str, wher
     """Labels of `count` things, checked; where there are two classes and no labels, all are of the second.
 
     Raises:
-        ValueError: They are of another number, or out of range; names `predict`.
+        ValueError: They are of another number, or out of range, or an object is of the background; names `predict`.
         NaNScoresError: Scores are NaN.
     """
     if "labels" not in told and len(how.names) == 2:
@@ -95,6 +98,12 @@ def labelled(told: Mapping[str, Any], count: int, how: Reading, whose: str, wher
         )
     if np.isnan(scores).any():
         raise NaNScoresError("predict returned NaN scores; nothing can be decided from them")
+    scored = whose == "prediction" and "scores" in told and count > 0
+    if scored and not (scores.min() >= -_ROUNDED and scores.max() <= 1 + _ROUNDED):
+        raise ValueError(
+            f"predict: the {whose} of {where} has scores from {scores.min():.4g} to {scores.max():.4g}; they must lie "
+            "between 0 and 1, as score_threshold does: put raw ones through torch.sigmoid first"
+        )
     whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and bool((labels % 1 == 0).all()))
     if count and not whole:
         raise ValueError(
@@ -106,6 +115,11 @@ def labelled(told: Mapping[str, Any], count: int, how: Reading, whose: str, wher
         raise ValueError(
             f"predict: the {whose} of {where} has labels from {labels.min()} to {labels.max()}; 0 to {classes - 1} are "
             f"allowed with num_classes={classes} (torchvision's background, 0, is one of them)"
+        )
+    if whose == "target" and how.names[0].strip("_").lower() == "background" and count and labels.min() == 0:
+        raise ValueError(
+            f"predict: the target of {where} has an object of label 0, which is {how.names[0]!r}; labels of objects "
+            "are counted from 1 on, as torchvision's detectors count them: add 1"
         )
     return Labelled(labels.astype(np.int64), scores, ignored)
 

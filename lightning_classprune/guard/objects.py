@@ -298,7 +298,8 @@ class ObjectTask:
         self.adding = "DecisionOffset does it" if kind.competes else "lower the score threshold by as much"
         self._kind, self._cluster = kind, cluster
         biases = (0.0, *kind.biases()) if with_offset else (0.0,)
-        self._how = Reading(self.names, tuple(sorted(protected)), threshold, biases)
+        self.protected = tuple(sorted(protected))
+        self._how = Reading(self.names, self.protected, threshold, biases)
 
     def columns(self, scores: Any, target: Any, case: Any = None) -> Columns:
         """Sample, id and its kind, kind of row and class, values and areas by bias, box, flags."""

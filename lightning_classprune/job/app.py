@@ -31,6 +31,7 @@ from lightning_classprune.job.ledger_file import LedgerFile
 from lightning_classprune.job.objective import Objective
 from lightning_classprune.job.report.report_run import write_report
 from lightning_classprune.job.run_folder import RunFolder
+from lightning_classprune.job.unprotected import names_of, warning_before
 from lightning_classprune.ledger.text import write_jsonl
 from lightning_classprune.trainer.versions import safe_loading
 
@@ -107,6 +108,8 @@ def _run(cfg: DictConfig, folder: RunFolder, resume: bool, closing: bool) -> tup
     rank_zero_info(
         length_line(None if pruning is None else pruning.settings, trainer, len(data.train_dataloader()))
     )
+    if pruning is not None and (names := names_of(data.class_names, cfg.facts.protected, cfg.facts.told_by)):
+        rank_zero_info(warning_before(names))
     fit: Callable[..., None] = trainer.fit
     if closing:
         if pruning is None:

@@ -24,6 +24,7 @@ from lightning_classprune.job.run_folder import RunFolder
 from lightning_classprune.job.samples_file import write_samples
 from lightning_classprune.job.scores_file import AnyAnswers, write_scores
 from lightning_classprune.job.telling import tell
+from lightning_classprune.job.unprotected import lost
 from lightning_classprune.ledger.figure import figure
 from lightning_classprune.ledger.rows import Row
 from lightning_classprune.pruning.masks import layer_counts
@@ -72,10 +73,11 @@ class Ending:
             write_scores(self.folder.scores_file, scores)
         if self.pruning is not None and rows:
             with harmless("the pictures of the report"):
-                protected = list(self.cfg.facts.protected)
-                kind_of(self.cfg).illustrate(self.folder, self.data, protected, self.pruning, scores)
+                indices = list(self.cfg.facts.protected)
+                kind_of(self.cfg).illustrate(self.folder, self.data, indices, self.pruning, scores)
         self._write_counts(scores.get("test", {}))
-        tell(rows, compared(scores, [self.data.class_names[i] for i in self.cfg.facts.protected]))
+        protected = [self.data.class_names[index] for index in self.cfg.facts.protected]
+        tell(rows, compared(scores, protected), lost(scores, protected))
 
     def _write(self, rows: list[Row]) -> None:
         if not self.trainer.is_global_zero:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from lightning_classprune.job.lock import held
 from lightning_classprune.job.objects.reproduction import check_objects_reproduced
 from lightning_classprune.job.reproduction import check_reproduced
 from lightning_classprune.job.run_folder import RunFolder
+from lightning_classprune.job.unprotected import lost
 from lightning_classprune.ledger.rows import Row, delivered_row
 from lightning_classprune.pruning.masks import Masks, unpack
 from lightning_classprune.trainer.checkpoint_hashes import check_hash
@@ -130,6 +131,9 @@ def _export(
         check_objects_reproduced(found.network, found.offsets, data, config, run, is_delivered=is_delivered)
         own = _of_objects(found, config, run.test() if is_delivered else None, max_fn_rate)
     about = own.pop("about", {})
+    protected = [data.class_names[index] for index in config.facts.protected]
+    if is_delivered and (losses := lost(run.scores(), protected)):
+        about = about | {"unprotected": [asdict(one) for one in losses]}
     return export(
         found.network,
         folder,

@@ -95,11 +95,13 @@ class OfObjects:
         self, cfg: DictConfig, data: SplitDataModule, pruning: ClassAwarePruningCallback | None
     ) -> ObjectTest:
         """See `Kind`."""
+        kind, names, protected = instantiate(cfg.task), data.class_names, cfg.facts.protected
+        rest = [index for index in range(1, len(names)) if index not in protected]
+        others = ObjectTask(kind, names, rest, 0.0, "one", with_offset=False) if rest else None
         if pruning is not None:
-            return ObjectTest(cast(ObjectTask, pruning.settings.task), pruning.settings.predict)
-        kind, protected = instantiate(cfg.task), cfg.facts.protected
-        task = ObjectTask(kind, data.class_names, protected, 0.0, "one", with_offset=False)
-        return ObjectTest(task, instantiate(cfg.predict))
+            return ObjectTest(cast(ObjectTask, pruning.settings.task), pruning.settings.predict, others)
+        task = ObjectTask(kind, names, protected, 0.0, "one", with_offset=False)
+        return ObjectTest(task, instantiate(cfg.predict), others)
 
     def illustrate(
         self,

@@ -25,7 +25,8 @@ def write_scores(path: Path, scores: Scores) -> None:
     """Write the arrays `SPLIT/target`, `SPLIT/NETWORK/predicted` and `SPLIT/NETWORK/margin/CLASS`.
 
     Of objects they are `SPLIT/sample`, `unit`, `kind`, `box` and so on, a row an object and one a sample and class, and
-    `SPLIT/NETWORK/value` and `SPLIT/NETWORK/alarms/...`; see `guard.objects.Found`.
+    `SPLIT/NETWORK/value` and `SPLIT/NETWORK/alarms/...`; see `guard.objects.Found`. `SPLIT/NETWORK/others/CLASS` are
+    the missed objects of a class that nobody protects, and all of them.
     """
     arrays: dict[str, Any] = {}
     for split, networks in scores.items():
@@ -56,6 +57,10 @@ def _object_arrays(one: ObjectAnswers, split: str, network: str) -> dict[str, An
         **{f"{split}/{name}": array for name, array in found_arrays(one.found).items()},
         f"{split}/{network}/value": one.found.value.numpy().astype(np.int32),
         **{f"{split}/{network}/alarms/{name}": getattr(one.alarms, name).numpy() for name in _ALARMS},
+        **{
+            f"{split}/{network}/others/{one.found.names.index(name)}": np.array(counts, dtype=np.int64)
+            for name, counts in one.others.items()
+        },
     }
 
 
@@ -94,7 +99,13 @@ def _object_answers(arrays: Any, split: str, network: str) -> ObjectAnswers:
     start = f"{split}/"
     own = {name.removeprefix(start): arrays[name] for name in arrays.files if name.startswith(start)}
     alarms = {name: torch.from_numpy(own[f"{network}/alarms/{name}"]) for name in _ALARMS}
-    return ObjectAnswers(found_from(own, own[f"{network}/value"]), Alarms(**alarms))
+    found = found_from(own, own[f"{network}/value"])
+    others = {}
+    for name, array in own.items():
+        if name.startswith(f"{network}/others/"):
+            missed, cases = array.tolist()
+            others[found.names[int(name.rpartition("/")[2])]] = (missed, cases)
+    return ObjectAnswers(found, Alarms(**alarms), others)
 
 
 #: What only one kind of answers has -> how it is read.

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_classprune.job.comparison import AnyMeasures, Line, Rate
+from lightning_classprune.job.unprotected import Lost, warnings_of
 from lightning_classprune.ledger.recommendation import recommendation
 from lightning_classprune.ledger.rows import Row, delivered_row
 from lightning_classprune.ledger.text import achievement
@@ -19,12 +20,17 @@ from lightning_classprune.ledger.text import table as ledger_table
 Compared = Mapping[str, Mapping[str, Mapping[str, AnyMeasures]]]
 
 
-def tell(rows: Sequence[Row], both: Compared) -> None:
+#: Classes that nobody protects, of which the terminal tells: those with the largest rise.
+SHOWN = 5
+
+
+def tell(rows: Sequence[Row], both: Compared, unprotected: Sequence[Lost] = ()) -> None:
     """Print the ledger, what was achieved, and last, so that nobody overlooks a price, the two networks.
 
     Args:
         rows: The ledger; empty where nothing was pruned.
         both: What `comparison.compared` returned.
+        unprotected: What `unprotected.lost` returned.
     """
     console = Console(width=max(shutil.get_terminal_size(fallback=(100, 24)).columns, 80))
     if rows:
@@ -32,7 +38,14 @@ def tell(rows: Sequence[Row], both: Compared) -> None:
     console.print(achievement(rows), markup=False)
     if advice := recommendation(rows):
         console.print(advice, markup=False)
-    console.print(final_table(both, delivered_row(rows)))
+    final = delivered_row(rows)
+    console.print(final_table(both, final))
+    if unprotected:
+        shown = [one.in_words for one in unprotected[:SHOWN]]
+        more = [f"and {len(unprotected) - SHOWN} more classes"] if len(unprotected) > SHOWN else []
+        console.print(f"Nobody protects, of the guard: {'; '.join([*shown, *more])}.", markup=False)
+    for line in warnings_of(unprotected, final)[:SHOWN]:
+        console.print(Text(line, style="yellow"))
 
 
 def final_table(both: Compared, final: Row | None) -> Table:

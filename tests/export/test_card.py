@@ -229,3 +229,11 @@ def test_files_with_a_verdict_of_their_own() -> None:
     assert any("was calibrated on 512 samples" in line for line in text)
     assert any("2 of them have verdicts of" in line for line in text)
     assert not any("verdict of" in line or "verdicts of" in line for line in lines())
+
+
+def test_classes_that_nobody_protects_have_their_misses() -> None:
+    assert "nobody protects" not in card.markdown(FACTS)
+    losses = [{"name": "ru|st", "dense": 12, "delivered": 140, "cases": 300}]
+    page = card.markdown(FACTS | {"about": {"unprotected": losses}})
+    assert "## Classes that nobody protects" in page
+    assert "| ru\\|st | 12/300 | 140/300 |" in page

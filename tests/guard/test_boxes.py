@@ -182,3 +182,22 @@ def test_lists_are_read_whatever_holds_them() -> None:
     assert (read.labels.tolist(), read.scores.tolist(), read.ignored.tolist()) == ([1], [0.5], [False])
     assert labelled({}, 2, Reading(("a", "b"), (1,), 0.0, (0.0,)), "target", "here").labels.tolist() == [1, 1]
     assert len(dicts("Detection", [told], (told,))) == 1
+
+
+@pytest.mark.parametrize("score", [1.5, -0.2, float("inf")])
+def test_raw_scores_are_refused_and_rounded_ones_are_not(score: float) -> None:
+    with pytest.raises(
+        ValueError, match=r"scores from .* must lie between 0 and 1, .* torch.sigmoid"
+    ) as error:
+        seen(prediction(([0, 0, 10, 10], 1, score)))
+    assert not isinstance(error.value, NaNScoresError)
+    assert seen(prediction(([0, 0, 10, 10], 1, 1.0005)))[1].found.tolist() == [[True], [False]]
+
+
+@pytest.mark.parametrize("name", ["background", "__background__"])
+def test_an_object_of_the_background_is_refused(name: str) -> None:
+    wrong = TARGET | {"labels": torch.tensor([0, 1, 2])}
+    how = Reading((name, "red", "white"), (1, 2), 0.0, (0.0,))
+    with pytest.raises(ValueError, match=r"an object of label 0, which is .*background.*: add 1"):
+        seen(prediction(), wrong, how=how)
+    assert seen(prediction(), wrong)[1].found.shape == (1, 1)  # where 0 is a class it is one

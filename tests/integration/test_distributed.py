@@ -125,6 +125,9 @@ def test_the_last_look_at_boxes_is_that_of_a_single_process(fits: Any) -> None:
     alone = look_at_boxes(lambda test: kit.trainer(test))
     assert_same(first, alone)
     assert int(alone["found"]["value"].bool().sum()) > 0
+    counts = alone["counts"]["classes"]["square"]
+    assert alone["counts"]["samples"] == 25  # an odd number, of which the sampler repeats one
+    assert alone["others"] == {"square": (counts["fn"], counts["support"])}
     assert len(alone["found"]["order"]) > len(
         alone["found"]["unit"].unique()
     )  # so there is something to draw

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from lightning_classprune.job.comparison import compared
-from lightning_classprune.job.telling import final_table
+from lightning_classprune.job.telling import final_table, tell
+from lightning_classprune.job.unprotected import Lost
 from tests.job.report.pages import RISEN, scores
 
 
@@ -23,6 +25,18 @@ def test_both_networks_on_both_splits() -> None:
     assert "crack guard missed 1 of 4 (25.0%) 2 of 4 (50.0%)" in text
     assert "false alarms 1 of 4 (25.0%) 0 of 4 (0.0%) AUC 0.875 0.875" in text
     assert "test missed 1 of 4" in text
+
+
+def test_classes_that_nobody_protects_are_the_last_word(capsys: pytest.CaptureFixture[str]) -> None:
+    losses = [Lost("rust", 12, 140, 300), *(Lost(f"class {place}", 0, 0, 9) for place in range(6))]
+    tell(RISEN.rows, {}, losses)
+    text = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Nobody protects, of the guard: rust missed 12 \N{RIGHTWARDS ARROW} 140 of 300; class 0 missed"
+        in text
+    )
+    assert "and 2 more classes." in text
+    assert text.endswith("name it in protect if it matters.")
 
 
 def test_what_is_not_known_is_a_dash_and_a_rise_is_coloured() -> None:

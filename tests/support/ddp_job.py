@@ -339,13 +339,15 @@ def look_at_boxes(trainer_of: Callable[[ObjectTest], pl.Trainer]) -> dict[str, A
     """An odd number of pictures, of patients whom processes share."""
     torch.manual_seed(11)
     task = ObjectTask(Detection(), ("none", "square"), [1], 0.0, "one", with_offset=False)
-    test = ObjectTest(task, boxes_of_patients)
+    others = ObjectTask(Detection(), ("none", "square"), [1], 0.0, "one", with_offset=False)
+    test = ObjectTest(task, boxes_of_patients, others)
     trainer_of(test).test(Detector(), shapes.pictures(25, 3, batch_size=4), verbose=False)
     assert test.tested is not None
     found, alarms = test.tested.found, test.tested.alarms
     nothing = replace(found, value=torch.zeros_like(found.value))
     misses, more = nothing.pairs(found, "square")
-    return {"found": found.state_dict(), "alarms": vars(alarms), "verdict": [str(misses), str(more)]}
+    told = {"alarms": vars(alarms), "verdict": [str(misses), str(more)], "others": dict(test.tested.others)}
+    return {"found": found.state_dict(), "counts": test.tested.counted(), **told}
 
 
 def boxes(strategy: str, folder: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,10 +51,12 @@ class ObjectAnswers:
     Attributes:
         found: Which objects, and how many predictions match none.
         alarms: Where these are.
+        others: Class that nobody protects -> how many of its objects are missed, and how many there are.
     """
 
     found: Found
     alarms: Alarms
+    others: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def counted(self) -> dict[str, Any]:
         """What `test.json` says; see `counted`."""

@@ -26,6 +26,7 @@ from lightning_classprune.job.report.missed import missed_samples
 from lightning_classprune.job.report.object_gallery import OUTLINES, missed_objects, outlined_objects
 from lightning_classprune.job.report.pictures import Pixels
 from lightning_classprune.job.scores_file import Scores
+from lightning_classprune.job.unprotected import lost, warnings_of
 from lightning_classprune.ledger.recommendation import recommendation
 from lightning_classprune.ledger.rows import Row, delivered_row, dense_row, units_of
 
@@ -104,12 +105,14 @@ def render(data: PageData) -> str:
     objects = _of_objects(data.scores)
     changes = changed_samples(decided, data.class_names, data.protected, data.pictures, data.samples)
     ledger = ledger_lines(data.rows)
+    losses = lost(data.scores, protected)
     return environment.get_template("report.html.j2").render(
         style=Markup(style),
         marks=MARKS,
         document=", ".join(protected),
         title=headline.title(data.rows, finished),
-        alerts=headline.alerts(data.rows),
+        alerts=[*headline.alerts(data.rows), *warnings_of(losses, delivered_row(data.rows))],
+        unprotected=[one.in_words for one in losses],
         notice=headline.notice(data.status),
         finished=finished,
         sentence=headline.sentence(data.rows, finished),

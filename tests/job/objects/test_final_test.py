@@ -14,12 +14,14 @@ from torch.optim import SGD
 from lightning_classprune.guard.objects import ObjectTask
 from lightning_classprune.guard.tasks import Detection
 from lightning_classprune.job.data.boxes_npz import BoxesNpz
+from lightning_classprune.job.objects.answers import ObjectAnswers
 from lightning_classprune.job.objects.centre_detector import centre_detector
 from lightning_classprune.job.objects.final_test import ObjectTest
 from lightning_classprune.job.objects.finder import Finder, ReadObjects
 from lightning_classprune.job.objects.reproduction import check_objects_reproduced
 from lightning_classprune.job.objects.torchvision_detector import torchvision_detector
 from lightning_classprune.job.run_folder import RunFolder
+from lightning_classprune.job.scores_file import read_scores, write_scores
 from tests.job.data import object_archives
 from tests.support.app_job import config
 
@@ -54,6 +56,29 @@ def test_what_is_found_is_what_the_guard_would_find_and_alarms_have_their_places
     assert test.tested.found.same_decisions(task.outcomes(whole, test.offsets))
     classes = test.tested.counted()["classes"]
     assert len(test.tested.alarms.sample) == sum(one["fp"] for one in classes.values()) > 0
+
+
+def test_classes_that_nobody_protects_are_counted_beside_the_others(tmp_path: Path) -> None:
+    module, data, _ = made(tmp_path)
+    tests = []
+    for protected, rest in (([1, 2], None), ([1], [2])):
+        of_the_rest = rest and ObjectTask(KIND, data.class_names, rest, 0.0, "one", with_offset=False)
+        task = ObjectTask(KIND, data.class_names, protected, 0.0, "one", with_offset=True)
+        tests.append(ObjectTest(task, ReadObjects(), of_the_rest or None))
+        looked(tests[-1], module, data)
+    whole, parted = (test.tested for test in tests)
+    assert whole is not None
+    assert parted is not None
+    counts = whole.counted()["classes"]
+    name = data.class_names[2]
+    assert (whole.others, parted.others) == ({}, {name: (counts[name]["fn"], counts[name]["support"])})
+    assert counts[name]["support"] > 0
+    file = tmp_path / "scores.npz"
+    write_scores(file, {"guard": {"dense": whole, "delivered": whole}, "test": {"delivered": parted}})
+    again = read_scores(file)["test"]["delivered"]
+    assert isinstance(again, ObjectAnswers)
+    assert again.others == parted.others
+    assert parted.counted()["classes"].keys() == {data.class_names[1]}
 
 
 @pytest.mark.parametrize("of", [slice(None, -2), slice(-2, None)], ids=["heat", "sizes"])

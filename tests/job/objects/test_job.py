@@ -15,6 +15,7 @@ from lightning_classprune.job.export_run import export_run
 from lightning_classprune.job.objects.answers import ObjectAnswers, counted
 from lightning_classprune.job.report.report_run import write_report
 from lightning_classprune.job.run_folder import RunFolder
+from lightning_classprune.job.unprotected import lost
 from tests.job.data import object_archives
 from tests.support.app_job import config
 
@@ -36,7 +37,6 @@ BOXES = [
     "trainer.max_epochs=3",
     "data=boxes_npz",
     "+protect.big=0.5",
-    "+protect.small=0.5",
     "callbacks.classprune.guard.cluster=any",
 ]
 
@@ -95,13 +95,23 @@ def test_it_is_exported_if_it_counts_what_the_run_counted(masks_job: RunFolder, 
     archive.write_bytes(before)
 
 
-def test_a_job_of_boxes_counts_each_class(tmp_path: Path) -> None:
-    app.run(config(tmp_path / "run", *BOXES, f"data.root={object_archives.boxes(tmp_path)}"))
+def test_a_job_of_boxes_tells_of_the_class_that_nobody_protects(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level("INFO"):
+        app.run(config(tmp_path / "run", *BOXES, f"data.root={object_archives.boxes(tmp_path)}"))
+    assert "nobody protects 'small': a pruned network may lose such a class" in caplog.text
     run = RunFolder(tmp_path / "run")
-    assert set(run.ledger()[-1]["classes"]) == {"big", "small"}
+    assert set(run.ledger()[-1]["classes"]) == {"big"}
     test = json.loads((run.path / "test.json").read_text())
-    assert set(test["classes"]) == {"big", "small"}
-    assert "Units that count as missed" in run.report.read_text()
+    assert set(test["classes"]) == {"big"}
+    (small,) = lost(run.scores(), ["big"])
+    assert small.cases > 0
+    told = "Nobody protects, of the guard: " + small.in_words
+    assert told in " ".join(capsys.readouterr().out.split())
+    page = run.report.read_text()
+    assert "Units that count as missed" in page
+    assert f"Classes that nobody protects, of the guard: {small.in_words}." in page
 
 
 def test_a_job_that_prunes_nothing_counts_objects_too(tmp_path: Path) -> None:

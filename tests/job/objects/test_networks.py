@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_classprune.export.onnx_export import export_onnx
+from lightning_classprune.job.objects import unet as unet_module
 from lightning_classprune.job.objects.centre_detector import bumps, centre_detector, heat_maps
 from lightning_classprune.job.objects.finder import ObjectNetwork
 from lightning_classprune.job.objects.instance_network import InstanceNetwork, deeplab, parts_of, unet
 from lightning_classprune.job.objects.torchvision_detector import torchvision_detector
 from lightning_classprune.job.objects.torchvision_masks import torchvision_masks
 from lightning_classprune.job.objects.unet import UNet
+from tests.support.older import needs_onnx_exporter
 
 BOXES = {
     "boxes": torch.tensor([[3.0, 4.0, 13.0, 10.0], [20.0, 5.0, 26.0, 15.0]]),
@@ -45,6 +50,31 @@ def test_brightness_and_contrast_of_a_picture_say_nothing() -> None:
     x = torch.randn(1, 1, 32, 32)
     assert torch.allclose(network(x), network(5 * x - 3), atol=1e-2)
     assert torch.isfinite(network(torch.zeros(1, 1, 32, 32))).all()
+
+
+@needs_onnx_exporter
+def test_bright_pictures_of_little_contrast_have_the_same_scores_in_onnx_runtime(tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+
+    class First(nn.Module):
+        """What a U-Net does first: a whole one takes far longer to export, and fails alike."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Conv2d(3, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = self.head(unet_module._standardised(x))
+            return scores
+
+    torch.manual_seed(0)
+    rows, columns = torch.meshgrid(torch.arange(192.0), torch.arange(192.0), indexing="ij")
+    waves = 2 * (rows / 30).sin() * (columns / 40).cos()
+    pictures = (248 + waves + 2 * torch.rand(2, 3, 192, 192)).to(torch.uint8)
+    # Raises where scores differ by more than it allows: by some sixty times as much with one sum over a whole picture.
+    report = export_onnx(First(), tmp_path / "first.onnx", pictures, normalization=(0.5, 0.25))
+    assert report.max_difference < report.tolerance / 4
 
 
 def test_too_small_a_picture_is_refused() -> None:
