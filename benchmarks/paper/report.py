@@ -2,9 +2,9 @@
 
     python -m benchmarks.paper.report outputs/paper [--out benchmarks/results/paper] [--no-guard]
 
-Writes results.csv (a row an arm, seed and density), comparisons.csv (paired differences with intervals), guard.csv (the
-replayed guard), verdicts.csv (the guard part's own verdicts), README.md and figures. What there is is reported; arms
-with fewer than ten seeds are marked.
+Writes results.csv (a row an arm, seed and density), comparisons.csv (paired differences with intervals), factors.csv
+(which part of the gradual arms does it), guard.csv (the replayed guard), verdicts.csv (the guard part's own verdicts),
+README.md and figures. What there is is reported; arms with fewer than ten seeds are marked.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.paper.factorial import factor_rows
 from benchmarks.paper.figures import against_density, roc, strip
 from benchmarks.paper.files import Job, read_jobs
 from benchmarks.paper.tables import (
     REFERENCE,
     SEEDS,
+    Bootstrap,
     Row,
     by_arm,
     comparison_rows,
@@ -64,14 +66,16 @@ def main() -> None:
     options = parser.parse_args()
     jobs = read_jobs(options.runs)
     options.out.mkdir(parents=True, exist_ok=True)
-    results, comparisons, guards, verdicts, text = [], [], [], [], head(jobs)
+    results, comparisons, factors, guards, verdicts, text = [], [], [], [], [], head(jobs)
     for data in dict.fromkeys(job.data for job in jobs):
         arms = by_arm(jobs, data)
         order = drawn(arms)
         arms = {arm: arms[arm] for arm in (*order, *sorted(arms.keys() - set(order)))}
         full = {a: s for a, s in arms.items() if len(next(iter(s.values())).densities) > 2}
         mine = result_rows(arms)
-        compared = comparison_rows(arms, data)
+        boot = Bootstrap(arms)
+        compared = comparison_rows(boot, data)
+        parts = factor_rows(boot, data, shown_density(arms))
         judged = [r for arm, seeds in full.items() for r in guarded_rows(arm, seeds, data, 0.05)]
         replayed = (
             []
@@ -79,12 +83,14 @@ def main() -> None:
             else [r for arm, seeds in full.items() if arm in REPLAYED for r in guard_rows(arm, seeds, data)]
         )
         figures(arms, mine, judged, options.out, data)
-        text += section(data, arms, mine, compared, judged, replayed)
+        text += section(data, arms, mine, compared, parts, judged, replayed)
+        factors += parts
         results, comparisons = results + mine, comparisons + compared
         guards, verdicts = guards + replayed, verdicts + judged
     for name, rows in (
         ("results", results),
         ("comparisons", comparisons),
+        ("factors", factors),
         ("guard", guards),
         ("verdicts", verdicts),
     ):
@@ -121,6 +127,7 @@ def section(
     arms: dict[str, dict[int, Job]],
     results: list[Row],
     compared: list[Row],
+    factors: list[Row],
     judged: list[Row],
     replayed: list[Row],
 ) -> list[str]:
@@ -160,12 +167,19 @@ def section(
         rows = [
             {"arm": r["arm"], "measure": r["measure"], "seeds": r["seeds"]}
             | {"reference": r["reference mean"], "arm's": r["arm mean"]}
-            | {"difference": f"{r['mean']:+.3g} [{r['low']:+.3g}, {r['high']:+.3g}]"}
-            | {"relative": f"{r['ratio']:+.0%} [{r['ratio_low']:+.0%}, {r['ratio_high']:+.0%}]"}
+            | told(r)
             for r in compared
             if r["density"] == density and r["against"] == against and r["measure"] in kind
         ]
         lines += [f"{title}, at {density:.2%}:", "", markdown(rows), ""] if rows else []
+    rows = [
+        {"measure": r["measure"], "factor": r["factor"], "seeds": r["seeds"]}
+        | {"without": r["without"], "with": r["with"]}
+        | told(r)
+        for r in factors
+    ]
+    title = "Which part does it: cells with a factor against those without, of eight arms, with and without offset"
+    lines += [f"{title}, at {density:.2%}:", "", markdown(rows), ""] if rows else []
     rows = mcnemar_rows(results, drawn(arms), density)
     title = "Exact McNemar against class-blind, on the same positives"
     lines += [f"{title}, at {density:.2%} (others: results.csv):", "", markdown(rows), ""] if rows else []
@@ -191,6 +205,14 @@ def section(
             "",
         ]
     return lines
+
+
+def told(row: Row) -> Row:
+    """Return a difference with its interval, as it is and relative."""
+    return {
+        "difference": f"{row['mean']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]",
+        "relative": f"{row['ratio']:+.0%} [{row['ratio_low']:+.0%}, {row['ratio_high']:+.0%}]",
+    }
 
 
 def pixels(job: Job) -> int:

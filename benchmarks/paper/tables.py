@@ -180,9 +180,8 @@ class Bootstrap:
         return rows
 
 
-def comparison_rows(arms: dict[str, dict[int, Job]], data: str) -> list[Row]:
+def comparison_rows(boot: Bootstrap, data: str) -> list[Row]:
     """Return paired differences on test: each arm to class-blind at its density, and to its own dense network."""
-    boot = Bootstrap(arms)
     rows = []
     for arm, density in dict.fromkeys(key[:2] for key in boot.point):
         if arm != REFERENCE:

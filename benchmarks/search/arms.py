@@ -20,7 +20,7 @@ DATA = {
         "data.name=crack_pavement_concrete_64",
         "+data.train_counts=[2750,550]",
         "data.fractions={train: 0.70, val: 0.10, guard: 0.20, test: 0.0}",
-        "protect={'positive (crack)': 0.05}",
+        r"protect={positive \(crack\): 0.05}",
     ),
 }
 EPOCHS = 8  # of the dense round

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from scipy import stats
 from torch import nn
 
 from benchmarks.search import both_sides
+from benchmarks.search.arms import DATA
 
 
 def test_exact_intervals_are_those_of_the_binomial_test() -> None:
@@ -65,3 +67,11 @@ def test_the_trace_leaves_the_dense_round_out() -> None:
 def test_what_an_offset_was_not_folded_into_is_tested_with_it() -> None:
     with_offset = both_sides.WithOffset(nn.Identity(), {"sick": 0.5}, ["well", "sick"])
     assert with_offset(torch.tensor([[1.0, 0.0]])).tolist() == [[1.0, 0.5]]
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_the_words_for_the_data_are_words_that_hydra_reads(data: str) -> None:
+    for override in OverridesParser.create().parse_overrides(list(DATA[data])):
+        assert override.key_or_group.split(".")[0] in {"data", "protect"}
+        if override.key_or_group == "protect":
+            assert list(override.value().values()) == [0.05]
