@@ -29,14 +29,12 @@ from torchvision.models import resnet18
 
 from benchmarks.support import command_line, markdown, one_thread, quiet_trainer, versions, write
 from lightning_classprune import ClassAwarePruningCallback, Cut, Guard
-from lightning_classprune.pruning.criteria import CriterionName
-from lightning_classprune.pruning.enforcement import Enforcement
-from lightning_classprune.pruning.masks import apply_masks, full_masks
-from lightning_classprune.pruning.moments import GradientMoments
+from lightning_classprune.pruning.criteria import Criterion, CriterionName
+from lightning_classprune.pruning.cutter import Cutter
+from lightning_classprune.pruning.masks import full_masks
 from lightning_classprune.pruning.parameters import select_parameters
 from lightning_classprune.pruning.selection import shrink_masks
 from lightning_classprune.pruning.units import SingleWeights
-from lightning_classprune.trainer.gradients import upcoming_gradients
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.sharding import Sharding
 
@@ -68,36 +66,30 @@ class Training:
     ) -> None:
         self.network, self.clip = network, clip
         self.optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
-        self.enforcement, self.moments = Enforcement(), GradientMoments()
+        self.heard = heard
         parameters = select_parameters(network) if held or heard else {}
-        self.units = SingleWeights(parameters, "global", Sharding(Processes()), by_layer=True)
-        self.names = {id(p): name for name, p in self.units.parameters.items()} if heard else {}
-        self.masks = full_masks(self.units.parameters)
+        whole = Sharding(Processes())
+        units = SingleWeights(parameters, "global", whole, by_layer=True)
+        self.cutter = Cutter(network, units, Criterion.of("lamp_gradient" if heard else "lamp"), whole)
+        self.masks = full_masks(parameters)
         if held:
-            self.cut(SPARSITY, lambda name: self.units.parameters[name].detach().abs())
+            self.cut(SPARSITY)
         self.images, self.labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
 
     def __call__(self) -> None:
         self.optimizer.zero_grad()
         nn.functional.cross_entropy(self.network(self.images), self.labels).backward()
-        if self.names:
-            trainer = SimpleNamespace(precision_plugin=None)
-            self.moments.observe(upcoming_gradients(trainer, self.optimizer, self.names))
+        if self.heard:
+            self.cutter.observe(SimpleNamespace(precision_plugin=None), self.optimizer)
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
         self.optimizer.step()
 
-    def cut(self, sparsity: float, scores: Callable[[str], Tensor]) -> None:
+    def cut(self, sparsity: float) -> None:
         """Shrink the masks and hold them, as in the middle of a round."""
-        self.masks = self.units.shrink(self.masks, scores, int(sparsity * self.units.total))
-        apply_masks(self.masks, self.units.parameters)
-        self.enforcement.hold(self.masks, self.units.parameters, [self.optimizer])
-        self.enforcement.wipe([self.optimizer])
-
-    def by_gradients(self, name: str) -> Tensor:
-        """`lamp_gradient`'s scores, before they are compared within their layers."""
-        weight = self.units.parameters[name].detach()
-        return self.moments.score(name, weight, weight)
+        assert not self.cutter.has_nan()
+        self.masks = self.cutter.shrink(self.masks, int(sparsity * self.cutter.units.total), None)
+        self.cutter.tighten(self.masks, [self.optimizer])
 
 
 def reparametrized(network: nn.Module) -> nn.Module:
@@ -107,9 +99,11 @@ def reparametrized(network: nn.Module) -> nn.Module:
     return network
 
 
-def paired(calls: Mapping[str, Callable[[], object]], turns: int) -> list[dict[str, float]]:
+def paired(
+    calls: Mapping[str, Callable[[], object]], turns: int, warm: bool = True
+) -> list[dict[str, float]]:
     """CPU seconds of every call, by turn: calls of one turn meet the same machine."""
-    for call in calls.values():
+    for call in calls.values() if warm else ():
         call()
         call()  # the first step of a held network looks at all its weights
     found = []
@@ -122,15 +116,31 @@ def paired(calls: Mapping[str, Callable[[], object]], turns: int) -> list[dict[s
     return found
 
 
+def while_shrinking(batch: int, turns: int) -> tuple[list[float], list[float]]:
+    """How many times a dense step's time a step takes, cuts among them, by turns of 20 steps; and seconds of cuts."""
+    ratios: list[float] = []
+    cuts: list[float] = []
+    for _ in range(3):
+        dense = Training(resnet18(num_classes=10), batch)
+        shrinking = Training(resnet18(num_classes=10), batch, held=True, heard=True)
+        paired({"dense": dense, "shrinking": shrinking}, 2)
+        for number in range(1, turns + 1):
+            found = paired({"dense": dense, "shrinking": shrinking}, CUT_EVERY, warm=False)
+            start = time.process_time()
+            shrinking.cut(SPARSITY + 0.005 * number)
+            cuts.append(time.process_time() - start)
+            of_all = {name: sum(turn[name] for turn in found) for name in found[0]}
+            ratios.append((of_all["shrinking"] + cuts[-1]) / of_all["dense"])
+    return ratios, cuts
+
+
 def training_step(batch: int, repeats: int) -> dict[str, Any]:
     """Seconds of a dense step, and how many times that others take, by pairs of neighbours.
 
-    Of three networks each, for where memory lies is chance. While a mask shrinks, a cut every 20 steps is part of it.
+    Of three networks each, for where memory lies is chance.
     """
     turns: list[dict[str, float]] = []
-    cuts: list[float] = []
     for _ in range(3):
-        shrinking = Training(resnet18(num_classes=10), batch, held=True, heard=True)
         steps = {
             "dense": Training(resnet18(num_classes=10), batch),
             "dense again": Training(resnet18(num_classes=10), batch),
@@ -139,22 +149,18 @@ def training_step(batch: int, repeats: int) -> dict[str, Any]:
             "ours, clipping": Training(resnet18(num_classes=10), batch, held=True, clip=1e3),
             "dense, clipping": Training(resnet18(num_classes=10), batch, clip=1e3),
             "dense, listening": Training(resnet18(num_classes=10), batch, heard=True),
-            "shrinking, without its cuts": shrinking,
+            "shrinking, without its cuts": Training(resnet18(num_classes=10), batch, held=True, heard=True),
         }
         turns += paired(steps, repeats)
-        for sparsity in (0.92, 0.94, 0.96):
-            start = time.process_time()
-            shrinking.cut(sparsity, shrinking.by_gradients)
-            cuts.append(time.process_time() - start)
     seconds = statistics.median(turn["dense"] for turn in turns)
     ratios = {name: [turn[name] / turn["dense"] for turn in turns] for name in steps}
-    found: dict[str, Any] = {"dense": seconds, "cut": statistics.median(cuts)}
-    found["ratios"] = {name: statistics.median(ratio) for name, ratio in ratios.items()}
-    found["ratios"]["shrinking"] = (
-        found["ratios"]["shrinking, without its cuts"] + found["cut"] / CUT_EVERY / seconds
-    )
-    found["quartiles"] = {name: statistics.quantiles(ratio, n=4)[::2] for name, ratio in ratios.items()}
-    return found
+    ratios["shrinking"], cuts = while_shrinking(batch, 3)
+    return {
+        "dense": seconds,
+        "cut": statistics.median(cuts),
+        "ratios": {name: statistics.median(ratio) for name, ratio in ratios.items()},
+        "quartiles": {name: statistics.quantiles(ratio, n=4)[::2] for name, ratio in ratios.items()},
+    }
 
 
 LIMITS = """\
@@ -167,8 +173,13 @@ What limits each:
   memory; the working memory beyond it is a constant of some 10 MB plus the scores of the largest tensor.
 * Round: judging is one forward pass over the guard data; the rest is copying weights four times and the selection.
 * Listening: a pass over the gradients to see that they are finite, and two over the running means; only in the last 80
-  to 200 steps of a round, and while a mask shrinks. There a cut every 20 steps comes on top, `shrinking` in the table.
-  The class criteria add 16 forward and backward passes a cut."""
+  to 200 steps of a round, and while a mask shrinks. Of a tensor that has a quarter of its weights left these are
+  fetched, in one pass. The class criteria add 16 forward and backward passes a cut.
+* Shrinking: `shrinking` is whole turns of 20 steps, each with its cut, at 90% and a little more. Above what holding
+  costs that is the fetch, for the kept weights of a mask of single weights lie in all cache lines; and a twentieth of a
+  cut: two passes over all weights (none is NaN; those that are kept are fetched), four that set to zero (weights,
+  gradients, momentum, what masks them), and an exact selection among the kept. Two passes a step and a twentieth of a
+  cut are the floor of what is exact and hears every step; a larger batch makes them a smaller share."""
 # By whose cuts the cost is told: without gradients, with the training's own, and with passes of their own.
 COMPARED: tuple[CriterionName, ...] = ("magnitude", "lamp", "lamp_gradient", "class_lamp_gradient")
 METHODS = ("ours", "topk", "sort", "global_unstructured")

@@ -10,6 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from lightning_classprune.pruning.masks import at
 from lightning_classprune.pruning.moments import sensitivity
 from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.trainer.gradients import are_finite, loss_scale
@@ -77,6 +78,12 @@ class ClassGradient:
         if not self._mean_squares:
             return weight.abs()
         return sensitivity(weight, self._mean_squares[name])
+
+    def score_at(self, name: str, weight: Tensor, places: Tensor) -> Tensor:
+        """See `GradientMoments.score_at`."""
+        if not self._mean_squares:
+            return weight.abs()
+        return sensitivity(weight, at(self._mean_squares[name], places))
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: it looks before every cut."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_classprune.pruning.class_gradient import ClassGradient
+from lightning_classprune.pruning.masks import Masks, places_of
 from lightning_classprune.pruning.moments import GradientMoments
 from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.trainer.identity import identity
@@ -195,7 +196,12 @@ class Criterion:
     @property
     def compares(self) -> bool:
         """Whether it looks at the rewind point."""
-        return not (self.given is magnitude or isinstance(self.given, GradientMoments | ClassGradient))
+        return not self.is_pointwise  # nor does one of ours that is look at it
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether a weight's score is known to depend on no other weight."""
+        return self.given is magnitude or isinstance(self.given, GradientMoments | ClassGradient)
 
     @property
     def listens(self) -> bool:
@@ -217,6 +223,20 @@ class Criterion:
         if isinstance(self.given, ListeningCriterion):
             self.given.observe(gradients)
 
+    @property
+    def places(self) -> Mapping[str, Tensor]:
+        """See `GradientMoments.places`."""
+        return self.given.places if isinstance(self.given, GradientMoments) else {}
+
+    def keep(self, masks: Masks) -> None:
+        """See `GradientMoments.keep`."""
+        if isinstance(self.given, GradientMoments):
+            self.given.keep(masks)
+
+    def kept(self, name: str, mask: Tensor) -> Tensor:
+        """Flat indices of what a mask keeps of a tensor, ascending."""
+        return self.given.kept(name, mask) if isinstance(self.given, GradientMoments) else places_of(mask)
+
     def prepare(self, scoring: Scoring) -> None:
         """Let it look, if it does."""
         if isinstance(self.given, PreparedCriterion):
@@ -227,6 +247,12 @@ class Criterion:
         if isinstance(self.given, PreparedCriterion):
             return self.given.score(name, weight, rewind_point)
         return self.given(weight, rewind_point)
+
+    def score_at(self, name: str, weight: Tensor, places: Tensor) -> Tensor:
+        """See `GradientMoments.score_at`; of one that `is_pointwise`."""
+        if isinstance(self.given, GradientMoments | ClassGradient):
+            return self.given.score_at(name, weight, places)
+        return magnitude(weight, weight)
 
     def state_dict(self) -> dict[str, Any] | None:
         """Its state, for a checkpoint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from lightning_classprune.pruning.criteria import Criterion
 from lightning_classprune.pruning.enforcement import Enforcement
 from lightning_classprune.pruning.granularities import find_units
-from lightning_classprune.pruning.masks import Masks, apply_masks, digest, full_masks
+from lightning_classprune.pruning.masks import Masks, apply_masks, at, digest, full_masks
 from lightning_classprune.pruning.options import Cut
 from lightning_classprune.pruning.parameters import Prunable, select_parameters
 from lightning_classprune.pruning.scoring import Scoring
@@ -84,7 +85,7 @@ class Cutter:
 
     def observe(self, trainer: Any, optimizer: Optimizer) -> None:
         """Let the criterion hear the gradients that an optimizer is about to use."""
-        if gradients := upcoming_gradients(trainer, optimizer, self._names):
+        if gradients := upcoming_gradients(trainer, optimizer, self._names, self.criterion.places):
             self.criterion.observe(gradients)
 
     def commit(self) -> None:
@@ -132,6 +133,13 @@ class Cutter:
 
     # -- a cut --
 
+    def has_nan(self) -> bool:
+        """Whether a weight is NaN; all processes call this."""
+        weights = [local(parameter).detach() for parameter in self.units.parameters.values()]
+        # A sum of squares is NaN where one of them is, and nowhere else.
+        mine = any(bool(norm.isnan()) for norm in torch._foreach_norm(weights, 2))
+        return self.sharding.processes.any(mine)
+
     def placed(self, masks: Masks) -> Masks:
         """Masks where they are worked with: beside their weights; of sharded ones on the CPU."""
         if self.sharding:
@@ -159,15 +167,8 @@ class Cutter:
             pruned: Number of units.
             origin: The tensors that weights are compared with; None for the weights themselves.
         """
-
-        def scores(name: str) -> torch.Tensor:
-            weight = local(self.units.parameters[name])
-            point = weight
-            if origin is not None and self.criterion.compares:
-                point = origin[name].to(weight.device)
-            return self.criterion.score(name, weight, point)
-
-        return self.units.shrink(masks, scores, pruned)
+        kind = _PointwiseScores if self.criterion.is_pointwise else _Scores
+        return self.units.shrink(masks, kind(self.criterion, self.units.parameters, origin), pruned)
 
     def require_equal(self, masks: Masks) -> None:
         """Check that all processes hold the same masks.
@@ -203,11 +204,17 @@ class Cutter:
         """Keep the pruned weights at zero in all steps from now on."""
         reshard(self.module)
         self._enforcement.hold(self.sharding.pieces(masks), self.units.parameters, optimizers)
+        self._follow(masks)
 
     def tighten(self, masks: Masks, optimizers: list[Any]) -> None:
         """Set the pruned weights to zero in the middle of a training, with all that is known of them, and hold them."""
-        self.hold(masks, optimizers)
-        self._enforcement.wipe(optimizers)
+        reshard(self.module)
+        self._enforcement.tighten(self.sharding.pieces(masks), self.units.parameters, optimizers)
+        self._follow(masks)
+
+    def _follow(self, masks: Masks) -> None:
+        if not self.sharding:
+            self.criterion.keep(masks)
 
     def look(self) -> None:
         """The weights are used for more than a step now: see that those held at zero are."""
@@ -237,6 +244,36 @@ class Cutter:
         self.let_go()
         self.listen_anew()
         self._accepted = None
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Of what a network holds now, by the name of a tensor.
+
+    Attributes:
+        criterion: Gives them.
+        parameters: The weights.
+        origin: The tensors that weights are compared with; None for the weights themselves.
+    """
+
+    criterion: Criterion
+    parameters: Parameters
+    origin: Tensors | None
+
+    def __call__(self, name: str) -> Tensor:
+        weight = local(self.parameters[name])
+        point = weight
+        if self.origin is not None and self.criterion.compares:
+            point = self.origin[name].to(weight.device)
+        return self.criterion.score(name, weight, point)
+
+
+class _PointwiseScores(_Scores):
+    """See `PointwiseScores`."""
+
+    def kept(self, name: str, mask: Tensor) -> tuple[Tensor, Tensor]:
+        places = self.criterion.kept(name, mask)
+        return places, self.criterion.score_at(name, at(local(self.parameters[name]), places), places)
 
 
 def by_parameter(state: Any, change: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> Any:
@@ -298,8 +335,8 @@ def check_criterion(criterion: Criterion, parameters: Mapping[str, nn.Parameter]
     for name, parameter in parameters.items():
         probe = local(parameter)
         scores = criterion.score(name, probe, probe)
-        made = isinstance(scores, torch.Tensor) and scores.shape == probe.shape and not scores.is_complex()
-        if not made or torch.isnan(scores).any():
+        made = isinstance(scores, Tensor) and scores.shape == probe.shape and not scores.is_complex()
+        if not made or scores.isnan().any():
             raise MisconfigurationException(
                 f"criterion must return real scores of the weight's shape without NaN; for `{name}` "
                 f"{tuple(probe.shape)} it returned {scores!r:.100}"

@@ -33,6 +33,7 @@ class Enforcement:
         self._handles: list[RemovableHandle | _WrappedStep] = []
         self._stencils: dict[str, Tensor] = {}
         self._parameters: dict[str, torch.nn.Parameter] = {}
+        self._optimizers: list[Any] = []
         self._proofs: list[Proof] = []
         self._marks = Marks()
 
@@ -45,16 +46,17 @@ class Enforcement:
         """
         before = self._stencils
         self.release()
-        pruned = {name: mask for name, mask in masks.items() if not mask.all()}
+        pruned = {name: mask for name, mask in masks.items() if _prunes(mask)}
         if not pruned:
             return
+        self._optimizers = list(optimizers)
         self._parameters = {name: parameters[name] for name in pruned}
         for name, mask in pruned.items():
             self._stencils[name] = _stencil(mask, local(parameters[name]), before.pop(name, None))
             hook = self._mask_gradient(name)
             self._handles.append(_when_accumulated(parameters[name], hook))
         names = {id(parameter): name for name, parameter in self._parameters.items()}
-        for optimizer in optimizers:
+        for optimizer in self._optimizers:
             proof = Proof(optimizer, names, self._marks)
             self._proofs.append(proof)
             self._handles.append(_when_stepped(optimizer, self._after_step(names, proof)))
@@ -70,16 +72,41 @@ class Enforcement:
         finally:
             self.release()
 
+    def tighten(
+        self,
+        masks: Masks,
+        parameters: Mapping[str, torch.nn.Parameter],
+        optimizers: Sequence[Optimizer],
+    ) -> None:
+        """Hold more weights at zero in the middle of a training, and set them to it now.
+
+        Their gradients too, and what optimizers remember of them, weight by weight (momentum, averages of squares). The
+        proofs go on: what they say of the steps before is as true of fewer weights.
+
+        Args:
+            masks: Those that are held, or with less of them kept.
+            parameters: The weights by name.
+            optimizers: All that train them.
+        """
+        held = self._parameters.keys()
+        more = any(_prunes(mask) for name, mask in masks.items() if name not in held)
+        if more or [id(one) for one in optimizers] != [id(one) for one in self._optimizers]:
+            self.hold(masks, parameters, optimizers)
+        else:
+            for name, parameter in self._parameters.items():
+                _stencil(masks[name], local(parameter), self._stencils[name])
+        self._wipe()
+        for optimizer, proof in zip(self._optimizers, self._proofs, strict=True):
+            proof.begins_with_zeros(optimizer)
+
     @torch.no_grad()
-    def wipe(self, optimizers: Sequence[Optimizer]) -> None:
-        """Set the weights that are held at zero to it now, in the middle of a training: their gradients too, and what
-        optimizers remember of them, weight by weight (momentum, averages of squares)."""
+    def _wipe(self) -> None:
         for name, parameter in self._parameters.items():
-            held = (value for o in optimizers for value in o.state.get(parameter, {}).values())
-            for tensor in (parameter, parameter.grad, *held):
+            held = (value for o in self._optimizers for value in o.state.get(parameter, {}).values())
+            for tensor in (parameter, *held):
                 if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
                     _cut(local(tensor), self._stencils[name])
-            if parameter.grad is not None:
+            if parameter.grad is not None and _cut_gradient(parameter.grad, self._stencils[name]):
                 self._marks.set(name, parameter.grad)
 
     @torch.no_grad()
@@ -108,7 +135,7 @@ class Enforcement:
         for handle in self._handles:
             handle.remove()
         self._handles, self._stencils, self._parameters = [], {}, {}
-        self._proofs, self._marks = [], Marks()
+        self._optimizers, self._proofs, self._marks = [], [], Marks()
 
     def _mask_gradient(self, name: str) -> Callable[[Tensor], None]:
         stencil, marks = self._stencils[name], self._marks
@@ -117,11 +144,8 @@ class Enforcement:
             gradient = parameter.grad
             if gradient is None:
                 return
-            if gradient.layout == torch.strided:
-                _cut(local(gradient), stencil)
+            if _cut_gradient(gradient, stencil):
                 marks.set(name, gradient)
-            else:
-                _cut(gradient._values(), stencil[tuple(gradient._indices())])
 
         return hook
 
@@ -155,6 +179,10 @@ class Enforcement:
                     yield parameter, self._stencils[names[id(parameter)]]
 
 
+def _prunes(mask: Tensor) -> bool:
+    return int(mask.count_nonzero()) < mask.numel()
+
+
 def _stencil(mask: Tensor, weight: Tensor, before: Tensor | None) -> Tensor:
     """What cuts a tensor that is laid out like the weight, in the storage of the one before where there is one.
 
@@ -177,6 +205,15 @@ def _cut(tensor: Tensor, stencil: Tensor) -> Tensor:
         return tensor.masked_fill_(stencil == 0, 0)
     tensor.view(stencil.dtype).bitwise_and_(stencil)
     return tensor
+
+
+def _cut_gradient(gradient: Tensor, stencil: Tensor) -> bool:
+    """Cut a gradient, dense or sparse; whether its version tells who writes to it next."""
+    if gradient.layout == torch.strided:
+        _cut(local(gradient), stencil)
+        return True
+    _cut(gradient._values(), stencil[tuple(gradient._indices())])
+    return False
 
 
 def _when_accumulated(parameter: torch.nn.Parameter, hook: Callable[[Tensor], None]) -> RemovableHandle:

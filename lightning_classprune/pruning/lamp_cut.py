@@ -13,8 +13,13 @@ import torch
 from torch import Tensor
 
 from lightning_classprune.pruning.lamp import lamp_of_some, whole
-from lightning_classprune.pruning.masks import Masks
-from lightning_classprune.pruning.selection import Scores, check_scores, shrink_masks, still_to_prune
+from lightning_classprune.pruning.masks import Masks, at, places_of
+from lightning_classprune.pruning.selection import (
+    PointwiseScores,
+    Scores,
+    check_scores,
+    still_to_prune,
+)
 
 #: Whose bits, as float32, sort like their sizes.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -49,12 +54,18 @@ def lamp_masks(masks: Masks, scores: Scores, pruned: int) -> Masks | None:
     if count == 0:
         return shrunk
     layers: dict[str, _Layer] = {}
+    places: dict[str, Tensor] = {}
     for name, mask in masks.items():
-        found = scores(name)
-        check_scores(name, mask, found)
+        if isinstance(scores, PointwiseScores):
+            places[name], found = scores.kept(name, mask)
+        else:
+            of_all = scores(name)
+            check_scores(name, mask, of_all)
+            places[name] = places_of(mask)
+            found = at(of_all, places[name])
         if found.dtype not in DTYPES:
             return None
-        layers[name] = _Layer.of(name, mask, found)
+        layers[name] = _Layer.of(name, found)
     bounds = {name: layer.bounds() for name, layer in layers.items()}
     low, high = _threshold([layer.counts for layer in layers.values()], list(bounds.values()), count)
     stays: dict[str, Tensor] = {}
@@ -67,15 +78,16 @@ def lamp_masks(masks: Masks, scores: Scores, pruned: int) -> Masks | None:
         stays[name], near[name] = layer.parted(first, end)
         count -= int(layer.counts[:first].sum())
         exact[name] = layer.scores(near[name], first)
-        if end < _BINS and bool(layer.counts[end:].any()):
-            # What stays for certain keeps the layer alive: this stands for it.
-            exact[name] = torch.cat((exact[name], exact[name].new_full((1,), torch.inf)))
-    if count:
-        open_ = {name: torch.ones_like(found, dtype=torch.bool) for name, found in exact.items()}
-        for name, mask in shrink_masks(open_, exact.__getitem__, count, "global").items():
-            stays[name][near[name][~mask[: len(near[name])]]] = False
-    for name, mask in shrunk.items():
-        mask.masked_scatter_(mask.clone(), stays[name])
+        if end == len(layer.bins) and len(exact[name]):
+            # Nothing stays for certain: the best, of equal ones the last, keeps the layer alive.
+            exact[name][(exact[name] == exact[name].max()).nonzero()[-1]] = torch.inf
+    leaves = torch.zeros(
+        sum(map(len, exact.values())), dtype=torch.bool, device=next(iter(exact.values())).device
+    )
+    leaves[torch.cat(list(exact.values())).sort(stable=True).indices[:count]] = True
+    for name, gone in zip(exact, torch.split(leaves, [len(one) for one in exact.values()]), strict=True):
+        stays[name][near[name][gone]] = False
+        shrunk[name].view(-1).index_fill_(0, places[name][~stays[name]], False)
     return shrunk
 
 
@@ -86,30 +98,33 @@ class _Layer:
     Attributes:
         sizes: Theirs, in the order of flat indices.
         largest: Their largest square, in double precision; 0 where there are none.
-        counts: How many lie in each bin.
+        bins: Those in which some lie, ascending.
+        counts: How many lie in each of these.
     """
 
     sizes: Tensor
     largest: Tensor
+    bins: Tensor
     counts: Tensor
 
     @classmethod
-    def of(cls, name: str, mask: Tensor, scores: Tensor) -> _Layer:
-        sizes = scores.detach().masked_select(mask).abs().float()
+    def of(cls, name: str, scores: Tensor) -> _Layer:
+        sizes = scores.abs().float()
         counts = torch.zeros(_BINS, dtype=torch.int64, device=sizes.device)
         largest = (sizes.max() if len(sizes) else sizes.sum()).double().square()
         if not bool(largest.isfinite()):
             raise ValueError(f"criterion: a score of `{name}` is infinite or NaN; scores must be comparable")
         for piece in torch.split(sizes, _CHUNK):
             counts += torch.bincount(_bins(piece), minlength=_BINS)
-        return cls(sizes, largest, counts)
+        bins = counts.nonzero().view(-1)
+        return cls(sizes, largest, bins, counts[bins])
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """No score of a bin is below the one or above the other; both rise."""
         if not self.largest:  # all scores are 0, the largest too
             far = torch.full_like(self.counts, torch.inf, dtype=torch.float64)
             return -far, far
-        bins = torch.arange(_BINS, device=self.counts.device, dtype=torch.int32) << _DIGIT
+        bins = self.bins.int() << _DIGIT
         lower, upper = (
             (end.view(torch.float32).double().square() / self.largest).clamp(max=1).nan_to_num(1.0)
             for end in (bins, bins + ((1 << _DIGIT) - 1))
@@ -125,24 +140,27 @@ class _Layer:
         )
 
     def parted(self, first: int, end: int) -> tuple[Tensor, Tensor]:
-        """Which weights lie in no bin before the first, and the places of those in bins before the end."""
+        """Which weights lie in no bin before the first, and where those in bins before the end are among them all."""
         bins = _bins(self.sizes)
-        stays = bins >= first
-        return stays, (stays & (bins < end)).nonzero().view(-1)
+        stays = bins >= self._bin(first)
+        return stays, (stays & (bins < self._bin(end))).nonzero().view(-1)
 
     def scores(self, places: Tensor, first: int) -> Tensor:
-        """The scores of all that lie in some bins, of which this is the first."""
+        """The scores of all that lie in some of the bins, of which this is the first."""
         sizes = self.sizes[places]
         if not self.largest or not len(sizes):
             return torch.zeros_like(sizes)
         count = len(self.sizes)
         total = torch.zeros((), dtype=torch.int64, device=sizes.device)
-        smaller = total.clone()
+        smaller, bin_ = total.clone(), self._bin(first)
         for piece in torch.split(self.sizes, _CHUNK):
             parts = whole(piece.double().square_().div_(self.largest), count)
             total += parts.sum()
-            smaller += parts.masked_fill_(_bins(piece) >= first, 0).sum()
+            smaller += parts.masked_fill_(_bins(piece) >= bin_, 0).sum()
         return lamp_of_some(sizes.double().square() / self.largest, count, smaller, total)
+
+    def _bin(self, number: int) -> int:
+        return int(self.bins[number]) if number < len(self.bins) else _BINS
 
 
 def _bins(sizes: Tensor) -> Tensor:
@@ -151,11 +169,9 @@ def _bins(sizes: Tensor) -> Tensor:
 
 def _threshold(counts: list[Tensor], bounds: list[tuple[Tensor, Tensor]], count: int) -> tuple[float, float]:
     """Between which scores the count-th smallest lies, of all but the best of each layer, which are never pruned."""
-    sizes = torch.cat(counts)
-    there = sizes > 0
-    sizes, found = sizes[there], list[float]()
+    sizes, found = torch.cat(counts), list[float]()
     for side, place in ((0, count), (1, count + len(counts))):
-        ascending, order = torch.cat([both[side] for both in bounds])[there].sort()
+        ascending, order = torch.cat([both[side] for both in bounds]).sort()
         at = int(torch.searchsorted(sizes[order].cumsum(0), place))
         found.append(float(ascending[at]) if at < len(ascending) else torch.inf)
     return found[0], found[1]

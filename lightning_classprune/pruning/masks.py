@@ -28,7 +28,7 @@ def full_masks(parameters: Mapping[str, Tensor]) -> Masks:
 
 def count_kept(masks: Masks) -> int:
     """Number of kept weights."""
-    return sum(int(m.sum()) for m in masks.values())
+    return sum(int(m.count_nonzero()) for m in masks.values())
 
 
 def count_weights(masks: Masks) -> int:
@@ -48,6 +48,16 @@ def layer_counts(masks: Masks) -> list[dict[str, Any]]:
         {"name": name, "shape": list(m.shape), "kept": int(m.sum()), "total": m.numel()}
         for name, m in masks.items()
     ]
+
+
+def at(tensor: Tensor, places: Tensor) -> Tensor:
+    """Some elements of a tensor, by their flat indices."""
+    return tensor.detach().reshape(-1).index_select(0, places.to(tensor.device))
+
+
+def places_of(mask: Tensor) -> Tensor:
+    """Flat indices of what a mask keeps, ascending."""
+    return mask.reshape(-1).nonzero().view(-1)
 
 
 @torch.no_grad()

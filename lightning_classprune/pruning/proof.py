@@ -102,6 +102,10 @@ class Proof:
         self._steps += 1
         return True
 
+    def begins_with_zeros(self, optimizer: Optimizer) -> None:
+        """Weights, and what is remembered of them, have just been set to zero: the next step has not to do so."""
+        self._after = None if self.lost else self._trace(optimizer)
+
     @property
     def is_due(self) -> bool:
         """Whether the weights are to be looked at after this step."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil, floor
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,6 +28,19 @@ _BINS = 1 << _DIGIT
 _WIDE = (torch.float64, torch.int64, torch.int32)
 # Weights looked at together; bounds the working memory to a few megabytes whatever the tensor's size.
 _CHUNK = 1 << 18
+
+
+@runtime_checkable
+class PointwiseScores(Protocol):
+    """Scores of weights that depend on no other weight: those of a few need not take a pass over all."""
+
+    def __call__(self, name: str) -> Tensor:
+        """The scores of a tensor by name, in its shape."""
+        ...
+
+    def kept(self, name: str, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Flat indices of what a mask keeps of a tensor, ascending, and the scores there."""
+        ...
 
 
 class Shards(Protocol):
@@ -147,7 +160,7 @@ def _bounds(sizes: list[int], already: list[int]) -> list[tuple[int, int]]:
 
 def _counts(masks: Masks, shards: Shards) -> tuple[list[int], list[int]]:
     device = next(iter(masks.values())).device
-    counts = torch.tensor([[int(m.sum()), m.numel()] for m in masks.values()], device=device)
+    counts = torch.tensor([[int(m.count_nonzero()), m.numel()] for m in masks.values()], device=device)
     kept, sizes = shards.gather(counts).sum(0).T.tolist()
     return kept, sizes
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_classprune.pruning.cutter import Cutter
@@ -20,7 +19,6 @@ from lightning_classprune.rounds.clock import RoundClock
 from lightning_classprune.rounds.shrinking import Shrinking
 from lightning_classprune.trainer.names import named_parameters
 from lightning_classprune.trainer.other_callbacks import OtherCallbacks
-from lightning_classprune.trainer.sharding import local
 from lightning_classprune.trainer.snapshots import Tensors
 
 
@@ -111,7 +109,7 @@ class GradualMask:
         pruned = shrinking.pruned(progress)
         if pruned > self._pruned:
             # A network that diverged is no reason to end the fit: it is given up at the end of the epoch.
-            self.diverged = self._has_nan()
+            self.diverged = self._cutter.has_nan()
             if self.diverged:
                 return None
             if self._pruned == shrinking.start:
@@ -125,11 +123,6 @@ class GradualMask:
             self._cutter.require_equal(masks)
             self._other_callbacks.look_anew()
         return masks
-
-    def _has_nan(self) -> bool:
-        parameters = self._cutter.units.parameters.values()
-        mine = any(bool(torch.isnan(local(parameter)).any()) for parameter in parameters)
-        return self._cutter.sharding.processes.any(mine)
 
     def _apply(self, masks: Masks) -> None:
         self._cutter.tighten(masks, self._trainer.optimizers)

@@ -28,7 +28,9 @@ def are_finite(gradients: list[Tensor]) -> bool:
     return bool(torch.stack(norms).isfinite().all())
 
 
-def upcoming_gradients(trainer: Any, optimizer: Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
+def upcoming_gradients(
+    trainer: Any, optimizer: Optimizer, names: Mapping[int, str], places: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Gradients of the next step of an optimizer, for `on_before_optimizer_step`: this process' pieces.
 
     Empty where one of them is not finite, as after an overflow in half precision, whose step is skipped.
@@ -37,6 +39,7 @@ def upcoming_gradients(trainer: Any, optimizer: Optimizer, names: Mapping[int, s
         trainer: The running trainer.
         optimizer: Whose step it is.
         names: Of the parameters that are looked at, by their `id`.
+        places: Flat indices of what is looked at of a parameter, by name; everything where there are none.
     """
     found: dict[str, Tensor] = {}
     for group in optimizer.param_groups:
@@ -44,7 +47,10 @@ def upcoming_gradients(trainer: Any, optimizer: Optimizer, names: Mapping[int, s
             name = names.get(id(parameter))
             if name is not None and parameter.grad is not None:
                 gradient = local(parameter.grad)
-                found[name] = gradient.to_dense() if gradient.is_sparse else gradient
+                gradient = gradient.to_dense() if gradient.is_sparse else gradient
+                if (few := places.get(name)) is not None:
+                    gradient = gradient.reshape(-1).index_select(0, few.to(gradient.device))
+                found[name] = gradient
     if not are_finite(list(found.values())):
         return {}
     # A fused optimizer takes the scale away within its step; for all others Lightning has done so by now.

@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance, Gradual
+from lightning_classprune.pruning.cutter import Cutter
+from lightning_classprune.pruning.masks import Masks
 from lightning_classprune.trainer.names import named_parameters
 from tests.support.compare import assert_same, optimizer_states, weights, without_seconds
 from tests.support.kit import dataset, fit, pruner, tiny, verdicts
 from tests.support.older import EMAWeightAveraging
-from tests.support.witness import Keep, Probe, Watch
+from tests.support.witness import Keep, Probe, Watch, log_messages
 
 STEPS = 12  # of a round: two epochs of six batches
 
@@ -173,11 +175,21 @@ def test_steps_are_those_of_the_optimizer_where_gradients_accumulate() -> None:
     )
 
 
-def test_rounds_may_be_counted_in_steps() -> None:
+def test_rounds_may_be_counted_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All processes compare their masks when a round begins, and after its last cut."""
+    compared: list[int] = []
+    require_equal = Cutter.require_equal
+
+    def noting(cutter: Cutter, masks: Masks) -> None:
+        compared.append(cutter.units.pruned(masks))
+        require_equal(cutter, masks)
+
+    monkeypatch.setattr(Cutter, "require_equal", noting)
     job = Job(densities=(0.5,), round_epochs=None).run(max_epochs=-1, max_steps=8)
     assert job.pruned == [0, 60]
     assert len(job.trace.rounds[1]) == 16, "twice round 0"
     assert job.trace.rounds[1][9:] == [0.5] * 7
+    assert compared == [0, 60]
 
 
 # --- failures ---
@@ -253,7 +265,7 @@ def test_a_training_that_diverges_is_given_up_and_not_the_fit() -> None:
 # --- beside others ---
 
 
-def test_the_best_checkpoint_of_a_round_is_one_after_its_last_cut(tmp_path: Path) -> None:
+def test_the_best_epoch_and_checkpoint_of_a_round_are_after_its_last_cut(tmp_path: Path) -> None:
     """By a loss that only rises, the first epochs of each round would be best."""
     seen: list[tuple[int, str]] = []
 
@@ -266,8 +278,11 @@ def test_the_best_checkpoint_of_a_round_is_one_after_its_last_cut(tmp_path: Path
             seen.append((trainer.current_epoch, Path(best.best_model_path).name))
 
     best = ModelCheckpoint(dirpath=tmp_path, monitor="rising", filename="{epoch}")
-    job = Job(densities=(0.5,), round_epochs=5).run(Rising(), best, Look())
+    with log_messages() as said:
+        job = Job(densities=(0.5,), round_epochs=5, callback={"epoch": "best"}).run(Rising(), best, Look())
     assert job.pruned == [0, 60]
+    candidates = [line.partition(" is its candidate")[0] for line in said if "is its candidate" in line]
+    assert candidates == ["round 0: epoch 1 of 2", "round 1: epoch 3 of 5"]
     # The round is epochs 2 to 6; .6 of it is over after epoch 4, the first whose network is the candidate.
     assert seen[2:6] == [
         (2, "epoch=2.ckpt"),
@@ -293,6 +308,8 @@ def test_the_guard_may_judge_once_with_an_offset(tmp_path: Path) -> None:
     )
     assert verdicts(job.callback) == ["baseline", "accepted", "accepted"]
     assert job.callback.sparsity == 0.8
+    passes = [row["validation_passes"] for row in job.callback.ledger]
+    assert passes == [2, 1, 1], "half of two epochs is before the last cut, so only their end is looked at"
 
 
 def test_channels_shrink_too() -> None:

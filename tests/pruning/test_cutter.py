@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from lightning_classprune.pruning import moments
 from lightning_classprune.pruning.criteria import Criterion
 from lightning_classprune.pruning.cutter import (
     Cutter,
@@ -271,6 +273,76 @@ def test_a_criterions_tensors_are_found_by_the_names_of_parameters() -> None:
     twice = {"means": {"w": 2 * one, "v": one}, "w": 2 * one, "steps": {"w": 3}, "start": [one]}
     assert_same(by_parameter(state, doubled), twice)
     assert by_parameter(None, doubled) is None
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_what_is_followed_where_it_is_kept_is_cut_as_if_everything_were(
+    kind: Any, scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, also where a state is loaded in the middle: a run that is resumed."""
+
+    def train(few: float, resumed: int | None = None) -> tuple[list[Any], Cutter]:
+        monkeypatch.setattr(moments, "FEW", few)
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(32, 9), nn.Linear(9, 2))
+        net[0].weight.data = net[0].weight.data.to(memory_format=torch.channels_last)
+        made, optimizer = cutter(net, "lamp_gradient", scope=scope), kind(net.parameters(), lr=0.05)
+        masks, found = full(made), []
+        for step in range(24):
+            optimizer.zero_grad()
+            net(torch.randn(4, 3, 4, 4)).square().mean().backward()
+            made.observe(SimpleNamespace(precision_plugin=None), optimizer)
+            optimizer.step()
+            if step == resumed:
+                made.load_state_dict(made.state_dict())
+            if step % 3 == 2:
+                masks = made.shrink(masks, int(made.units.total * (1 - 0.6 ** (1 + step // 3))), None)
+                made.tighten(masks, [optimizer])
+                found.append(masks)
+        return [found, weights(net)], made
+
+    plain, dense = train(few=0)
+    assert not dense.criterion.places
+    for resumed in (None, 17):
+        fast, made = train(few=1 / 4, resumed=resumed)
+        assert_same(fast, plain)
+        assert set(made.criterion.places) >= {"2.weight"}
+        assert "0.weight" not in made.criterion.places, "flat indices are not where its weights lie"
+        state = made.criterion.state_dict()
+        reference = dense.criterion.state_dict()
+        assert state is not None
+        assert reference is not None
+        assert state["steps"] == reference["steps"]
+        for name, mask in plain[0][-1].items():
+            assert state["means"][name].shape == mask.shape
+            assert torch.equal(state["means"][name][mask], reference["means"][name][mask])
+
+
+def test_what_was_followed_before_says_nothing_of_another_round() -> None:
+    made, optimizer = cutter(net := network(), "lamp_gradient"), torch.optim.SGD(net.parameters(), lr=0.1)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        net(torch.ones(1, 2)).sum().backward()
+        made.observe(SimpleNamespace(precision_plugin=None), optimizer)
+        optimizer.step()
+
+    step()
+    made.tighten(made.shrink(full(made), 4, None), [optimizer])
+    assert made.criterion.places, "one weight of four is few"
+    accepted = made.criterion.state_dict()
+    for state in (None, accepted):
+        if state is None:
+            made.listen_anew()
+        else:
+            made.criterion.load_state_dict(state)
+        assert not made.criterion.places
+    made.hold(full(made), [optimizer])
+    step()
+    assert not made.criterion.places
+    heard = made.criterion.state_dict()["means"]["0.weight"][1]  # type: ignore[index]
+    assert bool(heard.all()), "one of the two was held at zero before"
 
 
 @pytest.mark.parametrize(

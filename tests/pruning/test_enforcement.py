@@ -392,8 +392,7 @@ def test_what_is_held_in_the_middle_of_a_training_is_forgotten(name):
     train(net, [optimizer], 2)
     before = copy.deepcopy(optimizer.state_dict()["state"]), copy.deepcopy(net.state_dict())
     enforcement = Enforcement()
-    enforcement.hold(masks, parameters, [optimizer])
-    enforcement.wipe([optimizer])
+    enforcement.tighten(masks, parameters, [optimizer])
     for number, (key, parameter) in enumerate(net.named_parameters()):
         mask = masks.get(key, torch.ones_like(parameter, dtype=torch.bool))
         held = {f"state {k}": (v, before[0][number][k]) for k, v in optimizer.state[parameter].items()}
@@ -427,6 +426,24 @@ def test_gradients_of_an_embedding(layout):
     table(torch.tensor([1, 2, 2])).sum().backward()
     expected = torch.tensor([0.0, 1, 2, 0, 0]).unsqueeze(1) * mask
     assert torch.equal(table.weight.grad.to_dense(), expected)
+    optimizer.step()
+    assert leaks({"w": table.weight}, {"w": mask}) == 0
+
+
+@pytest.mark.parametrize("kind", [SGD, torch.optim.SparseAdam])
+def test_a_cut_wipes_sparse_gradients_too(kind):
+    """A training loop clears them before the next backward pass, after the cut."""
+    table = nn.Embedding(5, 3, sparse=True)
+    optimizer = kind(list(table.parameters()), lr=0.1)
+    mask = torch.rand(5, 3, generator=torch.Generator().manual_seed(3)) < 0.5
+    enforcement = Enforcement()
+    for _ in range(3):
+        optimizer.zero_grad()
+        table(torch.tensor([1, 2, 2])).sum().backward()
+        optimizer.step()
+        enforcement.tighten({"w": mask}, {"w": table.weight}, [optimizer])
+        assert leaks({"w": table.weight}, {"w": mask}) == 0
+        assert not table.weight.grad.to_dense()[~mask].any()
     optimizer.step()
     assert leaks({"w": table.weight}, {"w": mask}) == 0
 

@@ -175,8 +175,11 @@ class Job:
         self.masks = {
             n: m & (torch.rand(m.shape, generator=self.generator) < 0.8) for n, m in self.masks.items()
         }
+        self.enforcement.tighten(self.masks, self.parameters, [self.optimizer])
+        self.step()
+
+    def hold(self) -> None:
         self.enforcement.hold(self.masks, self.parameters, [self.optimizer])
-        self.enforcement.wipe([self.optimizer])
         self.step()
 
     def look(self) -> None:
@@ -220,12 +223,63 @@ def test_plain_steps_are_proved_and_nothing_is_written(kind: str) -> None:
 @pytest.mark.parametrize("event", ["closure", "clip", "disturb", "replace"])
 def test_who_touches_a_gradient_ends_the_proof_until_weights_are_held_anew(event: str) -> None:
     job = Job(*KINDS["momentum"])
+    job.tighten()  # all layers
     getattr(job, event)()
     assert job.enforcement._proofs[0].lost
     job.step()
     assert leaks(job.parameters, job.masks) == 0
     job.tighten()
+    assert job.enforcement._proofs[0].lost, "in the middle of a round nobody has begun anew"
+    assert leaks(job.parameters, job.masks) == 0
+    job.hold()
     assert not job.enforcement._proofs[0].lost
+
+
+def test_a_cut_carries_the_proof_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(*KINDS["momentum"])
+    (before,) = job.enforcement._proofs
+    job.tighten()
+    (followed,), hooks = job.enforcement._proofs, list(job.enforcement._handles)
+    assert followed is not before, "a layer that was dense is held now"
+    looks: list[int] = []
+    monkeypatch.setattr(job.enforcement, "look", lambda: looks.append(followed._steps))
+    for _ in range(16):
+        job.tighten()
+        assert leaks(job.parameters, job.masks) == 0
+    assert job.enforcement._proofs == [followed]
+    assert job.enforcement._handles == hooks
+    assert not followed.lost
+    assert looks == [2, 4, 8, 16], "not after the first steps that follow each cut"
+
+
+@pytest.mark.parametrize("place", ["weight", "state", "gradient"])
+def test_who_writes_between_a_cut_and_the_next_step_revives_nothing(place: str) -> None:
+    job = Job(*KINDS["momentum"])
+    job.step()
+    job.tighten()
+    job.optimizer.zero_grad()
+    job.backward()
+    with torch.no_grad():
+        for parameter in job.trained():
+            written = {"weight": parameter, "gradient": parameter.grad}
+            (written | {"state": job.optimizer.state[parameter].get("momentum_buffer")})[place].add_(1.0)  # type: ignore[union-attr]
+    for _ in range(3):
+        job.optimizer.step()
+        assert leaks(job.parameters, job.masks) == 0
+
+
+def test_what_hides_in_every_step_is_found_although_masks_shrink() -> None:
+    job = Job(*KINDS["adam"])
+    job.step()
+    for _ in range(3):
+        job.optimizer.zero_grad()
+        job.backward()
+        for gradient in job.gradients():
+            hidden(gradient)
+        job.optimizer.step()
+        job.enforcement.tighten(job.masks, job.parameters, [job.optimizer])
+        assert leaks(job.parameters, job.masks) == 0
+    assert job.enforcement._proofs[0].lost
 
 
 def hidden(gradient: Tensor) -> None:

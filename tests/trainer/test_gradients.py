@@ -38,21 +38,29 @@ def test_those_of_the_optimizer_that_have_names_and_gradients() -> None:
     found = parameters(torch.ones(2), None, torch.full((2,), 3.0))
     other = nn.Parameter(torch.zeros(2))
     optimizer = sgd([found["a"], other], [found["b"]])
-    assert_same(upcoming_gradients(trainer(), optimizer, names(found)), {"a": torch.ones(2)})
-    assert upcoming_gradients(trainer(), sgd([other]), names(found)) == {}
+    assert_same(upcoming_gradients(trainer(), optimizer, names(found), {}), {"a": torch.ones(2)})
+    assert upcoming_gradients(trainer(), sgd([other]), names(found), {}) == {}
+
+
+def test_of_some_only_what_is_asked_for() -> None:
+    found = parameters(torch.tensor([1.0, float("inf"), 3.0]), torch.ones(2))
+    told = upcoming_gradients(trainer(), sgd(list(found.values())), names(found), {"a": torch.tensor([0, 2])})
+    assert_same(told, {"a": torch.tensor([1.0, 3.0]), "b": torch.ones(2)})
 
 
 def test_sparse_ones_are_told_as_dense() -> None:
     embedding = nn.Embedding(4, 2, sparse=True)
     embedding(torch.tensor([2])).sum().backward()
-    (found,) = upcoming_gradients(trainer(), sgd([embedding.weight]), {id(embedding.weight): "w"}).values()
+    (found,) = upcoming_gradients(
+        trainer(), sgd([embedding.weight]), {id(embedding.weight): "w"}, {}
+    ).values()
     assert found.tolist() == [[0, 0], [0, 0], [1, 1], [0, 0]]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_step_with_one_that_is_not_finite_is_left_out(bad: float) -> None:
     found = parameters(torch.ones(2), torch.tensor([1.0, bad]))
-    assert upcoming_gradients(trainer(), sgd(list(found.values())), names(found)) == {}
+    assert upcoming_gradients(trainer(), sgd(list(found.values())), names(found), {}) == {}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -69,7 +77,7 @@ def test_only_a_fused_optimizers_gradients_have_a_scale_still() -> None:
     plain = sgd([found["a"]])
     fused = torch.optim.AdamW([found["a"]], fused=True)
     for scale, optimizer, expected in ((8.0, fused, 3.0), (8.0, plain, 24.0), (None, fused, 24.0)):
-        (gradient,) = upcoming_gradients(trainer(scale), optimizer, names(found)).values()
+        (gradient,) = upcoming_gradients(trainer(scale), optimizer, names(found), {}).values()
         assert gradient.tolist() == [expected, expected]
     assert found["a"].grad is not None
     assert found["a"].grad.tolist() == [24.0, 24.0], "the optimizer's own are left alone"
