@@ -11,6 +11,7 @@ from math import inf
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_classprune.pruning.cutter import Cutter
 from lightning_classprune.pruning.masks import Masks, apply_masks
@@ -104,8 +105,15 @@ class GradualMask:
         if shrinking is None or self.diverged:
             return None
         progress, step = self._clock.progress, self._clock.round_step
-        if not shrinking.is_due(progress, step - self._last):
+        uncounted = step == 0 and progress >= shrinking.share
+        if not uncounted and not shrinking.is_due(progress, step - self._last):
             return None
+        if uncounted:
+            rank_zero_warn(
+                f"Lightning has counted no optimizer step in {shrinking.share:.0%} of this round, so its mask is cut "
+                "once instead of little by little; take steps by Lightning's own optimizers (self.optimizers()), or "
+                "use search='adaptive'"
+            )
         pruned = shrinking.pruned(progress)
         if pruned > self._pruned:
             # A network that diverged is no reason to end the fit: it is given up at the end of the epoch.

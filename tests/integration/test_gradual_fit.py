@@ -18,7 +18,7 @@ from lightning_classprune.pruning.cutter import Cutter
 from lightning_classprune.pruning.masks import Masks
 from lightning_classprune.trainer.names import named_parameters
 from tests.support.compare import assert_same, optimizer_states, weights, without_seconds
-from tests.support.kit import dataset, fit, pruner, tiny, verdicts
+from tests.support.kit import Tiny, dataset, fit, pruner, tiny, verdicts
 from tests.support.older import EMAWeightAveraging
 from tests.support.witness import Keep, Probe, Watch, log_messages
 
@@ -163,6 +163,32 @@ def test_a_round_starts_from_the_previous_mask_on_the_rewind_point(rewind: str) 
     length = 6 if rewind == "epoch:1" else STEPS
     assert [len(job.trace.rounds[n]) for n in (1, 2)] == [length] * 2
     assert [job.trace.rounds[n][-1] for n in (1, 2)] == [0.5, 0.8]
+
+
+class Bypassing(Tiny):
+    """Steps an optimizer that Lightning knows nothing of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.zero_grad()
+        self.manual_backward(self.loss(batch))
+        self.optimizers(use_pl_optimizer=False).step()
+
+
+def test_where_no_step_is_counted_the_mask_is_cut_once_and_it_is_said() -> None:
+    job = Job(densities=(0.5,))
+    torch.manual_seed(11)
+    job.module = Bypassing()
+    with pytest.warns(
+        UserWarning, match="counted no optimizer step in 60% of this round, so its mask is cut once"
+    ):
+        fit(job.module, job.callback, job.trace, job.probe)
+    assert job.probe.leaks == []
+    assert verdicts(job.callback) == ["baseline", "accepted"]
+    assert job.trace.rounds[1] == [0.0] * 7 + [0.5] * 5
 
 
 def test_steps_are_those_of_the_optimizer_where_gradients_accumulate() -> None:
