@@ -155,9 +155,11 @@ def choose_offset(
     want: float = WANT,
     under: Sequence[tuple[Sweep | Counted, Sequence[Protected]]] = (),
 ) -> Choice:
-    """The highest threshold, with the fewest false alarms, whose chance of proof is `want`, or the best there is.
+    """The threshold with the fewest false alarms whose chance of proof is `want`, or the best there is.
 
-    The chance is the product over the protected classes of that for misses and that for false alarms.
+    The chance is the product over the protected classes of that for misses and that for false alarms. Fewer false
+    alarms than the dense network's are not worth a miss: of several such thresholds that with the fewest misses, which
+    is the lowest, is chosen; else the highest, which has the fewest false alarms.
 
     Args:
         sweep: Of the validation cases.
@@ -177,7 +179,10 @@ def choose_offset(
         if isinstance(other, Sweep) or np.array_equal(other.tried, tried):
             for one in limits:
                 chance *= chance_on_both_sides(*other.counts(one.name, tried), one, labels[one.name], level)
-    chosen = int(np.flatnonzero(chance >= min(want, float(chance.max())))[-1])
+    good = np.flatnonzero(chance >= min(want, float(chance.max())))
+    more_alarms = np.sum([alarms.new - alarms.gone for _, alarms in tables.values()], axis=0)
+    no_more = good[more_alarms[good] <= 0]
+    chosen = int(no_more[0] if len(no_more) else good[-1])
     return Choice(
         float(tried[chosen]),
         float(chance[chosen]),
