@@ -155,11 +155,11 @@ def choose_offset(
     want: float = WANT,
     under: Sequence[tuple[Sweep | Counted, Sequence[Protected]]] = (),
 ) -> Choice:
-    """The threshold with the fewest false alarms whose chance of proof is `want`, or the best there is.
+    """The highest threshold, with the fewest false alarms, whose chance of proof is `want`, or the best there is.
 
-    The chance is the product over the protected classes of that for misses and that for false alarms. Fewer false
-    alarms than the dense network's are not worth a miss: of several such thresholds that with the fewest misses, which
-    is the lowest, is chosen; else the highest, which has the fewest false alarms.
+    The chance is the product over the protected classes of that for misses and that for false alarms. Of many cases it
+    is good up to where most of a tolerance is used up. So among good thresholds those are preferred at which validation
+    data have no more misses of protected classes than by the dense network.
 
     Args:
         sweep: Of the validation cases.
@@ -180,9 +180,9 @@ def choose_offset(
             for one in limits:
                 chance *= chance_on_both_sides(*other.counts(one.name, tried), one, labels[one.name], level)
     good = np.flatnonzero(chance >= min(want, float(chance.max())))
-    more_alarms = np.sum([alarms.new - alarms.gone for _, alarms in tables.values()], axis=0)
-    no_more = good[more_alarms[good] <= 0]
-    chosen = int(no_more[0] if len(no_more) else good[-1])
+    more_misses = np.sum([misses.new - misses.gone for misses, _ in tables.values()], axis=0)
+    no_more = good[more_misses[good] <= 0]
+    chosen = int(no_more[-1] if len(no_more) else good[-1])
     return Choice(
         float(tried[chosen]),
         float(chance[chosen]),

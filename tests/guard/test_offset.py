@@ -98,7 +98,7 @@ def test_counts_at_every_threshold_are_those_of_counting(cases: list[tuple[float
 
 
 @given(MARGINS, st.floats(0.1, 0.99))
-def test_the_threshold_that_is_chosen_is_good_enough_and_has_few_alarms_but_no_needless_misses(
+def test_the_highest_threshold_that_is_good_enough_is_chosen_of_those_without_more_misses(
     cases: list[tuple[float, bool, bool]], want: float
 ) -> None:
     sweep = sweep_of(*(list(column) for column in zip(*cases, strict=True)))
@@ -107,30 +107,30 @@ def test_the_threshold_that_is_chosen_is_good_enough_and_has_few_alarms_but_no_n
     tried = thresholds(sweep.margin)
     chances = chance_on_both_sides(*_tables(sweep, "c", tried), one, labels["c"], 0.05)
     good = tried[chances >= min(want, chances.max())]
-    dense = int((~sweep.truth["c"] & sweep.dense["c"]).sum())
-    alarms = np.array([int((~sweep.truth["c"] & (sweep.margin >= threshold)).sum()) for threshold in good])
-    assert choice.threshold == (good[alarms <= dense].min() if (alarms <= dense).any() else good.max())
+    truth, dense = sweep.truth["c"], sweep.dense["c"]
+    misses = np.array([int((truth & (sweep.margin < threshold)).sum()) for threshold in good])
+    no_more = good[misses <= int((truth & ~dense).sum())]
+    assert choice.threshold == (no_more.max() if len(no_more) else good.max())
     assert choice.chance == chances[tried == choice.threshold][0]
 
 
-def test_what_validation_data_allow_is_not_spent_on_fewer_alarms_than_the_dense_network_has() -> None:
+def test_a_tolerance_is_not_used_up_where_it_need_not_be() -> None:
     """A candidate that is the dense network, of a class with so many cases that 40 more misses would be proved."""
     generator = np.random.default_rng(0)
     truth = np.arange(3000) < 2000
     dense = generator.normal(size=3000) + 2 * truth - 1
     sweep = sweep_of(dense.tolist(), truth.tolist(), (dense >= 0).tolist())
     limits, labels = protected(0.05, 0.1), {"c": Labels(2000, 1000)}
-    tried = thresholds(sweep.margin)
-    misses, alarms = _tables(sweep, "c", tried)
+    misses, alarms = _tables(sweep, "c", thresholds(sweep.margin))
     chances = chance_on_both_sides(misses, alarms, limits, labels["c"], 0.05)
-    highest = misses.at(int(np.flatnonzero(chances >= WANT)[-1]))
-    assert highest.newly_missed > 40
+    assert misses.at(int(np.flatnonzero(chances >= WANT)[-1])).newly_missed > 40
     choice = choose_offset(sweep, [limits], labels, 0.05)
     assert (
-        choice.misses["c"].newly_missed,
-        choice.alarms["c"].newly_missed,
-        choice.alarms["c"].newly_found,
-    ) == (0, 0, 0)
+        choice.misses["c"].newly_missed
+        == choice.misses["c"].newly_found
+        == choice.alarms["c"].newly_missed
+        == 0
+    )
 
 
 def test_a_network_that_slid_along_its_roc_curve_is_moved_back() -> None:
