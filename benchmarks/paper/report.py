@@ -209,9 +209,10 @@ def section(
 
 def told(row: Row) -> Row:
     """Return a difference with its interval, as it is and relative."""
+    relative = f"{row['ratio']:+.0%} [{row['ratio_low']:+.0%}, {row['ratio_high']:+.0%}]"
     return {
         "difference": f"{row['mean']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]",
-        "relative": f"{row['ratio']:+.0%} [{row['ratio_low']:+.0%}, {row['ratio_high']:+.0%}]",
+        "relative": "-" if math.isnan(row["ratio"]) else relative,  # of nothing
     }
 
 
