@@ -120,6 +120,14 @@ class Job:
             gradient.add_(self.noise(gradient))
         self.optimizer.step()
 
+    def hide(self) -> None:
+        """Gradients are written to where no version counter tells."""
+        self.optimizer.zero_grad()
+        self.backward()
+        for gradient in self.gradients():
+            gradient.data.add_(1.0)
+        self.optimizer.step()
+
     def replace(self) -> None:
         self.optimizer.zero_grad()
         self.backward()
@@ -272,29 +280,16 @@ def test_what_hides_in_every_step_is_found_although_masks_shrink() -> None:
     job = Job(*KINDS["adam"])
     job.step()
     for _ in range(3):
-        job.optimizer.zero_grad()
-        job.backward()
-        for gradient in job.gradients():
-            hidden(gradient)
-        job.optimizer.step()
+        job.hide()
         job.enforcement.tighten(job.masks, job.parameters, [job.optimizer])
         assert leaks(job.parameters, job.masks) == 0
     assert job.enforcement._proofs[0].lost
 
 
-def hidden(gradient: Tensor) -> None:
-    """Written to where no version counter tells."""
-    gradient.data.add_(1.0)
-
-
 def test_what_hides_in_every_step_is_found_after_the_first() -> None:
     job = Job(*KINDS["adam"])
     for _ in range(3):
-        job.optimizer.zero_grad()
-        job.backward()
-        for gradient in job.gradients():
-            hidden(gradient)
-        job.optimizer.step()
+        job.hide()
         assert leaks(job.parameters, job.masks) == 0
 
 
@@ -302,11 +297,7 @@ def test_what_hides_in_a_later_step_is_found_where_somebody_looks() -> None:
     job = Job(*KINDS["momentum"])
     for _ in range(2):
         job.step()
-    job.optimizer.zero_grad()
-    job.backward()
-    for gradient in job.gradients():
-        hidden(gradient)
-    job.optimizer.step()
+    job.hide()
     assert leaks(job.parameters, job.masks) > 0
     job.enforcement.look()
     for _ in range(3):  # and the momentum that it left moves nothing
