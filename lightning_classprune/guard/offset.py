@@ -155,11 +155,13 @@ def choose_offset(
     want: float = WANT,
     under: Sequence[tuple[Sweep | Counted, Sequence[Protected]]] = (),
 ) -> Choice:
-    """The highest threshold, with the fewest false alarms, whose chance of proof is `want`, or the best there is.
+    """The threshold with the fewest false alarms whose chance of proof is `want`, or the best there is.
 
     The chance is the product over the protected classes of that for misses and that for false alarms. Of many cases it
     is good up to where most of a tolerance is used up. So among good thresholds those are preferred at which validation
-    data have no more misses of protected classes than by the dense network.
+    data have no more misses of protected classes than by the dense network. Of thresholds with as few false alarms the
+    one with the fewest misses is taken, for a higher one would give cases away for nothing; where these are as many
+    too, the middle one, farthest from the next alarm and the next miss.
 
     Args:
         sweep: Of the validation cases.
@@ -180,9 +182,15 @@ def choose_offset(
             for one in limits:
                 chance *= chance_on_both_sides(*other.counts(one.name, tried), one, labels[one.name], level)
     good = np.flatnonzero(chance >= min(want, float(chance.max())))
-    more_misses = np.sum([misses.new - misses.gone for misses, _ in tables.values()], axis=0)
+    more_misses, more_alarms = (
+        np.sum([side.new - side.gone for side in sides], axis=0)
+        for sides in zip(*tables.values(), strict=True)
+    )
     no_more = good[more_misses[good] <= 0]
-    chosen = int(no_more[-1] if len(no_more) else good[-1])
+    best = no_more if len(no_more) else good
+    for more in (more_alarms, more_misses):
+        best = best[more[best] == more[best].min()]
+    chosen = int(best[len(best) // 2])
     return Choice(
         float(tried[chosen]),
         float(chance[chosen]),

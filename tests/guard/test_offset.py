@@ -14,6 +14,7 @@ from lightning_classprune.guard.offset import (
     Counted,
     Labels,
     Sweep,
+    Tables,
     _tables,
     biases,
     chance_on_both_sides,
@@ -98,7 +99,7 @@ def test_counts_at_every_threshold_are_those_of_counting(cases: list[tuple[float
 
 
 @given(MARGINS, st.floats(0.1, 0.99))
-def test_the_highest_threshold_that_is_good_enough_is_chosen_of_those_without_more_misses(
+def test_of_good_thresholds_without_more_misses_one_with_the_fewest_alarms_and_then_misses_is_chosen(
     cases: list[tuple[float, bool, bool]], want: float
 ) -> None:
     sweep = sweep_of(*(list(column) for column in zip(*cases, strict=True)))
@@ -108,10 +109,39 @@ def test_the_highest_threshold_that_is_good_enough_is_chosen_of_those_without_mo
     chances = chance_on_both_sides(*_tables(sweep, "c", tried), one, labels["c"], 0.05)
     good = tried[chances >= min(want, chances.max())]
     truth, dense = sweep.truth["c"], sweep.dense["c"]
-    misses = np.array([int((truth & (sweep.margin < threshold)).sum()) for threshold in good])
-    no_more = good[misses <= int((truth & ~dense).sum())]
-    assert choice.threshold == (no_more.max() if len(no_more) else good.max())
+
+    def wrong(threshold: float) -> tuple[int, int]:
+        """False alarms and misses."""
+        now = sweep.margin >= threshold
+        return int((~truth & now).sum()), int((truth & ~now).sum())
+
+    no_more = [threshold for threshold in good if wrong(threshold)[1] <= int((truth & ~dense).sum())]
+    fewest = min(wrong(threshold) for threshold in no_more or good)
+    best = [threshold for threshold in no_more or good if wrong(threshold) == fewest]
+    assert choice.threshold == best[len(best) // 2]
     assert choice.chance == chances[tried == choice.threshold][0]
+
+
+def test_nothing_found_is_given_away_where_no_false_alarm_is_saved() -> None:
+    """The dense network misses 2 of 40; the candidate can find all of them, with no more false alarms."""
+    truth = [True] * 40 + [False] * 40
+    margin = [0.1, 0.2, *(1.0 + 0.1 * i for i in range(38)), *(-1.0 - 0.1 * i for i in range(40))]
+    dense = [False, False] + [True] * 38 + [False] * 40
+    sweep, labels = sweep_of(margin, truth, dense), {"c": Labels(200, 200)}
+    choice = choose_offset(sweep, [protected(0.1)], labels, 0.05)
+    assert choice.chance >= WANT
+    assert choice.threshold == pytest.approx(-0.45)  # halfway from the alarm at -1 to the miss at .1
+    assert choice.misses["c"] == Evidence(40, 2, 0, 2)
+
+
+def test_of_thresholds_that_decide_alike_the_middle_one_is_chosen() -> None:
+    """Counted on a grid: no alarm from 0 on, a miss from .8 on."""
+    grid = np.arange(10) / 10
+    alarms = (grid < 0).astype(np.int64)
+    misses = (grid >= 0.75).astype(np.int64) * 5
+    none = np.zeros(10, dtype=np.int64)
+    sweep = Counted(grid, {"c": (Tables(100, 0, misses, none), Tables(100, 0, alarms, none))})
+    assert choose_offset(sweep, [protected(0.1)], {"c": Labels(200, 200)}, 0.05).threshold == 0.4
 
 
 def test_a_tolerance_is_not_used_up_where_it_need_not_be() -> None:
