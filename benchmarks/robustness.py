@@ -82,7 +82,7 @@ CLEAN = "clean"
 #: Of boxes, where the dense network decides: the job's.
 SCORE_THRESHOLD = 0.3
 BOXES_DENSITIES, BOXES_ROUND_EPOCHS = (0.05, 0.01), 5
-#: What the job protects, its limit, and the error level.
+#: A class that the job protects, its limit, and the error level.
 PROTECTED, TOLERANCE, ALPHA = "WBC", 0.1, 0.05
 
 Floats = NDArray[np.float64]

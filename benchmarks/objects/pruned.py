@@ -2,9 +2,9 @@
 
 The ready-made job (`data=nuclei_npz`, `data=boxes_npz`) with its own settings; a finished run is not done again. The
 table tells of missed objects by the rule that was judged (IoU .5) and by a milder one, unmatched predictions, units,
-sparsity, verdicts. Blood cells are judged by the protected class, `WBC`; the others are counted beside it.
+sparsity, verdicts. Blood cells are judged by what the job protects; red cells are counted beside it.
 
-The first network that the guard did not accept looks at the guard's pictures once more, with the offset of its row:
+The first network that the guard did not accept looks at the guard's pictures once more, with the offsets of its row:
 those in which it finds objects otherwise than the dense network are drawn, the objects outlined.
 """
 
@@ -163,9 +163,10 @@ def refusal(data: str, run: RunFolder, out: Path) -> str | None:
         return None
     row, archive, module = rows[place], split_of(run), app.build_module(run.config())
     kind = next(iter(RULES[data].values()))
-    name, counts = next(iter(row["classes"].items()))
+    name, counts = max(row["classes"].items(), key=lambda one: one[1]["p_value"])
+    offsets = {of: one["offset"] for of, one in row["classes"].items()}
     look = partial(found, kind, module, archive.guard_dataloader(), archive.class_names)
-    dense, now = look(run.tickets / "round=00.safetensors", {}), look(file, {name: counts["offset"]})
+    dense, now = look(run.tickets / "round=00.safetensors", {}), look(file, offsets)
     changes = now.changes(dense, name)
     newly = (len(changes.lost_sample), len(changes.won_sample))
     assert newly == (
@@ -185,7 +186,9 @@ def refusal(data: str, run: RunFolder, out: Path) -> str | None:
         f"Seed {run.config().seed}, round {row['round']}: {row['sparsity']:.0%}, {row['verdict']}: of {name} "
         f"{counts['newly_missed']} units newly missed and {counts['newly_found']} newly found of {counts['units']} "
         f"(p = {counts['p_value']:.3g} at tolerance {counts['tolerance']:g}); {newly[0]} and {newly[1]} of "
-        f"{counts['objects']} objects. Its pictures: [objects_refusal.png](objects_refusal.png)."
+        f"{counts['objects']} objects; {counts['new_alarms']} units with more unmatched predictions, "
+        f"{counts['gone_alarms']} with fewer (p = {counts['fp_p_value']:.3g} at {counts['max_fp_rise']:g}). "
+        "Its pictures: [objects_refusal.png](objects_refusal.png)."
     )
 
 
@@ -201,7 +204,7 @@ def report(data: str, runs: Sequence[dict[str, Any]], overrides: Sequence[str]) 
         f"({runs[0]['pictures']} pictures). {delivered} of {len(runs)} runs deliver a pruned network; where none is, "
         "the dense one is compared with itself. Changes are means over seeds with 95% intervals (Student's t). The "
         "guard judges units by the first rule, of "
-        f"{' and '.join(f'{name!r}' for name in runs[0]['guard'])} alone.",
+        f"{' and '.join(f'{name!r}' for name in runs[0]['guard'])}.",
         "",
     ]
     rows = []

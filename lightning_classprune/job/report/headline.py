@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_classprune.job.unprotected import ARROW
 from lightning_classprune.ledger.rows import Row, delivered_row, dense_row
 from lightning_classprune.ledger.text import achievement
 
-ARROW = "\N{RIGHTWARDS ARROW}"
 NAMED = 2  # classes that one line has room for
 
 

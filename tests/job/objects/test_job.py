@@ -90,7 +90,7 @@ def test_it_is_exported_if_it_counts_what_the_run_counted(masks_job: RunFolder, 
         export_run(masks_job.path, tmp_path / "rate", dense=True, max_fn_rate={"object": 0.1})
     archive = masks_job.path.parent / "set.npz"
     before = archive.read_bytes()
-    object_archives.masks(masks_job.path.parent, brightness=40)
+    object_archives.masks(masks_job.path.parent, brightness=5)
     with pytest.raises(ValueError, match=r"does not give what test\.json says.*Nothing was written"):
         export_run(masks_job.path, tmp_path / "other", dense=True)
     archive.write_bytes(before)
