@@ -161,7 +161,7 @@ def choose_offset(
     is good up to where most of a tolerance is used up. So among good thresholds those are preferred at which validation
     data have no more misses of protected classes than by the dense network. Of thresholds with as few false alarms the
     one with the fewest misses is taken, for a higher one would give cases away for nothing; where these are as many
-    too, the middle one, farthest from the next alarm and the next miss.
+    too, the middle one, away from the next alarm and the next miss.
 
     Args:
         sweep: Of the validation cases.
@@ -182,10 +182,8 @@ def choose_offset(
             for one in limits:
                 chance *= chance_on_both_sides(*other.counts(one.name, tried), one, labels[one.name], level)
     good = np.flatnonzero(chance >= min(want, float(chance.max())))
-    more_misses, more_alarms = (
-        np.sum([side.new - side.gone for side in sides], axis=0)
-        for sides in zip(*tables.values(), strict=True)
-    )
+    more_misses = np.sum([misses.more for misses, _ in tables.values()], axis=0)
+    more_alarms = np.sum([alarms.more for _, alarms in tables.values()], axis=0)
     no_more = good[more_misses[good] <= 0]
     best = no_more if len(no_more) else good
     for more in (more_alarms, more_misses):
@@ -208,6 +206,11 @@ class Tables:
     new: Ints
     gone: Ints
     wrong: Ints | None = None
+
+    @property
+    def more(self) -> Ints:
+        """How many more than by the dense network."""
+        return self.new - self.gone
 
     def at(self, place: int) -> Evidence:
         """Those at one threshold."""
