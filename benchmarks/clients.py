@@ -391,7 +391,7 @@ def main() -> None:
         "default network, 85%, files declared",
         "default network, whole channels",
     )
-    found = {name: matrix(trained(name, NETWORKS[name], options.runs, 3)) for name in names}
+    found = {name: matrix(trained(name, NETWORKS[name], options.runs)) for name in names}
     about = {key: value for key, value in environment().items() if key not in ("command", "folder")}
     about["cpu"] = conditions()["cpu"]
     write(options.out / "clients.json", [json.dumps({"networks": found, "made_with": about}, indent=1)])

@@ -161,9 +161,9 @@ def new_module(train: TensorBatches, counts: Sequence[int]) -> Classifier:
         conv_net(train.x.shape[1]),
         ClassBalancedCrossEntropy(counts),
         2,
-        partial(AdamW, lr=3e-3, weight_decay=1e-2),
-        partial(OneCycleLR, max_lr=3e-3),
-        "step",
+        optimizer=partial(AdamW, lr=3e-3, weight_decay=1e-2),
+        scheduler=partial(OneCycleLR, max_lr=3e-3),
+        scheduler_interval="step",
     )
 
 

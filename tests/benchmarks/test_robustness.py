@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.robustness import CLEAN, auc, average_precision, interval, measured, measured_boxes
+from benchmarks.robustness import (
+    CLEAN,
+    auc,
+    average_precision,
+    interval,
+    measured,
+    measured_boxes,
+    new_module,
+)
+from lightning_classprune.job.data.base import TensorBatches
 
 Y = np.array([1, 1, 1, 1, 0, 0, 0, 0])
 DENSE = [-1.0, 1.0, 2.0, 3.0, -3.0, -2.0, -1.5, 0.5]  # misses one, one false alarm
+
+
+def test_the_network_is_built_as_the_job_builds_one() -> None:
+    one = torch.zeros(1)
+    train = TensorBatches(torch.zeros(4, 1, 16, 16), torch.tensor([0, 1, 0, 1]), one, one + 1)
+    module = new_module(train, [2, 2])
+    assert module(train.x).shape == (4, 2)
+    assert module.make_optimizer(module.parameters()).param_groups[0]["lr"] == 3e-3
+    assert module.scheduler_interval == "step"
 
 
 def test_misses_are_compared_at_equal_clean_misses() -> None:
