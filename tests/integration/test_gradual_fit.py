@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance, Gradual
 from lightning_classprune.pruning.cutter import Cutter
 from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.rounds import shrinking
 from lightning_classprune.trainer.names import named_parameters
 from tests.support.compare import assert_same, optimizer_states, weights, without_seconds
@@ -338,6 +339,26 @@ def test_the_guard_may_judge_once_with_an_offset(tmp_path: Path) -> None:
     assert job.callback.sparsity == 0.8
     passes = [row["validation_passes"] for row in job.callback.ledger]
     assert passes == [2, 1, 1], "half of two epochs is before the last cut, so only their end is looked at"
+
+
+class Looks:
+    """By size, and tells by which seeds samples were to be drawn."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+
+    def prepare(self, scoring: Scoring) -> None:
+        self.seeds.append(scoring.seed)
+
+    def score(self, name: str, weight: Tensor, rewind_point: Tensor) -> Tensor:
+        return weight.abs()
+
+
+def test_every_cut_looks_at_other_samples() -> None:
+    """Of six steps the first four have a cut: .6 of them is 3.6. What is rehearsed before training draws by seed 0."""
+    criterion = Looks()
+    Job(densities=(0.5,), round_epochs=1, callback={"criterion": criterion}).run()
+    assert criterion.seeds == [0, 2, 3, 4, 5]
 
 
 def test_channels_shrink_too() -> None:
