@@ -24,7 +24,6 @@ import importlib
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,7 +40,7 @@ from packaging.requirements import Requirement
 
 from lightning_classprune.job.command import open_protect
 from lightning_classprune.job.run_folder import RunFolder
-from tests.support import ROOT
+from tests.support import ROOT, forked
 
 try:
     import tomllib
@@ -61,8 +60,6 @@ CHEAP = "data=breast_cancer"
 # Given when called, so that snippets need not say it.
 ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "lightning_classprune" / "job" / "_hydra"])),
-    "PYTHONWARNINGS": "ignore",
-    "OMP_NUM_THREADS": "1",
     "PL_TRAINER_ACCELERATOR": "cpu",
 }
 
@@ -187,7 +184,7 @@ def run_python(code: str, names: dict[str, Any], folder: Path) -> None:
     """Run a block; in processes of its own if it asks for two."""
     if "devices=2" in code:
         (folder / "script.py").write_text(code)
-        check(sys.executable, "script.py", folder=folder)
+        forked.check(*forked.run_twice("script.py", folder=folder))
         return
     lines = code.splitlines()
     for statement in ast.parse(code).body:
@@ -250,7 +247,7 @@ def run_line(words: list[str], folder: Path) -> None:
     elif name == "python" and arguments[0] == "-m" and arguments[1].startswith("benchmarks."):
         check_benchmark(*arguments[1:])
     elif name == "python":
-        check(sys.executable, *arguments, folder=folder)
+        check(*arguments, folder=folder)
     else:
         raise ValueError(f"no rule runs the command {shlex.join(words)!r}")
 
@@ -286,7 +283,7 @@ def check_install(arguments: list[str]) -> None:
 def run_job(arguments: list[str], folder: Path) -> None:
     """Compose what `classprune` would run, and run the first job if it is a small one; a resumed one always."""
     if arguments and arguments[0].startswith("resume="):
-        check(sys.executable, "-m", "lightning_classprune", *arguments, folder=folder)
+        check("-m", "lightning_classprune", *arguments, folder=folder)
         return
     arguments = with_folder(arguments, folder)
     overrides = [open_protect(a.replace("…", "x")) for a in arguments if a not in ("-m", "--multirun")]
@@ -314,14 +311,6 @@ def with_folder(arguments: list[str], folder: Path) -> list[str]:
     return [*arguments[2:], f"hydra.searchpath=[file://{own}]"]
 
 
-def check(*command: str, folder: Path) -> None:
-    """Run a command that must succeed."""
-    done = subprocess.run(
-        list(command),
-        cwd=folder,
-        env=os.environ | ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+def check(*words: str, folder: Path) -> None:
+    """Run `python WORDS`, which must succeed."""
+    forked.check(forked.run(*words, folder=folder, environment=ENVIRONMENT))
