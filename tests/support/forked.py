@@ -91,7 +91,7 @@ def run(
 
 
 def run_twice(
-    *words: str, folder: Path, timeout: int = 240
+    *words: str, folder: Path, environment: Mapping[str, str] | None = None, timeout: int = 240
 ) -> tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]:
     """The same command as the two processes of one distributed job, started as torchrun or a cluster does.
 
@@ -100,7 +100,8 @@ def run_twice(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    job = dict(environment or {}) | place
     first, second = (start(*words, folder=folder, environment=job | {"LOCAL_RANK": rank}) for rank in "01")
     both, deadline = (first.process, second.process), time.monotonic() + timeout
     while any(one.exitcode is None for one in both) and time.monotonic() < deadline:

@@ -25,11 +25,12 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -40,6 +41,9 @@ from packaging.requirements import Requirement
 
 from lightning_classprune.job.command import open_protect
 from lightning_classprune.job.run_folder import RunFolder
+from lightning_classprune.ledger import logged_figure
+from lightning_classprune.ledger.figure import figure
+from lightning_classprune.ledger.rows import Row
 from tests.support import ROOT, forked
 
 try:
@@ -61,6 +65,7 @@ CHEAP = "data=breast_cancer"
 ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "lightning_classprune" / "job" / "_hydra"])),
     "PL_TRAINER_ACCELERATOR": "cpu",
+    "PL_TRAINER_LOGGER": "False",  # whose pictures take longer than the training
 }
 
 
@@ -130,12 +135,26 @@ def run_section(section: Section, folder: Path, example: Callable[[], Path]) -> 
     """
     (folder / "my_project.py").write_text("from tests.support.readme_names import *\n")
     names: dict[str, Any] = {"__name__": "__main__"}
-    with _importable(folder):
+    with _importable(folder), patch.object(logged_figure, "figure", FirstPicture()):
         _run_blocks(section, folder, example, names)
     files = [block for block in section.blocks if block.file]
     used = any(block.kind == "bash" for block in section.blocks)
     assert used or not files, f"{section.title}: no command uses {[block.file for block in files]}"
     return names
+
+
+class FirstPicture:
+    """Gives loggers the picture of a section's first row after every later one too: half a second each to draw."""
+
+    def __init__(self) -> None:
+        self.png = b""
+
+    def __call__(self, rows: Sequence[Row]) -> FirstPicture:
+        self.png = self.png or figure(rows)._repr_png_()
+        return self
+
+    def _repr_png_(self) -> bytes:
+        return self.png
 
 
 @contextmanager
@@ -184,7 +203,7 @@ def run_python(code: str, names: dict[str, Any], folder: Path) -> None:
     """Run a block; in processes of its own if it asks for two."""
     if "devices=2" in code:
         (folder / "script.py").write_text(code)
-        forked.check(*forked.run_twice("script.py", folder=folder))
+        forked.check(*forked.run_twice("script.py", folder=folder, environment=ENVIRONMENT))
         return
     lines = code.splitlines()
     for statement in ast.parse(code).body:
