@@ -3,5 +3,8 @@
     python -m benchmarks.search run ...            schedules side by side (`__main__`)
     python -m benchmarks.search.guard run ...      the guard under the adaptive one, replayed
 
-`arms` has what is compared, `runs` trains one, `report` makes table and picture.
+    python -m benchmarks.search.both_sides run ... what the ready-made job delivers, beside what people do without it
+
+`arms` has what is compared, `runs` trains one, `report` makes table and picture; `controls` are ways to prune without
+this package.
 """

@@ -6,11 +6,11 @@
     python -m benchmarks.search.both_sides report --runs RUNS [--out benchmarks/results]
 
 Each arm is the ready-made job with other words on its command line (`ARMS`); data, network, loss and dense epochs are
-the job's own. Three arms are controls that nobody judges and that get no offset: "by hand" prunes the dense network of
+the job's own. Four arms are controls that nobody judges and that get no offset: "by hand" prunes the dense network of
 the job with the same seed once, to the job's target by global magnitude, and retrains it with a fresh schedule;
-"ModelPruning" lets Lightning's callback prune it little by little along the cubic of Zhu & Gupta; "dense as long"
-prunes nothing. Each takes as many epochs as the job with its seed took in all. A run leaves one JSON and is skipped
-where that exists. `report` writes search_both_sides.md.
+"ModelPruning" lets Lightning's callback prune it little by little along the cubic of Zhu & Gupta; "AC/DC" trains a new
+network sparse and dense by turns; "dense as long" prunes nothing. Each takes as many epochs as the job with its seed
+took in all. A run leaves one JSON and is skipped where that exists. `report` writes search_both_sides.md.
 
 All numbers are of the test split, which nothing else reads; every network is compared with the dense network of its
 own run. Seeds 1 to 8, 11 to 21, 31 to 34 and 101 to 104 were looked at while the package was made; 41 to 60 were not,
@@ -31,20 +31,18 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch import LightningModule, seed_everything
-from lightning.pytorch.callbacks import ModelPruning
+from lightning.pytorch import seed_everything
 from omegaconf import DictConfig
 from scipy import stats
 from torch import nn
-from torch.nn.utils import prune
 
 from benchmarks import support
+from benchmarks.search import controls
 from benchmarks.search.arms import DATA
 from benchmarks.search.runs import (
     answer,
     command_line,
     cost,
-    cubic_share,
     file_of,
     on_test,
     run_missing,
@@ -57,8 +55,8 @@ from lightning_classprune.job.data.base import SplitDataModule
 from lightning_classprune.job.measures import exact_interval
 
 GUARD = "callbacks.classprune.guard"
-NOW, BY_HAND, LIGHTNING, LONG = "now", "by hand", "ModelPruning", "dense as long"
-CONTROLS = (BY_HAND, LIGHTNING, LONG)
+NOW, BY_HAND, LIGHTNING, BY_TURNS, LONG = "now", "by hand", "ModelPruning", "AC/DC", "dense as long"
+CONTROLS = (BY_HAND, LIGHTNING, BY_TURNS, LONG)
 ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     NOW: (
         "the ready-made job: a gradual search, offset from validation data, both sides guarded, judged once at the end",
@@ -67,6 +65,10 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     BY_HAND: ("one-shot global magnitude to the job's target, as many epochs in all, nothing judged", ()),
     LIGHTNING: (
         "Lightning's ModelPruning along a cubic to the job's target, as many epochs in all, nothing judged",
+        (),
+    ),
+    BY_TURNS: (
+        "AC/DC to the job's target: sparse and dense by turns, from the start, as many epochs in all, nothing judged",
         (),
     ),
     LONG: ("the dense network for as many epochs in all", ()),
@@ -125,9 +127,11 @@ def run_arm(arm: str, data: str, root: str | None, seed: int, runs: Path) -> dic
             epochs = of_job["all_epochs"]
             if arm == LONG:
                 trainer(epochs).fit(module, datamodule=made)
+            elif arm == BY_TURNS:
+                controls.alternately(module, made, target, epochs)
             else:
                 module.load_state_dict(dense.state_dict())
-                prune_by = by_hand if arm == BY_HAND else little_by_little
+                prune_by = controls.by_hand if arm == BY_HAND else controls.little_by_little
                 prune_by(module, made, target, max(epochs - dense_epochs, 2))
         else:
             pruning: ClassAwarePruningCallback = instantiate(cfg.callbacks.classprune)
@@ -152,28 +156,6 @@ class WithOffset(nn.Sequential):
 
     def __init__(self, module: nn.Module, offsets: Mapping[str, float], names: Sequence[str]) -> None:
         super().__init__(module, DecisionOffset(offsets, names))
-
-
-def by_hand(module: LightningModule, data: SplitDataModule, sparsity: float, epochs: int) -> None:
-    """Prune the smallest weights of all convolutions and linear layers once, and train the rest, in place."""
-    weights = [(m, "weight") for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    prune.global_unstructured(weights, prune.L1Unstructured, amount=sparsity)
-    trainer(epochs).fit(module, datamodule=data)
-    for layer, name in weights:
-        prune.remove(layer, name)
-
-
-def little_by_little(module: LightningModule, data: SplitDataModule, sparsity: float, epochs: int) -> None:
-    """Prune by Lightning's ModelPruning after each of the first three fifths of the epochs, in place."""
-    last = max(1, round(0.6 * epochs)) - 1
-    pruning = ModelPruning(
-        "l1_unstructured",
-        parameters_to_prune=[(m, "weight") for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)],
-        amount=lambda epoch: cubic_share(epoch, last, sparsity),
-        apply_pruning=lambda epoch: epoch <= last,
-        use_lottery_ticket_hypothesis=False,
-    )
-    trainer(epochs, pruning).fit(module, datamodule=data)
 
 
 def dense_of(runs: Path, data: str, seed: int) -> Path:
@@ -304,7 +286,7 @@ def report(runs: Path, out: Path) -> None:
         "pruned was delivered, with Student's 95% interval over seeds. Delivered: with the exact 95% interval.",
         "Density: median [lowest, highest] where delivered. AUC against a control: paired, over the same seeds,",
         "whatever the density. Epochs and processor seconds: of the whole job; by hand and ModelPruning without the",
-        "seconds of the dense training.",
+        "seconds of the dense training. AC/DC and dense as long train a network of their own, whole.",
         "",
         "Attempts below: density in % and verdict (+ accepted, - refused, ? unproven, x abandoned, k kept, not",
         "judged).",

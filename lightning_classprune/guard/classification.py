@@ -106,6 +106,9 @@ class Classes:
         others = [i for i in range(shifted.shape[1]) if i != own]
         rest = _first_largest(owners[:, others], shifted[:, others], len(self.names))
         margin = shifted[:, own].double() - shifted[:, others].max(1).values.double()
+        # Two infinite scores are equal with any offset, and of equal ones the first is decided.
+        always = _first_largest(owners, shifted, len(self.names)) == index
+        margin = torch.where(margin.isnan(), torch.where(always, torch.inf, -torch.inf).double(), margin)
         return _sweep(self, margin, target, dense, index, rest)
 
     def _competition(self, columns: Columns, offsets: Mapping[str, float]) -> Columns:

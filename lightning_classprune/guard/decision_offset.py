@@ -44,8 +44,11 @@ class DecisionOffset(nn.Module):
         """Scores `(n, classes)`, or one logit `(n,)` or `(n, 1)` of two classes, shifted.
 
         Of pixels `(n, classes, H, W)`, `(n, 1, H, W)` or `(n, H, W)`; of tokens `(n, T, classes)` or `(n, T, 1)`.
+
+        The sum has the precision of the wider of the two: rounded to half precision it would decide otherwise.
         """
-        bias = self.bias.to(scores.dtype)
+        dtype = torch.promote_types(scores.dtype, self.bias.dtype)
+        scores, bias = scores.to(dtype), self.bias.to(dtype)
         if scores.ndim == 4 and scores.shape[1] == len(bias):
             return scores + bias.view(-1, 1, 1)
         if scores.ndim in (2, 3) and scores.shape[-1] == len(bias):

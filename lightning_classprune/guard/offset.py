@@ -36,7 +36,7 @@ class Sweep:
     """What is decided as the threshold of one class moves, of n cases and one protected class after another.
 
     Attributes:
-        margin: `(n,)`: a case is decided for the class at a threshold t if its margin is at least t.
+        margin: `(n,)`: a case is decided for the class at a threshold t if its margin is at least t; may be infinite.
         truth: By protected class, `(n,)`: which cases belong to it.
         dense: By protected class, `(n,)`: which the dense network decides for it.
         claimed: By protected class, `(n,)`: which are decided for it where the margin reaches the threshold.
@@ -138,9 +138,10 @@ class Choice:
 def thresholds(margin: Floats) -> Floats:
     """All thresholds that decide differently, ascending: halfway between neighbours, and one beyond each end.
 
-    Never at a margin: only so does a network with the offset folded into its bias decide alike in float32.
+    Never at a margin: only so does a network with the offset folded into its bias decide alike in float32. No offset
+    decides otherwise where a margin is infinite, as that of a score that was masked is.
     """
-    known = np.unique(margin)
+    known = np.unique(margin[np.isfinite(margin)])
     if not len(known):
         return np.zeros(1)
     between = known[:-1] + np.diff(known) / 2

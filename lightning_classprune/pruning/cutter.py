@@ -21,6 +21,7 @@ from lightning_classprune.pruning.parameters import Prunable, select_parameters
 from lightning_classprune.pruning.scoring import Scoring
 from lightning_classprune.pruning.units import Parameters, Surroundings, Units
 from lightning_classprune.trainer.gradients import upcoming_gradients
+from lightning_classprune.trainer.names import named_parameters
 from lightning_classprune.trainer.processes import Processes
 from lightning_classprune.trainer.randomness import untouched_randomness
 from lightning_classprune.trainer.sharding import Sharding, local, reshard
@@ -217,7 +218,19 @@ class Cutter:
             self.criterion.keep(masks)
 
     def look(self) -> None:
-        """The weights are used for more than a step now: see that those held at zero are."""
+        """The weights are used for more than a step now: see that those held at zero are.
+
+        Raises:
+            MisconfigurationException: The module has other parameters by now than those that are held.
+        """
+        reshard(self.module)
+        there = {} if self.sharding else named_parameters(self.module)
+        for name, parameter in self._enforcement.held.items():
+            if there.get(name, parameter) is not parameter:
+                raise MisconfigurationException(
+                    f"`{name}` is another parameter than when the fit began, so its pruned weights are not held at "
+                    "zero; write to a parameter in place (with torch.no_grad()), or replace it before the fit"
+                )
         self._enforcement.look()
 
     def rehearse(self, masks: Masks, optimizers: list[Any]) -> None:

@@ -37,6 +37,11 @@ class Enforcement:
         self._proofs: list[Proof] = []
         self._marks = Marks()
 
+    @property
+    def held(self) -> Mapping[str, torch.nn.Parameter]:
+        """The parameters of which weights are held, by name."""
+        return self._parameters
+
     def hold(
         self, masks: Masks, parameters: Mapping[str, torch.nn.Parameter], optimizers: Iterable[Optimizer]
     ) -> None:
@@ -111,24 +116,19 @@ class Enforcement:
 
     @torch.no_grad()
     def look(self) -> None:
-        """Weights are used for more than a step now: where steps were proved to keep zeros, see that they have.
+        """Weights are used for more than a step now: whoever wrote to them since, what is held is zero.
 
-        Where they have not, weights are set to zero, now and after every step to come.
+        Where steps were proved to keep zeros and have not, weights are set to zero after every step to come too.
         """
-        if all(proof.lost for proof in self._proofs):
-            return
-        leaking = [
-            weight
-            for name, parameter in self._parameters.items()
-            for weight in [local(parameter)]
-            if not torch.equal(weight, _cut(weight.clone(), self._stencils[name]))
-        ]
-        if not leaking:
-            return
-        for proof in self._proofs:
-            proof.lost = True
+        proved = not all(proof.lost for proof in self._proofs)
         for name, parameter in self._parameters.items():
-            _cut(local(parameter), self._stencils[name])
+            weight, stencil = local(parameter), self._stencils[name]
+            # A weight that is as it should be is not written to: proofs follow who writes.
+            if proved and torch.equal(weight, _cut(weight.clone(), stencil)):
+                continue
+            for proof in self._proofs:
+                proof.lost = True
+            _cut(weight, stencil)
 
     def release(self) -> None:
         """Remove all hooks."""

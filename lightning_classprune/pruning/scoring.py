@@ -33,7 +33,8 @@ class Scoring:
         trainer: The running trainer.
         predict: `(pl_module, batch) -> (scores, target)`.
         sharding: How the parameters are spread over the processes.
-        seed: Draws the samples; another one after every verdict, the same in a run that is resumed.
+        seed: Draws the samples; another one after every verdict and at every cut inside a round, the same in a run that
+            is resumed.
     """
 
     module: nn.Module

@@ -274,14 +274,27 @@ class Search:
         if not self.with_offset or not self.labels:
             return offsets
         task = self.evaluator.task
-        for name in usable([one.name for one in self.protected], len(task.names), task.exclusive(columns)):
+        # Of a class without positives nothing is known: it stays where it is, and has no say about others.
+        known = [
+            one
+            for one in self.protected
+            if self.labels[one.name].positives and self._pairs(dense, dense, one)[0].support
+        ]
+        for name in usable([one.name for one in known], len(task.names), task.exclusive(columns)):
             beside = [
-                (task.sweep(under[one.name], offsets, name, self.under[one.name]), one.protected)
-                for one in self.evaluator.conditions
+                (
+                    task.sweep(under[condition.name], offsets, name, self.under[condition.name]),
+                    [
+                        limits
+                        for limits in condition.protected
+                        if any(limits.name == one.name for one in known)
+                    ],
+                )
+                for condition in self.evaluator.conditions
                 if under is not None
             ]
             choice: Choice = choose_offset(
-                task.sweep(columns, offsets, name, dense), self.protected, self.labels, level, under=beside
+                task.sweep(columns, offsets, name, dense), known, self.labels, level, under=beside
             )
             offsets[name] = -choice.threshold
         agreed: dict[str, float] = self.evaluator.processes.first(offsets)

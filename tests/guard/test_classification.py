@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -194,6 +195,41 @@ def test_offsets_decide_as_a_bias_on_the_scores(
     columns = task.columns(scores, target.reshape(-1))
     decisions = task.outcomes(columns, {task.names[i]: value for i, value in given_.items()})
     assert decisions.predicted.tolist() == (scores.double() + bias).argmax(1).tolist()
+
+
+@given(passes(), st.data())
+def test_a_sweep_counts_what_is_decided_with_the_offset_whatever_the_scores(
+    drawn: tuple[Tensor, Tensor, list[int]], data: st.DataObject
+) -> None:
+    """Infinite scores too: a class that is masked, an overflow of half precision."""
+    scores, target, protected = drawn
+    if not protected:
+        return
+    kind = data.draw(st.sampled_from(["classes", "one", "labels"]))
+    if kind == "one":
+        scores, target, protected = (
+            scores[:, 0],
+            target.clamp(max=1),
+            [p for p in (0, 1) if p in protected] or [1],
+        )
+    classes = 2 if kind == "one" else scores.shape[1]
+    task: Classes | Labels = (
+        Labels(names(classes), protected, 0.25)
+        if kind == "labels"
+        else Classes(names(classes), protected, 0.25)
+    )
+    truth = (scores > 0.5).long() if kind == "labels" else target.reshape(-1)
+    columns = task.columns(scores, truth)
+    dense = task.outcomes(columns, {})
+    name = task.names[data.draw(st.sampled_from(protected))]
+    others = {task.names[i]: data.draw(OFFSETS) for i in protected if task.names[i] != name}
+    sweep = task.sweep(columns, others, name, dense)
+    for place, threshold in enumerate(sweep.tried.tolist()):
+        assert np.isfinite(threshold)
+        now = task.outcomes(columns, {**others, name: -threshold})
+        for one in (task.names[i] for i in protected):
+            counted = tuple(table.at(place) for table in sweep.counts(one, sweep.tried))
+            assert counted == now.pairs(dense, one)
 
 
 @given(st.lists(VALUES, max_size=8), OFFSETS, OFFSETS, OFFSETS)

@@ -219,3 +219,12 @@ def test_conditions_have_a_say_where_they_are_counted_at_the_same_thresholds() -
     moved, less = chosen(lower)
     assert moved < threshold
     assert less < chance
+
+
+def test_infinite_margins_lie_beyond_all_thresholds() -> None:
+    infinite = float("inf")
+    assert thresholds(np.array([-infinite, 0.0, 1.0, infinite])).tolist() == [-1.0, 0.5, 2.0]
+    assert thresholds(np.array([-infinite, infinite])).tolist() == [0.0]
+    sweep = sweep_of([-infinite, 0.0, 1.0, infinite], [True, False, True, False], [True, False, True, False])
+    misses, alarms = _tables(sweep, "c", sweep.tried)
+    assert (misses.new.tolist(), alarms.new.tolist()) == ([1, 1, 2], [2, 1, 1])

@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader
 from lightning_classprune import ClassAwarePruningCallback, FNTolerance, Gradual
 from lightning_classprune.pruning.cutter import Cutter
 from lightning_classprune.pruning.masks import Masks
+from lightning_classprune.pruning.scoring import Scoring
+from lightning_classprune.rounds import shrinking
 from lightning_classprune.trainer.names import named_parameters
 from tests.support.compare import assert_same, optimizer_states, weights, without_seconds
 from tests.support.kit import Tiny, dataset, fit, pruner, tiny, verdicts
@@ -179,11 +181,12 @@ class Bypassing(Tiny):
 
 
 def test_where_no_step_is_counted_the_mask_is_cut_once_and_it_is_said() -> None:
-    job = Job(densities=(0.5,))
+    job = Job(densities=(0.5,), callback={"criterion": "lamp_gradient"})
     torch.manual_seed(11)
     job.module = Bypassing()
-    with pytest.warns(
-        UserWarning, match="counted no optimizer step in 60% of this round, so its mask is cut once"
+    with (
+        pytest.warns(UserWarning, match="counted no optimizer step in 60% of this round, so its mask is cut"),
+        pytest.warns(UserWarning, match="the criterion has seen no gradient of the prunable weights"),
     ):
         fit(job.module, job.callback, job.trace, job.probe)
     assert job.probe.leaks == []
@@ -338,6 +341,26 @@ def test_the_guard_may_judge_once_with_an_offset(tmp_path: Path) -> None:
     assert passes == [2, 1, 1], "half of two epochs is before the last cut, so only their end is looked at"
 
 
+class Looks:
+    """By size, and tells by which seeds samples were to be drawn."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+
+    def prepare(self, scoring: Scoring) -> None:
+        self.seeds.append(scoring.seed)
+
+    def score(self, name: str, weight: Tensor, rewind_point: Tensor) -> Tensor:
+        return weight.abs()
+
+
+def test_every_cut_looks_at_other_samples() -> None:
+    """Of six steps the first four have a cut: .6 of them is 3.6. What is rehearsed before training draws by seed 0."""
+    criterion = Looks()
+    Job(densities=(0.5,), round_epochs=1, callback={"criterion": criterion}).run()
+    assert criterion.seeds == [0, 2, 3, 4, 5]
+
+
 def test_channels_shrink_too() -> None:
     pytest.importorskip("torch_pruning")
     options = {"granularity": "channel", "target_sparsity": 0.5}
@@ -352,22 +375,25 @@ def test_channels_shrink_too() -> None:
 # --- resuming ---
 
 
-def test_resumed_from_any_checkpoint_also_while_the_mask_shrinks(tmp_path: Path) -> None:
+def test_resumed_from_any_checkpoint_also_while_the_mask_shrinks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first round is accepted, the second refused, so that the third shrinks from the mask before."""
+    monkeypatch.setattr(shrinking, "FEWEST_CUTS", 2)  # after steps 5, 10 and 11 of 18, and an epoch has 6
     options: dict[str, Any] = {"round_epochs": 3, "on_refusal": "retry", "retries": 1, "max_rounds": 3}
     options["callback"] = {"criterion": "lamp_gradient"}  # whose state is of the middle, too
     keep = Keep(tmp_path, "epoch end")
     whole = Job(2, **options).run(keep)
     assert verdicts(whole.callback) == ["baseline", "accepted", "refused", "accepted"]
     assert len(keep.files) == 11
-    shrinking = 0
+    unfinished = 0
     for path in keep.files[1:]:
         saved = torch.load(path, weights_only=True)
         inside = saved["callbacks"]["ClassAwarePruningCallback"]["gradual"]["shrinking"] is not None
-        shrinking += inside
+        unfinished += inside
         if not inside and saved["epoch"] != 4:
             continue  # one that is pending; test_resume has many
         resumed = Job(2, seed=99, **options).run(ckpt_path=path, seed=123)
         assert resumed.watch.losses == whole.watch.losses[saved["global_step"] :]
         assert_same(resumed.result(), whole.result())
-    assert shrinking == 3, "the first epoch of each round"
+    assert unfinished == 3, "the first epoch of each round"

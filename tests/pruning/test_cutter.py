@@ -162,6 +162,38 @@ def test_what_is_held_stays_zero_until_it_is_released() -> None:
     assert net[0].weight.detach()[~masks["0.weight"]].any()
 
 
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.NAdam])
+def test_whoever_writes_to_weights_between_steps_leaves_no_pruned_one(kind: Any) -> None:
+    """An average that is swapped in, weights that look ahead: of steps that are proved, and of those that are not."""
+    net = network()
+    made = cutter(net)
+    masks = made.shrink(full(made), 3, None)
+    made.apply(masks)
+    made.hold(masks, [kind(net.parameters(), lr=0.1)])
+    for _ in range(2):
+        with torch.no_grad():
+            net[0].weight.add_(1.0)
+        before = net[0].weight.detach().clone()
+        made.look()
+        assert torch.equal(net[0].weight.detach(), before * masks["0.weight"])
+    made.release()
+
+
+def test_another_parameter_in_the_place_of_one_that_is_held_is_refused() -> None:
+    net = network()
+    made = cutter(net)
+    masks = made.shrink(full(made), 3, None)
+    made.hold(masks, [torch.optim.SGD(net.parameters(), lr=0.1)])
+    made.look()
+    net[0].weight = nn.Parameter(net[0].weight.detach().clone())
+    with pytest.raises(
+        MisconfigurationException, match=r"`0\.weight` is another parameter than when the fit began"
+    ):
+        made.look()
+    made.release()
+    made.look()  # nothing is held
+
+
 def test_masks_of_one_process_are_equal() -> None:
     made = cutter(network())
     made.require_equal(full(made))

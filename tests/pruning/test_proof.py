@@ -196,7 +196,7 @@ class Job:
 
 
 EVENTS = [name for name, value in vars(Job).items() if callable(value) and not name.startswith("_")]
-EVENTS = [name for name in EVENTS if name not in ("backward", "noise", "gradients", "trained")]
+EVENTS = [name for name in EVENTS if name not in ("backward", "noise", "gradients", "trained", "hide")]
 
 
 @settings(max_examples=25)

@@ -12,15 +12,21 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_classprune import ClassAwarePruningCallback
+from lightning_classprune.guard.classification import ClassesOrLabels
+from lightning_classprune.guard.conditions import Looks
 from lightning_classprune.guard.data import GuardData
 from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.judge import Judge
+from lightning_classprune.guard.offset import Labels
+from lightning_classprune.guard.protected import Protected
+from lightning_classprune.guard.tolerance import FNTolerance
 from lightning_classprune.rounds.run import PruningRun
-from lightning_classprune.rounds.search import Search
+from lightning_classprune.rounds.search import Look, Search
 from lightning_classprune.trainer.horizon import Horizon
+from lightning_classprune.trainer.processes import Processes
 from tests.support.kit import fit, pruner, tiny, verdicts
 
 pytestmark = pytest.mark.fit
@@ -178,3 +184,25 @@ def test_half_of_a_round_is_half_of_what_counts_and_said_once(
         done for done in range(1, epochs + 1) for _ in "ab" if search.is_halfway(horizon, 20 + done, after)
     ]
     assert seen == looks
+
+
+def test_a_class_without_validation_positives_has_no_offset_and_no_say() -> None:
+    """No miss of it can be seen, so that the fewest false alarms would be those of never deciding it."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 2, (300,), generator=generator)  # none of class 2
+    before = torch.randn(300, 3, generator=generator) + 3 * nn.functional.one_hot(target, 3)
+    now = before + torch.tensor([0.0, 1.0, 0.0])
+
+    def look(protected: list[int]) -> Look:
+        limits = tuple(Protected(i, "abc"[i], FNTolerance(rate=0.1), 0.1) for i in protected)
+        task = ClassesOrLabels("abc", protected, 0.0)
+        search = Search(Evaluator(task, None, Processes()), limits, None, with_offset=True)  # type: ignore[arg-type]
+        search.labels = {one.name: Labels(200, 400) for one in limits}
+        dense = task.outcomes(task.columns(before, target), {})
+        return search._look(Looks(task.columns(now, target)), dense, 0.05)
+
+    both, alone = look([1, 2]), look([1])
+    assert both.offsets == alone.offsets
+    assert both.chance == alone.chance
+    assert -1.5 < both.offsets["b"] < -0.5
+    assert look([2]).offsets == {}

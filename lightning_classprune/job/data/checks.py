@@ -132,6 +132,11 @@ def read_labels(values: np.ndarray, names: Sequence[str], where: str) -> Tensor:
         raise ValueError(
             f"{where}: the labels of {len(names)} classes run from 1 to {len(names)}; must begin at 0: y - 1"
         )
+    counted = y[y >= 0]
+    if len(counted) and counted.min() == 1 and counted.max() < len(names):
+        rank_zero_warn(
+            f"{where}: no label is 0, the class {names[0]!r}; where labels begin at 1, they must begin at 0: y - 1"
+        )
     if y.max() >= len(names):
         row = int((y >= len(names)).argmax())
         raise ValueError(

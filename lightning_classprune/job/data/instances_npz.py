@@ -86,7 +86,7 @@ def _maps(maps: NDArray[np.generic], size: tuple[int, int, int], where: str) -> 
         raise ValueError(f"{where}: picture {row} holds {wrong}; objects are 1, 2, ..., and 0 is outside")
     if not whole.any():
         raise ValueError(f"{where} is 0 everywhere, so there are no objects")
-    if whole.max() == 1 and len(whole) > 1:
+    if len(whole) > 1 and not (whole < whole.max((1, 2), keepdims=True))[whole > 0].any():
         rank_zero_warn(
             f"{where}: no picture has more than one object; where these are masks of a class, number their pieces "
             "first: scipy.ndimage.label(one)[0] of each picture"

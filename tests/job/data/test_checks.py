@@ -32,6 +32,12 @@ def test_others_are_not(shape: tuple[int, ...]) -> None:
         check_images(np.zeros(shape, np.uint8), "x")
 
 
+def test_labels_that_seem_to_begin_at_one_are_suspected() -> None:
+    """The last class has no sample: dropping the first name instead would call every sample by its neighbour's."""
+    with pytest.warns(UserWarning, match=r"y: no label is 0, the class 'a'; .*must begin at 0: y - 1"):
+        assert read_labels(np.array([1, 2, -1]), ["a", "b", "c"], "y").tolist() == [1, 2, -1]
+
+
 def test_labels_that_leave_samples_out_stay_negative() -> None:
     assert read_labels(np.array([-1, 0, 1, -3]), ["a", "b"], "y").tolist() == [-1, 0, 1, -3]
 

@@ -51,8 +51,9 @@ def test_a_class_that_no_object_has_is_left_out(tmp_path: Path) -> None:
     assert data.class_names == ["background", "thin", "thick"]
 
 
-def test_masks_of_a_class_in_place_of_numbers_are_suspected(tmp_path: Path) -> None:
-    maps = (np.load(Path(masks(tmp_path)) / "set.npz")["instances"] > 0).astype(np.uint8)
+@pytest.mark.parametrize("value", [1, 255])
+def test_masks_of_a_class_in_place_of_numbers_are_suspected(tmp_path: Path, value: int) -> None:
+    maps = (np.load(Path(masks(tmp_path)) / "set.npz")["instances"] > 0).astype(np.uint8) * value
     with pytest.warns(UserWarning, match=r"no picture has more than one object.*ndimage\.label"):
         InstancesNpz(masks(tmp_path, instances=maps), "set").setup()
 
