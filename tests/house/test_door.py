@@ -17,7 +17,7 @@ import lightning_classprune
 from lightning_classprune import ClassAwarePruningCallback, Fixed
 from lightning_classprune.guard import statistics
 from lightning_classprune.ledger import figure
-from tests.support import ROOT
+from tests.support import ROOT, forked
 
 HEAVY = ("torch", "lightning", "scipy", "matplotlib", "numpy", "hydra")
 
@@ -27,6 +27,13 @@ def fresh(code: str) -> str:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def first(code: str) -> str:
+    """What the code prints in an interpreter that has imported nothing of ours, and all that others wrote."""
+    done = forked.run("-c", code, folder=ROOT)
+    forked.check(done)
     return done.stdout.strip()
 
 
@@ -92,7 +99,7 @@ def test_a_source_tree_that_nobody_installed_has_a_version(tmp_path: Path) -> No
 def test_loading_the_room_leaves_the_function_in_its_place() -> None:
     code = "import lightning_classprune.export.environment\nfrom lightning_classprune.export import environment\n"
     code += "from lightning_classprune import export\nprint(export.__module__, export.__name__)"
-    assert fresh(code) == "lightning_classprune.export.export export"
+    assert first(code) == "lightning_classprune.export.export export"
 
 
 def test_the_package_can_be_pickled_as_any_module() -> None:
@@ -112,8 +119,8 @@ def test_modules_under_a_name_of_their_own(name: str, module: ModuleType) -> Non
     assert importlib.reload(module) is module
 
 
-@pytest.mark.parametrize("first", ["name", "content", "room", "attribute"])
-def test_one_module_under_two_names(first: str) -> None:
+@pytest.mark.parametrize("begin", ["name", "content", "room", "attribute"])
+def test_one_module_under_two_names(begin: str) -> None:
     """Whichever is imported first."""
     forms = {
         "name": "import lightning_classprune.statistics as one",
@@ -121,9 +128,9 @@ def test_one_module_under_two_names(first: str) -> None:
         "room": "import lightning_classprune.guard.statistics as two",
         "attribute": "from lightning_classprune import statistics as three",
     }
-    lines = [forms.pop(first), *forms.values()]
+    lines = [forms.pop(begin), *forms.values()]
     check = "print(one is two is three, exact_upper is one.exact_upper, one.__name__)"
-    assert fresh("\n".join([*lines, check])) == "True True lightning_classprune.guard.statistics"
+    assert first("\n".join([*lines, check])) == "True True lightning_classprune.guard.statistics"
 
 
 def test_other_modules_do_not_exist() -> None:
@@ -142,8 +149,7 @@ def test_the_callback_can_be_pickled() -> None:
 
 
 def test_hydra_and_lightning_cli_find_them_by_path() -> None:
-    """In an interpreter that has imported nothing of ours."""
-    assert fresh(BY_PATH).splitlines() == ["0.3", "ClassAwarePruningCallback"]
+    assert first(BY_PATH).splitlines() == ["0.3", "ClassAwarePruningCallback"]
 
 
 BY_PATH = """

@@ -110,7 +110,7 @@ def mypy(python: Path, folder: Path, *arguments: str, **files: str) -> str:
     for name, code in files.items():
         (folder / f"{name}.py").write_text(code)
         arguments += ("-m", name)
-    command = [*MYPY, "--python-executable", str(python), "--cache-dir", str(folder / "cache"), *arguments]
+    command = [*MYPY, "--python-executable", str(python), "--cache-dir", os.devnull, *arguments]
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MYPYPATH")}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
     assert not done.stderr

@@ -12,16 +12,20 @@ import torch
 
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
-from tests.support import kit
+from tests.support import SUPPORT, forked, kit
 from tests.support.compare import assert_same, without_seconds
 from tests.support.ddp_job import GUARD_SIZE, VALIDATION_SEED, Net, dataset, look_at_boxes
-from tests.support.processes import run_job, shared_folder
+from tests.support.processes import shared_folder
 
 
 @pytest.fixture(scope="module")
 def fits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """What both processes saw of all fits of `ddp_job.py`."""
-    folder = shared_folder(tmp_path_factory, "ddp", lambda f: run_job("ddp_job.py", "ddp", str(f)))
+
+    def fill(folder: Path) -> None:
+        forked.check(*forked.run_twice(str(SUPPORT / "ddp_job.py"), "ddp", str(folder), folder=folder))
+
+    folder = shared_folder(tmp_path_factory, "ddp", fill)
     return folder, [torch.load(folder / f"process-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
@@ -223,7 +227,8 @@ def test_an_error_on_one_process_is_raised_on_all(fits: Any, name: str, message:
 
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork"])
 def test_the_launching_process_sees_the_results(strategy: str, tmp_path: Path) -> None:
-    run_job("spawn_job.py", strategy, str(tmp_path), TMPDIR=str(tmp_path))
+    job = (str(SUPPORT / "spawn_job.py"), strategy, str(tmp_path))
+    forked.check(forked.run(*job, folder=tmp_path, environment={"TMPDIR": str(tmp_path)}))
     parent = torch.load(tmp_path / "parent.pt", weights_only=False)
     child = torch.load(tmp_path / "child-0.pt", weights_only=False)
     assert parent["before"] == []

@@ -17,17 +17,22 @@ from lightning_classprune.pruning.masks import count_kept, count_weights
 from lightning_classprune.pruning.selection import shrink_masks
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.trainer.compatibility import check_strategy
+from tests.support import SUPPORT, forked
 from tests.support.compare import assert_same, without_seconds
 from tests.support.ddp_job import pruner
 from tests.support.fsdp2_job import all_equal, fit, module
-from tests.support.processes import run_job, shared_folder
+from tests.support.processes import shared_folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not hasattr(torch.distributed.fsdp, "FSDPModule"):
         pytest.skip("FSDP2 of torch 2.5 and older needs a GPU")
-    return shared_folder(tmp_path_factory, "fsdp2", lambda f: run_job("fsdp2_job.py", str(f)))
+
+    def fill(folder: Path) -> None:
+        forked.check(*forked.run_twice(str(SUPPORT / "fsdp2_job.py"), str(folder), folder=folder))
+
+    return shared_folder(tmp_path_factory, "fsdp2", fill)
 
 
 @pytest.fixture(scope="module")

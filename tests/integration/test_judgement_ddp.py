@@ -9,12 +9,12 @@ import torch
 from lightning_classprune import read_ladder
 from lightning_classprune.files import sha256
 from lightning_classprune.tickets.ladder import Ladder
+from tests.support import SUPPORT, forked
 from tests.support.compare import assert_same
-from tests.support.processes import run_job
 
 
 def test_two_processes_come_to_one_judgement(tmp_path: Path) -> None:
-    run_job("judged_job.py", str(tmp_path))
+    forked.check(*forked.run_twice(str(SUPPORT / "judged_job.py"), str(tmp_path), folder=tmp_path))
     first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert_same(first, second)
     verdicts = [row["verdict"] for row in first["ledger"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tests.support import killed_job
 from tests.support.compare import assert_same, weights, without_seconds
 from tests.support.ddp_job import Net, train_loader, val_loader
+from tests.support.forked import SERVER
 from tests.support.processes import shared_folder
-
-# Children start from a server that has imported what takes long; each is a process of its own.
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["lightning.pytorch", "pytorch_lightning", "torchmetrics", "scipy.stats"])
 
 
 def run_job(folder: Path, *arguments: str) -> int | None:

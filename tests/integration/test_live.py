@@ -7,7 +7,6 @@ import logging
 import os
 import pty
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ import pytest
 
 from lightning_classprune import LiveView, live
 from lightning_classprune.rounds.status import Status
-from tests.support import ROOT, SUPPORT
+from tests.support import SUPPORT, forked
 from tests.support.kit import QUIET
 from tests.support.witness import Classifier, classifier_of, pruning_callback, train_data, val_data
 
@@ -188,11 +187,9 @@ def test_an_exception_leaves_the_terminal_to_its_traceback(
 def test_the_second_process_of_a_ddp_job_prints_nothing(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     thread, parts = reading(master)
-    environment = {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
-    subprocess.run(
-        [sys.executable, str(SUPPORT / "live_job.py"), str(tmp_path)],
-        env=os.environ | environment, stdout=slave, stderr=slave, timeout=240, check=True,
-    )  # fmt: skip
+    job = (str(SUPPORT / "live_job.py"), str(tmp_path))
+    done = forked.run(*job, folder=tmp_path, environment={"TERM": "xterm"}, terminal=os.ttyname(slave))
+    assert done.returncode == 0
     os.close(slave)
     thread.join()
     first = said(b"".join(parts).decode())

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from lightning_classprune import LiveView
 from lightning_classprune.job import app
-from lightning_classprune.job.configuration import conf_dir
 from lightning_classprune.job.data.small import BreastCancerData
 from lightning_classprune.job.final_test import counted
 from lightning_classprune.job.run_folder import RunFolder
@@ -28,11 +27,10 @@ from lightning_classprune.ledger.rows import delivered_row
 from lightning_classprune.ledger.text import achievement, read_jsonl
 from lightning_classprune.tickets.ladder import Ladder
 from lightning_classprune.tickets.ticket_file import read_ticket
-from tests.support import ROOT
+from tests.support import ROOT, forked
 from tests.support.app_job import EACH_ROUND, config
 from tests.support.compare import assert_same
 
-CONF = conf_dir()
 FACTS = {
     "class_names": ["no", "yes"],
     "num_classes": 2,
@@ -184,21 +182,19 @@ def test_strict_tolerance_delivers_the_dense_network_unchanged(tmp_path: Path) -
     assert not (plain / "ledger.jsonl").exists()
 
 
+COMMAND = ("-m", "lightning_classprune", "hydra.run.dir=out")
+
+
 def command(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    return subprocess.run(
-        [sys.executable, "-m", "lightning_classprune", "hydra.run.dir=out", *overrides],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    return forked.run(*COMMAND, *overrides, folder=cwd, environment={"COLUMNS": "100"})
 
 
 @pytest.mark.job
 def test_command_prints_the_ledger_and_the_sentence(tmp_path: Path) -> None:
-    done = command(*SHORT, cwd=tmp_path)
+    """In a new interpreter, as a user's command."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    words = [sys.executable, *COMMAND, *SHORT]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert "* delivered: round" in done.stdout
     assert "Dense and delivered" in done.stdout
@@ -211,16 +207,15 @@ def test_command_prints_the_ledger_and_the_sentence(tmp_path: Path) -> None:
 @pytest.mark.job
 def test_killed_job_goes_on_from_its_last_checkpoint(short_job: tuple[Path, float], tmp_path: Path) -> None:
     last = tmp_path / "out" / "checkpoints" / "last.ckpt"
-    arguments = [sys.executable, "-m", "lightning_classprune", "hydra.run.dir=out", *SHORT]
-    process = subprocess.Popen(arguments, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(CONF.parent)})
+    process = forked.start(*COMMAND, *SHORT, folder=tmp_path).process
     try:
         while not last.is_file():
-            assert process.poll() is None
+            assert process.exitcode is None
             time.sleep(0.02)
         time.sleep(0.5)
     finally:
         process.kill()
-        process.wait()
+        process.join()
     assert not (tmp_path / "out" / "test.json").exists()
     done = command(*SHORT, "ckpt_path=out/checkpoints/last.ckpt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

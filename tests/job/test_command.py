@@ -11,7 +11,7 @@ import pytest
 
 from lightning_classprune.job import configuration
 from lightning_classprune.job.command import open_protect
-from tests.support import ROOT
+from tests.support import ROOT, forked
 from tests.support.app_job import config
 
 DATA = sorted(file.stem for file in (configuration.conf_dir() / "data").glob("*.yaml"))
@@ -80,10 +80,8 @@ def test_the_working_directory_is_on_the_path_once(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_error_of_ours_ends_a_job_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lightning_classprune", "data=breast_cancer", "protect.unknown=0.05"]
-    path = os.pathsep.join((str(ROOT), str(ROOT / "lightning_classprune" / "job" / "_hydra")))
-    given = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=240)
+    job = ("-m", "lightning_classprune", "data=breast_cancer", "protect.unknown=0.05")
+    done = forked.run(*job, folder=tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "Error executing job" not in done.stderr

@@ -24,13 +24,13 @@ import importlib
 import os
 import re
 import shlex
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -41,7 +41,10 @@ from packaging.requirements import Requirement
 
 from lightning_classprune.job.command import open_protect
 from lightning_classprune.job.run_folder import RunFolder
-from tests.support import ROOT
+from lightning_classprune.ledger import logged_figure
+from lightning_classprune.ledger.figure import figure
+from lightning_classprune.ledger.rows import Row
+from tests.support import ROOT, forked
 
 try:
     import tomllib
@@ -61,9 +64,8 @@ CHEAP = "data=breast_cancer"
 # Given when called, so that snippets need not say it.
 ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "lightning_classprune" / "job" / "_hydra"])),
-    "PYTHONWARNINGS": "ignore",
-    "OMP_NUM_THREADS": "1",
     "PL_TRAINER_ACCELERATOR": "cpu",
+    "PL_TRAINER_LOGGER": "False",  # whose pictures take longer than the training
 }
 
 
@@ -133,12 +135,26 @@ def run_section(section: Section, folder: Path, example: Callable[[], Path]) -> 
     """
     (folder / "my_project.py").write_text("from tests.support.readme_names import *\n")
     names: dict[str, Any] = {"__name__": "__main__"}
-    with _importable(folder):
+    with _importable(folder), patch.object(logged_figure, "figure", FirstPicture()):
         _run_blocks(section, folder, example, names)
     files = [block for block in section.blocks if block.file]
     used = any(block.kind == "bash" for block in section.blocks)
     assert used or not files, f"{section.title}: no command uses {[block.file for block in files]}"
     return names
+
+
+class FirstPicture:
+    """Gives loggers the picture of a section's first row after every later one too: half a second each to draw."""
+
+    def __init__(self) -> None:
+        self.png = b""
+
+    def __call__(self, rows: Sequence[Row]) -> FirstPicture:
+        self.png = self.png or figure(rows)._repr_png_()
+        return self
+
+    def _repr_png_(self) -> bytes:
+        return self.png
 
 
 @contextmanager
@@ -187,7 +203,7 @@ def run_python(code: str, names: dict[str, Any], folder: Path) -> None:
     """Run a block; in processes of its own if it asks for two."""
     if "devices=2" in code:
         (folder / "script.py").write_text(code)
-        check(sys.executable, "script.py", folder=folder)
+        forked.check(*forked.run_twice("script.py", folder=folder, environment=ENVIRONMENT))
         return
     lines = code.splitlines()
     for statement in ast.parse(code).body:
@@ -250,7 +266,7 @@ def run_line(words: list[str], folder: Path) -> None:
     elif name == "python" and arguments[0] == "-m" and arguments[1].startswith("benchmarks."):
         check_benchmark(*arguments[1:])
     elif name == "python":
-        check(sys.executable, *arguments, folder=folder)
+        check(*arguments, folder=folder)
     else:
         raise ValueError(f"no rule runs the command {shlex.join(words)!r}")
 
@@ -286,7 +302,7 @@ def check_install(arguments: list[str]) -> None:
 def run_job(arguments: list[str], folder: Path) -> None:
     """Compose what `classprune` would run, and run the first job if it is a small one; a resumed one always."""
     if arguments and arguments[0].startswith("resume="):
-        check(sys.executable, "-m", "lightning_classprune", *arguments, folder=folder)
+        check("-m", "lightning_classprune", *arguments, folder=folder)
         return
     arguments = with_folder(arguments, folder)
     overrides = [open_protect(a.replace("…", "x")) for a in arguments if a not in ("-m", "--multirun")]
@@ -314,14 +330,6 @@ def with_folder(arguments: list[str], folder: Path) -> list[str]:
     return [*arguments[2:], f"hydra.searchpath=[file://{own}]"]
 
 
-def check(*command: str, folder: Path) -> None:
-    """Run a command that must succeed."""
-    done = subprocess.run(
-        list(command),
-        cwd=folder,
-        env=os.environ | ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+def check(*words: str, folder: Path) -> None:
+    """Run `python WORDS`, which must succeed."""
+    forked.check(forked.run(*words, folder=folder, environment=ENVIRONMENT))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ import torch
 
 from benchmarks.paper import data, files, tables
 from tests.benchmarks.paper.tiny import JOB, write_archive
-from tests.support import ROOT
+from tests.support import forked
 
 
 def test_thinning_keeps_so_many_of_each_class_and_says_what_there_is():
@@ -119,11 +117,9 @@ def test_an_offset_gives_as_few_misses_as_the_dense_network_has_on_the_guard_par
     assert [one.found.tolist() for one in moved] == [[True, True, False, False], [True] * 4]
 
 
-def call(module: str, *arguments: str) -> str:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+def call(folder: Path, module: str, *arguments: str) -> str:
+    done = forked.run("-m", module, *arguments, folder=folder)
+    forked.check(done)
     return done.stdout
 
 
@@ -133,7 +129,7 @@ def test_jobs_score_every_density_are_skipped_when_there_and_become_a_report(tmp
     write_archive(tmp_path, 8)
     job = (*JOB, f"data.root={tmp_path}", "+protect.bad=0.05", f"runs={tmp_path / 'runs'}", "densities=4")
     arms = "arm=blind,recipe_lr,lightning_model_pruning"
-    call("benchmarks.paper", "-m", *job, arms)
+    call(tmp_path, "benchmarks.paper", "-m", *job, arms)
     jobs = files.read_jobs(tmp_path / "runs")
     assert [job.label for job in jobs] == ["blind", "lightning_model_pruning", "recipe_lr"]
     for found in jobs:
@@ -141,9 +137,16 @@ def test_jobs_score_every_density_are_skipped_when_there_and_become_a_report(tmp
         assert found.arrays["density"] == pytest.approx(exact, rel=0.02)
         assert found.arrays["test_target"].sum() == 20
         assert found.arrays["guard_score"].shape == (4, len(found.arrays["guard_target"]))
-    assert "seed=1.npz is there" in call("benchmarks.paper", *job, "arm=blind")
+    assert "seed=1.npz is there" in call(tmp_path, "benchmarks.paper", *job, "arm=blind")
 
-    call("benchmarks.paper.report", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-guard")
+    call(
+        tmp_path,
+        "benchmarks.paper.report",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "out"),
+        "--no-guard",
+    )
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
     assert len(rows) == 12
     assert {row["positives"] for row in rows} == {"20"}
