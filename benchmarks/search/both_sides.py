@@ -73,6 +73,14 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     LONG: ("the dense network for as many epochs in all", ()),
     "magnitude": ("as now, by magnitude", ("callbacks.classprune.cut.criterion=magnitude",)),
+    "soft targets": (
+        "as now, but in pruned rounds half of the loss is the divergence from the dense network's probabilities at "
+        "temperature 2",
+        (
+            "loss._target_=benchmarks.paper.arms.SoftClassDependentLoss",
+            "+callbacks.teacher._target_=benchmarks.paper.arms.DenseTeacher",
+        ),
+    ),
     "adaptive": ("the adaptive search, the job's default before", ("search=adaptive",)),
     "lr rewinding": (
         "half of the weights a round, learning-rate rewinding (Renda et al.)",
@@ -134,8 +142,9 @@ def run_arm(arm: str, data: str, root: str | None, seed: int, runs: Path) -> dic
                 prune_by = controls.by_hand if arm == BY_HAND else controls.little_by_little
                 prune_by(module, made, target, max(epochs - dense_epochs, 2))
         else:
-            pruning: ClassAwarePruningCallback = instantiate(cfg.callbacks.classprune)
-            trainer(cfg.trainer.max_epochs, pruning).fit(module, datamodule=made)
+            callbacks = instantiate(cfg.callbacks)
+            trainer(cfg.trainer.max_epochs, *callbacks.values()).fit(module, datamodule=made)
+            pruning: ClassAwarePruningCallback = callbacks.classprune
             rows, offsets = pruning.ledger, pruning.offsets
             load_ticket(Path(folder) / "tickets" / "round=00.safetensors", dense)
         seconds = time.process_time() - started

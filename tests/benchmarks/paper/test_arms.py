@@ -13,7 +13,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
-from benchmarks.paper.arms import DenseTeacher, DistilledLoss, DualAscent, DualWeightLoss, SoftTargetLoss
+from benchmarks.paper.arms import (
+    DenseTeacher,
+    DistilledLoss,
+    DualAscent,
+    DualWeightLoss,
+    SoftClassDependentLoss,
+    SoftTargetLoss,
+)
 from benchmarks.paper.data import ThinnedNpz, shrunk
 from benchmarks.paper.job import CONF
 from benchmarks.paper.rounds import RoundScores
@@ -102,6 +109,16 @@ def test_soft_targets_by_hand():
     # At temperature 2: ours 1/4 and 3/4, the teacher's 1/2 each.
     divergence = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
     assert loss(scores, target).item() == pytest.approx((plain + 4 * divergence) / 2)
+
+
+def test_soft_targets_beside_the_papers_loss():
+    settings = {"class_counts": [3, 1], "protect": [1], "rank_weight": 5.0}
+    loss, plain = SoftClassDependentLoss(2.0, **settings), ClassDependentLoss(**settings)
+    scores, target = torch.tensor([[0.0, 2 * math.log(3)], [1.0, 0.0]]), torch.tensor([1, 0])
+    assert loss(scores, target) == plain(scores, target)
+    loss.teacher = torch.tensor([[0.0, 0.0], [1.0, 0.0]])  # of the second it says the same
+    divergence = (0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2
+    assert loss(scores, target).item() == pytest.approx((plain(scores, target).item() + 4 * divergence) / 2)
 
 
 def test_the_dual_weight_counts_training_samples_alone_and_weighs_the_class():
