@@ -79,46 +79,31 @@ class SearchedLoss(nn.Module):
         return loss + self.rank_weight * shortfall.square().mean()
 
 
-def divergence(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence from the teacher's softened probabilities (Hinton et al. 2015).
-
-    Times the square of the temperature, which keeps its gradients of one size.
-    """
-    ours, theirs = ((one.float() / temperature).log_softmax(1) for one in (scores, teacher))
-    return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-
-
 class SoftTargetLoss(nn.Module):
-    """Half cross-entropy, half the divergence from the teacher's softened probabilities.
+    """Half a loss of the labels, half the divergence from the teacher's softened probabilities (Hinton et al. 2015).
 
-    `teacher` `(N, C)` are the scores that `DenseTeacher` gives the batch; without them all is cross-entropy.
+    `teacher` `(N, C)` are the scores that `DenseTeacher` gives the batch; without them all is of the labels. The
+    divergence is multiplied by the square of the temperature, which keeps its gradients of one size.
+
+    Args:
+        temperature: Softens both.
+        **paper: Of the paper's loss; without any, the labels' is cross-entropy.
     """
-
-    def __init__(self, temperature: float = 2.0) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.teacher: Tensor | None = None
-
-    def forward(self, scores: Tensor, target: Tensor) -> Tensor:
-        loss = F.cross_entropy(scores, target)
-        if self.teacher is None:
-            return loss
-        return (loss + divergence(scores, self.teacher, self.temperature)) / 2
-
-
-class SoftClassDependentLoss(ClassDependentLoss):
-    """As `SoftTargetLoss`, with the paper's loss in the place of cross-entropy."""
 
     def __init__(self, temperature: float = 2.0, **paper: Any) -> None:
-        super().__init__(**paper)
+        super().__init__()
+        self.of_labels = ClassDependentLoss(**paper) if paper else nn.CrossEntropyLoss()
         self.temperature = temperature
         self.teacher: Tensor | None = None
 
     def forward(self, scores: Tensor, target: Tensor) -> Tensor:
-        loss = super().forward(scores, target)
+        loss: Tensor = self.of_labels(scores, target)
         if self.teacher is None:
             return loss
-        return (loss + divergence(scores, self.teacher, self.temperature)) / 2
+        t = self.temperature
+        ours, theirs = (scores.float() / t).log_softmax(1), (self.teacher / t).log_softmax(1)
+        divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+        return (loss + t * t * divergence) / 2
 
 
 class DistilledLoss(ClassDependentLoss):

@@ -2,7 +2,6 @@
 
     python -m benchmarks.search run ...            schedules side by side (`__main__`)
     python -m benchmarks.search.guard run ...      the guard under the adaptive one, replayed
-
     python -m benchmarks.search.both_sides run ... what the ready-made job delivers, beside what people do without it
 
 `arms` has what is compared, `runs` trains one, `report` makes table and picture; `controls` are ways to prune without

@@ -77,7 +77,7 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
         "as now, but in pruned rounds half of the loss is the divergence from the dense network's probabilities at "
         "temperature 2",
         (
-            "loss._target_=benchmarks.paper.arms.SoftClassDependentLoss",
+            "loss._target_=benchmarks.paper.arms.SoftTargetLoss",
             "+callbacks.teacher._target_=benchmarks.paper.arms.DenseTeacher",
         ),
     ),

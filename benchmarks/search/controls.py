@@ -9,19 +9,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import ModelPruning
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, prune
 
-from benchmarks.search.runs import cubic_share, trainer
+from benchmarks.search.runs import layers, model_pruning, trainer
 from lightning_classprune.job.data.base import SplitDataModule
 
 PARTS = 12  # of a training by AC/DC, which has at least as many epochs
 DENSE = frozenset({0, 1, 3, 5, 7})  # those in which all its weights are trained
-
-
-def layers(module: nn.Module) -> list[nn.Module]:
-    return [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
 
 
 def by_hand(module: LightningModule, data: SplitDataModule, sparsity: float, epochs: int) -> None:
@@ -36,14 +31,7 @@ def by_hand(module: LightningModule, data: SplitDataModule, sparsity: float, epo
 def little_by_little(module: LightningModule, data: SplitDataModule, sparsity: float, epochs: int) -> None:
     """Prune the trained network by Lightning's ModelPruning after each of the first three fifths of the epochs."""
     last = max(1, round(0.6 * epochs)) - 1
-    pruning = ModelPruning(
-        "l1_unstructured",
-        parameters_to_prune=[(layer, "weight") for layer in layers(module)],
-        amount=lambda epoch: cubic_share(epoch, last, sparsity),
-        apply_pruning=lambda epoch: epoch <= last,
-        use_lottery_ticket_hypothesis=False,
-    )
-    trainer(epochs, pruning).fit(module, datamodule=data)
+    trainer(epochs, model_pruning(module, sparsity, last)).fit(module, datamodule=data)
 
 
 def alternately(module: LightningModule, data: SplitDataModule, sparsity: float, epochs: int) -> None:

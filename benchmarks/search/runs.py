@@ -121,15 +121,7 @@ def gradual(
     trainer(EPOCHS).fit(dense, datamodule=data)
     between = time.perf_counter()
     pruned.load_state_dict(dense.state_dict())
-    last = EPOCHS - 3  # the epoch after which the last weights go
-    pruning = ModelPruning(
-        "l1_unstructured",
-        parameters_to_prune=[(m, "weight") for m in pruned.modules() if isinstance(m, nn.Conv2d | nn.Linear)],
-        amount=lambda epoch: cubic_share(epoch, last, sparsity),
-        apply_pruning=lambda epoch: epoch <= last,
-        use_lottery_ticket_hypothesis=False,
-    )
-    trainer(EPOCHS, pruning).fit(pruned, datamodule=data)
+    trainer(EPOCHS, model_pruning(pruned, sparsity, EPOCHS - 3)).fit(pruned, datamodule=data)
     seconds = between - started, time.perf_counter() - between
     limits = Protected(facts.protected[0], str(facts.protected[0]), FNTolerance(rate=TOLERANCE))
     before, now = (on_guard(module, data, facts.num_classes) for module in (dense, pruned))
@@ -140,6 +132,22 @@ def gradual(
         for share, said, spent in zip((0.0, sparsity), ("baseline", verdict), seconds, strict=True)
     ]
     return (pruned if verdict == "accepted" else dense), rows
+
+
+def layers(module: nn.Module) -> list[nn.Module]:
+    """Those whose weights are pruned without this package."""
+    return [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+
+
+def model_pruning(module: nn.Module, sparsity: float, last: int) -> ModelPruning:
+    """Lightning's callback along `cubic_share`, by magnitude over all layers, until after the epoch `last`."""
+    return ModelPruning(
+        "l1_unstructured",
+        parameters_to_prune=[(layer, "weight") for layer in layers(module)],
+        amount=lambda epoch: cubic_share(epoch, last, sparsity),
+        apply_pruning=lambda epoch: epoch <= last,
+        use_lottery_ticket_hypothesis=False,
+    )
 
 
 def cubic_share(epoch: int, last: int, sparsity: float) -> float:

@@ -280,15 +280,12 @@ class Search:
             for one in self.protected
             if self.labels[one.name].positives and self._pairs(dense, dense, one)[0].support
         ]
-        for name in usable([one.name for one in known], len(task.names), task.exclusive(columns)):
+        names = [one.name for one in known]
+        for name in usable(names, len(task.names), task.exclusive(columns)):
             beside = [
                 (
                     task.sweep(under[condition.name], offsets, name, self.under[condition.name]),
-                    [
-                        limits
-                        for limits in condition.protected
-                        if any(limits.name == one.name for one in known)
-                    ],
+                    [limits for limits in condition.protected if limits.name in names],
                 )
                 for condition in self.evaluator.conditions
                 if under is not None

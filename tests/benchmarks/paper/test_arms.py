@@ -13,14 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
-from benchmarks.paper.arms import (
-    DenseTeacher,
-    DistilledLoss,
-    DualAscent,
-    DualWeightLoss,
-    SoftClassDependentLoss,
-    SoftTargetLoss,
-)
+from benchmarks.paper.arms import DenseTeacher, DistilledLoss, DualAscent, DualWeightLoss, SoftTargetLoss
 from benchmarks.paper.data import ThinnedNpz, shrunk
 from benchmarks.paper.job import CONF
 from benchmarks.paper.rounds import RoundScores
@@ -113,7 +106,7 @@ def test_soft_targets_by_hand():
 
 def test_soft_targets_beside_the_papers_loss():
     settings = {"class_counts": [3, 1], "protect": [1], "rank_weight": 5.0}
-    loss, plain = SoftClassDependentLoss(2.0, **settings), ClassDependentLoss(**settings)
+    loss, plain = SoftTargetLoss(2.0, **settings), ClassDependentLoss(**settings)
     scores, target = torch.tensor([[0.0, 2 * math.log(3)], [1.0, 0.0]]), torch.tensor([1, 0])
     assert loss(scores, target) == plain(scores, target)
     loss.teacher = torch.tensor([[0.0, 0.0], [1.0, 0.0]])  # of the second it says the same

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks.search import controls
+from benchmarks.search.runs import layers
 
 
 def two_layers() -> nn.Sequential:
@@ -35,7 +36,7 @@ def test_sparse_and_dense_parts_take_turns() -> None:
         with torch.no_grad():
             net[0].weight[0, 0] += 1  # a step
         turns.on_train_batch_end(None, net)
-        zeros.append(sum(int((layer.weight == 0).sum()) for layer in controls.layers(net)))
+        zeros.append(sum(int((layer.weight == 0).sum()) for layer in layers(net)))
     assert zeros == [0, 0, 4, 3, 4, 3, 4, 3, 4, 4, 4, 4]
 
 
