@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
@@ -49,8 +50,9 @@ class Started:
     said: tuple[Path, Path]
 
     def done(self) -> subprocess.CompletedProcess[str]:
-        """What has come of it."""
+        """What has come of it; its files are gone then."""
         out, err = (path.read_text(encoding="utf-8") if path.is_file() else "" for path in self.said)
+        shutil.rmtree(self.said[0].parent)
         code = self.process.exitcode
         return subprocess.CompletedProcess(self.words, -1 if code is None else code, out, err)
 
