@@ -279,17 +279,6 @@ def one_table(e: Evidence) -> Tables:
     return Tables(e.support, e.baseline_missed, np.array([e.newly_missed]), np.array([e.newly_found]))
 
 
-def usable(protected: Sequence[str], classes: int, exclusive: bool) -> tuple[str, ...]:
-    """The classes whose offset is free, in turn.
-
-    Args:
-        protected: Names of the protected classes.
-        classes: Number of all classes.
-        exclusive: They compete for a case, so that one offset less says the same.
-    """
-    return tuple(protected[: classes - 1] if exclusive else protected)
-
-
 def biases(offsets: Mapping[str, float], names: Sequence[str], outputs: int) -> list[float]:
     """What to add to the scores of a network: one value a class, or, of one logit, that of the second class.
 

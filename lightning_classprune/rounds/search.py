@@ -15,12 +15,10 @@ from lightning_classprune.guard.data import GuardData, find_validation_loaders, 
 from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.evidence import Evidence
 from lightning_classprune.guard.offset import (
-    Choice,
     Labels,
     chance_on_both_sides,
     choose_offset,
     one_table,
-    usable,
 )
 from lightning_classprune.guard.protected import Protected
 from lightning_classprune.guard.task import Columns, Outcomes
@@ -37,6 +35,8 @@ LEVEL = 0.4
 LEVEL_AT_HALF = 0.01
 #: How far beyond the limit it must be there, as a rate.
 MARGIN_AT_HALF = 0.1
+#: How often the offsets of competing classes are gone through, unless they stay before.
+TURNS = 3
 
 
 def find_validation_data(trainer: Any, guard: GuardData, processes: Processes, what_for: str) -> GuardData:
@@ -269,7 +269,11 @@ class Search:
         level: float | None,
         under: Mapping[str, Columns] | None = None,
     ) -> dict[str, float]:
-        """The offsets, class after class, each given those before; with a view to conditions too, where there are."""
+        """The offsets, class after class; with a view to conditions too, where there are.
+
+        Where classes compete for a case the offset of one moves the others: each is chosen first with those before it,
+        and then again with all, as they are by now. Where they do not, the others are none of a class' business.
+        """
         offsets: dict[str, float] = {}
         if not self.with_offset or not self.labels:
             return offsets
@@ -280,22 +284,43 @@ class Search:
             for one in self.protected
             if self.labels[one.name].positives and self._pairs(dense, dense, one)[0].support
         ]
-        names = [one.name for one in known]
-        for name in usable(names, len(task.names), task.exclusive(columns)):
-            beside = [
-                (
-                    task.sweep(under[condition.name], offsets, name, self.under[condition.name]),
-                    [limits for limits in condition.protected if limits.name in names],
-                )
-                for condition in self.evaluator.conditions
-                if under is not None
-            ]
-            choice: Choice = choose_offset(
-                task.sweep(columns, offsets, name, dense), known, self.labels, level, under=beside
-            )
-            offsets[name] = -choice.threshold
+        compete = task.exclusive(columns)
+        # Of competing classes one offset less says the same.
+        free = known[: len(task.names) - 1] if compete else known
+        for turn in range(TURNS if compete else 1):
+            before = dict(offsets)
+            for place, own in enumerate(free):
+                say = [own] if not compete else known[: place + 1] if turn == 0 else known
+                offsets[own.name] = self._offset(own.name, say, columns, offsets, dense, level, under or {})
+            if offsets == before:
+                break
         agreed: dict[str, float] = self.evaluator.processes.first(offsets)
         return agreed
+
+    def _offset(
+        self,
+        name: str,
+        say: Sequence[Protected],
+        columns: Columns,
+        offsets: Mapping[str, float],
+        dense: Outcomes,
+        level: float | None,
+        under: Mapping[str, Columns],
+    ) -> float:
+        """That of one class, with the others where they are; for those classes that have a say."""
+        task = self.evaluator.task
+        others = {other: bias for other, bias in offsets.items() if other != name}
+        heard = {one.name for one in say}
+        beside = [
+            (
+                task.sweep(under[condition.name], others, name, self.under[condition.name]),
+                [limits for limits in condition.protected if limits.name in heard],
+            )
+            for condition in self.evaluator.conditions
+            if condition.name in under
+        ]
+        sweep = task.sweep(columns, others, name, dense)
+        return -choose_offset(sweep, say, self.labels, level, under=beside).threshold
 
     def _sides(self, now: Outcomes, before: Outcomes) -> list[tuple[Protected, str, Evidence, float]]:
         """What is guarded: class, what is counted, paired counts, allowed rise of its rate."""

@@ -21,7 +21,6 @@ from lightning_classprune.guard.offset import (
     choose_offset,
     one_table,
     thresholds,
-    usable,
 )
 from lightning_classprune.guard.protected import Protected
 from lightning_classprune.guard.tolerance import FNTolerance
@@ -187,12 +186,6 @@ def test_a_side_that_is_not_guarded_is_not_counted() -> None:
     labels = Labels(1000, 1000)
     assert chance_on_both_sides(*sides, protected(0.1, None), labels, 0.05)[0] > 0.9
     assert chance_on_both_sides(*sides, protected(0.1, 0.1), labels, 0.05)[0] < 1e-6
-
-
-def test_offsets_are_free_for_all_classes_but_one_that_competes() -> None:
-    assert usable(["a", "b"], 2, exclusive=True) == ("a",)
-    assert usable(["a", "b"], 3, exclusive=True) == ("a", "b")
-    assert usable(["a", "b"], 2, exclusive=False) == ("a", "b")
 
 
 def test_biases_are_one_a_class_or_one_for_one_logit() -> None:

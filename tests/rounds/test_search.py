@@ -186,23 +186,52 @@ def test_half_of_a_round_is_half_of_what_counts_and_said_once(
     assert seen == looks
 
 
+def look(before: Tensor, now: Tensor, target: Tensor, protected: list[int]) -> Look:
+    """What is said of scores `now`, where those of the dense network were `before`."""
+    names = "abcd"[: before.shape[1]]
+    limits = tuple(Protected(i, names[i], FNTolerance(rate=0.1), 0.1) for i in protected)
+    task = ClassesOrLabels(names, protected, 0.0)
+    search = Search(Evaluator(task, None, Processes()), limits, None, with_offset=True)  # type: ignore[arg-type]
+    search.labels = {one.name: Labels(200, 400) for one in limits}
+    dense = task.outcomes(task.columns(before, target), {})
+    return search._look(Looks(task.columns(now, target)), dense, 0.05)
+
+
+def some_scores(target: Tensor, classes: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(len(target), classes, generator=generator) + 3 * nn.functional.one_hot(target, classes)
+
+
 def test_a_class_without_validation_positives_has_no_offset_and_no_say() -> None:
     """No miss of it can be seen, so that the fewest false alarms would be those of never deciding it."""
-    generator = torch.Generator().manual_seed(0)
-    target = torch.randint(0, 2, (300,), generator=generator)  # none of class 2
-    before = torch.randn(300, 3, generator=generator) + 3 * nn.functional.one_hot(target, 3)
+    target = torch.arange(300) % 2  # none of class 2
+    before = some_scores(target, 3)
     now = before + torch.tensor([0.0, 1.0, 0.0])
-
-    def look(protected: list[int]) -> Look:
-        limits = tuple(Protected(i, "abc"[i], FNTolerance(rate=0.1), 0.1) for i in protected)
-        task = ClassesOrLabels("abc", protected, 0.0)
-        search = Search(Evaluator(task, None, Processes()), limits, None, with_offset=True)  # type: ignore[arg-type]
-        search.labels = {one.name: Labels(200, 400) for one in limits}
-        dense = task.outcomes(task.columns(before, target), {})
-        return search._look(Looks(task.columns(now, target)), dense, 0.05)
-
-    both, alone = look([1, 2]), look([1])
+    both, alone = (look(before, now, target, protected) for protected in ([1, 2], [1]))
     assert both.offsets == alone.offsets
     assert both.chance == alone.chance
     assert -1.5 < both.offsets["b"] < -0.5
-    assert look([2]).offsets == {}
+    assert look(before, now, target, [2]).offsets == {}
+
+
+def test_offsets_of_competing_classes_are_chosen_together() -> None:
+    """While the second class is far off, no threshold of the first one is good; once it is back, one is."""
+    target = torch.arange(600) % 4
+    before = some_scores(target, 4)
+    now = before + torch.tensor([0.0, 1.0, -2.5, 0.0])
+    said = look(before, now, target, [1, 2])
+    assert -1.5 < said.offsets["b"] < -0.5
+    assert 2.0 < said.offsets["c"] < 3.0
+    assert min(said.chance.values()) > 0.9
+
+
+def test_another_label_has_no_say_about_an_offset() -> None:
+    """Labels do not compete: one that is beyond help leaves the others what they would have had alone."""
+    target = torch.stack([torch.arange(400) % 2, torch.arange(400) // 2 % 2], 1)
+    before = torch.randn(400, 2, generator=torch.Generator().manual_seed(0)) + 4 * target - 2
+    now = torch.stack([before[:, 0] + 1, torch.zeros(400)], 1)
+    both, alone = (look(before, now, target, protected) for protected in ([0, 1], [0]))
+    assert both.offsets["a"] == alone.offsets["a"]
+    assert -1.5 < alone.offsets["a"] < -0.5
+    assert both.chance["a"] == alone.chance["a"] > 0.9
+    assert both.chance["b"] < 0.01
