@@ -337,7 +337,7 @@ def main() -> None:
         "versions": versions(),
         "machine": f"{platform.machine()}, 1 thread",
         "step": {str(b): training_step(b, arguments.repeats) for b in (8, 64)},
-        "prune": {f"{n:.0e}": pruning_step(int(n), 3) for n in arguments.weights},
+        "prune": {f"{n:.2g}": pruning_step(int(n), 3) for n in arguments.weights},
         "round": round_cost(images=2048, guard=512),
         "cut": {name: round_cost(images=2048, guard=512, criterion=name)["begin"] for name in COMPARED},
     }
