@@ -213,6 +213,10 @@ QUIET: dict[str, Any] = {
 }
 
 
+#: Of the fits that name none; gone when this process ends.
+FOLDERS = tempfile.TemporaryDirectory(prefix="classprune-test-")
+
+
 def trainer(*callbacks: Any, **options: Any) -> pl.Trainer:
     """A quiet CPU trainer of two epochs that writes to a folder of its own."""
     defaults: dict[str, Any] = QUIET | {
@@ -222,7 +226,7 @@ def trainer(*callbacks: Any, **options: Any) -> pl.Trainer:
         "num_sanity_val_steps": 0,
     }
     if "default_root_dir" not in options:
-        defaults["default_root_dir"] = tempfile.mkdtemp(prefix="classprune-test-")
+        defaults["default_root_dir"] = tempfile.mkdtemp(dir=FOLDERS.name)
     return pl.Trainer(callbacks=list(callbacks), **(defaults | options))
 
 
