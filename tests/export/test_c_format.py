@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -92,21 +93,27 @@ NUMBERS = torch.randn(20, 12, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize(
-    ("net", "x", "options"),
+    ("make", "x", "options"),
     [
-        (every_step(), PIXELS, {"normalization": ((0.4, 0.5, 0.6), 0.2), "thresholds": {1: 0.25}}),
-        (mlp(12, 3), NUMBERS, {"normalization": (torch.arange(12.0), torch.arange(1, 13.0)), "offset": True}),
-        (mlp(12, 1), NUMBERS, {"thresholds": {1: 0.05}}),
-        (conv_net(1, 3), GREY, {"normalization": (0.5, 0.25)}),
+        (every_step, PIXELS, {"normalization": ((0.4, 0.5, 0.6), 0.2), "thresholds": {1: 0.25}}),
+        (
+            lambda: mlp(12, 3),
+            NUMBERS,
+            {"normalization": (torch.arange(12.0), torch.arange(1, 13.0)), "offset": True},
+        ),
+        (lambda: mlp(12, 1), NUMBERS, {"thresholds": {1: 0.05}}),
+        (lambda: conv_net(1, 3), GREY, {"normalization": (0.5, 0.25)}),
     ],
     ids=["every step", "features", "one logit", "the job's"],
 )
-@pytest.mark.parametrize("kept", [1.0, 0.1])
+@pytest.mark.parametrize("kept", [1.0, 0.5])
 def test_decisions_are_the_modules(
-    net: nn.Module, x: torch.Tensor, options: dict[str, Any], kept: float, tmp_path: Path
+    make: Callable[[], nn.Module], x: torch.Tensor, options: dict[str, Any], kept: float, tmp_path: Path
 ) -> None:
+    torch.manual_seed(2)  # a network that still decides otherwise for other samples with half of its weights
+    net = drawn(make(), kept)
     rule = Deployed(
-        drawn(net, kept),
+        net,
         options.get("normalization"),
         options.get("thresholds", {}),
         DecisionOffset({"fine": 0.5}, NAMES) if "offset" in options else None,
@@ -121,8 +128,7 @@ def test_decisions_are_the_modules(
         assert got.shape == scores.shape
         torch.testing.assert_close(got, scores, rtol=1e-4, atol=1e-4)
         assert torch.equal(decided, decision)
-    if kept == 1.0:
-        assert len(decision.unique()) > 1
+    assert len(decision.unique()) > 1
     assert (code.path.name, header.path.name, code.runtime, header.runtime) == (
         "model.c",
         "model.h",
