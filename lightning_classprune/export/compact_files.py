@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from lightning_classprune.export.compact import Compacted
 from lightning_classprune.pruning.slicing import fit_layer
+from lightning_classprune.tickets.loading import warn_of_offsets
 from lightning_classprune.tickets.ticket_file import read_ticket, save_ticket
 
 _FORMAT = "lightning-classprune compact 1"
@@ -42,7 +43,8 @@ def load_compact(path: str | os.PathLike[str], model: nn.Module) -> tuple[nn.Mod
         model: A network of the class and arguments of the one that was made compact; it is changed.
 
     Returns:
-        The same network in eval mode, and `{"card": ..., "report": ...}`.
+        The same network in eval mode, and `{"card": ..., "report": ...}`; a warning says which decision offsets it
+        was judged with.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -66,6 +68,7 @@ def load_compact(path: str | os.PathLike[str], model: nn.Module) -> tuple[nn.Mod
                 setattr(module, name.rpartition(".")[2], fresh)
         fit_layer(module)
     model.load_state_dict(state)
+    warn_of_offsets(path, told["card"])
     return model.eval(), {"card": told["card"], "report": told["report"]}
 
 

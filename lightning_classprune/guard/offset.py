@@ -198,6 +198,20 @@ def choose_offset(
     )
 
 
+def as_often(sweep: Sweep | Counted, name: str) -> float:
+    """The threshold at which a class is decided as often as by the dense network, or nearly so.
+
+    Args:
+        sweep: Of the validation cases.
+        name: The class.
+    """
+    tried = sweep.tried
+    misses, alarms = sweep.counts(name, tried)
+    apart = np.abs(alarms.more - misses.more)
+    best = np.flatnonzero(apart == apart.min())
+    return float(tried[best[len(best) // 2]])
+
+
 @dataclass(frozen=True)
 class Tables:
     """Paired counts at every threshold: of misses, or of false alarms."""

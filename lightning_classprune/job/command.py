@@ -12,7 +12,8 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -32,6 +33,9 @@ def main() -> None:
     elif any(argument.startswith("resume=") for argument in arguments):
         _resume(arguments)
     else:
+        for argument in arguments:
+            if (mend := unreadable(argument)) is not None:
+                sys.exit(f"classprune: {argument}: Hydra cannot read this; {mend}")
         sys.argv[1:] = [open_protect(argument) for argument in arguments]
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
 
@@ -39,6 +43,30 @@ def main() -> None:
 def open_protect(argument: str) -> str:
     """Let `protect.NAME=...` name any class: only the data know which there are, and Hydra knows none beforehand."""
     return f"++{argument}" if argument.startswith("protect.") and "=" in argument else argument
+
+
+def unreadable(argument: str) -> str | None:
+    """What to give in the place of an argument that Hydra's grammar does not take; None if it does, or is no setting.
+
+    Letters beyond ASCII, parentheses and `=` in a value need quotes of their own, inside those of the shell.
+    """
+    name, equals, value = argument.partition("=")
+    if not equals or argument.startswith("-") or _is_read(open_protect(argument)):
+        return None
+    if name.startswith("protect"):
+        return "name the class by its index: 'protect={0: 0.05}'"
+    quoted = f'{name}="{value}"'
+    if _is_read(quoted):
+        return f"put quotes of its own around the value: '{quoted}'"
+    return "its grammar is at https://hydra.cc/docs/1.3/advanced/override_grammar/basic"
+
+
+def _is_read(argument: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return True
 
 
 def job(cfg: DictConfig) -> float | tuple[float, ...]:

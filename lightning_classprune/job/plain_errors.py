@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hydra.errors import InstantiationException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lightning_classprune.job.configuration import PACKAGE
 
@@ -18,6 +18,8 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         key = re.search(r"full_key: (\S+)", str(error))
         where, error = f"{key[1]}: " if key else "", error.__cause__
+    if isinstance(error, MissingMandatoryValue):
+        return f"{where}{error.full_key} has no value; give {error.full_key}=..."
     known = isinstance(error, MisconfigurationException | OmegaConfBaseException) or (
         isinstance(error, ValueError | TypeError | OSError | ImportError) and _is_ours(error)
     )

@@ -16,6 +16,7 @@ from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.evidence import Evidence
 from lightning_classprune.guard.offset import (
     Labels,
+    as_often,
     chance_on_both_sides,
     choose_offset,
     one_table,
@@ -36,7 +37,7 @@ LEVEL_AT_HALF = 0.01
 #: How far beyond the limit it must be there, as a rate.
 MARGIN_AT_HALF = 0.1
 #: How often the offsets of competing classes are gone through, unless they stay before.
-TURNS = 3
+TURNS = 5
 
 
 def find_validation_data(trainer: Any, guard: GuardData, processes: Processes, what_for: str) -> GuardData:
@@ -271,8 +272,9 @@ class Search:
     ) -> dict[str, float]:
         """The offsets, class after class; with a view to conditions too, where there are.
 
-        Where classes compete for a case the offset of one moves the others: each is chosen first with those before it,
-        and then again with all, as they are by now. Where they do not, the others are none of a class' business.
+        Where classes compete for a case the offset of one moves the others. Several that have moved together cannot go
+        back one by one, for each is held by the others: so they begin where each is decided as often as by the dense
+        network, and are gone through from there. Where they do not compete, the others are none of a class' business.
         """
         offsets: dict[str, float] = {}
         if not self.with_offset or not self.labels:
@@ -286,14 +288,25 @@ class Search:
         ]
         compete = task.exclusive(columns)
         # Of competing classes one offset less says the same.
-        free = known[: len(task.names) - 1] if compete else known
-        for turn in range(TURNS if compete else 1):
-            before = dict(offsets)
-            for place, own in enumerate(free):
-                say = [own] if not compete else known[: place + 1] if turn == 0 else known
-                offsets[own.name] = self._offset(own.name, say, columns, offsets, dense, level, under or {})
-            if offsets == before:
-                break
+        free = [one.name for one in known[: len(task.names) - 1]] if compete else [one.name for one in known]
+
+        def others(name: str) -> dict[str, float]:
+            return {other: bias for other, bias in offsets.items() if other != name}
+
+        def begin(name: str) -> float:
+            return -as_often(task.sweep(columns, others(name), name, dense), name)
+
+        def choose(name: str) -> float:
+            say = known if compete else [one for one in known if one.name == name]
+            return self._offset(name, say, columns, others(name), dense, level, under or {})
+
+        for step in (begin, choose) if compete and len(free) > 1 else (choose,):
+            for _ in range(TURNS if compete else 1):
+                before = dict(offsets)
+                for name in free:
+                    offsets[name] = step(name)
+                if offsets == before:
+                    break
         agreed: dict[str, float] = self.evaluator.processes.first(offsets)
         return agreed
 
@@ -302,14 +315,13 @@ class Search:
         name: str,
         say: Sequence[Protected],
         columns: Columns,
-        offsets: Mapping[str, float],
+        others: Mapping[str, float],
         dense: Outcomes,
         level: float | None,
         under: Mapping[str, Columns],
     ) -> float:
         """That of one class, with the others where they are; for those classes that have a say."""
         task = self.evaluator.task
-        others = {other: bias for other, bias in offsets.items() if other != name}
         heard = {one.name for one in say}
         beside = [
             (

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_classprune.tickets.ladder import Ladder
@@ -20,6 +23,8 @@ def load_ticket(
     min_recall: float | None = None,
 ) -> TicketFile:
     """Load a packed ticket into a model, in place, and return it with its card.
+
+    A ticket that was judged with decision offsets which none of its biases contains says so in a warning.
 
     Args:
         path: A ticket file, or a folder with a `ladder.json`, from which one is picked: with `max_bytes` the best
@@ -49,4 +54,22 @@ def load_ticket(
     names = {canonical(name) for name in mine}
     theirs = inside({canonical(name): tensor for name, tensor in ticket.state.items()}, names)
     model.load_state_dict({name: theirs[canonical(name)] for name in mine}, strict=False)
+    warn_of_offsets(path, ticket.card)
     return ticket
+
+
+def warn_of_offsets(path: str | os.PathLike[str], card: Any) -> None:
+    """Say what is to be added to the scores of a network that was judged with offsets which it does not contain.
+
+    Args:
+        path: Its file.
+        card: That of the file, which anybody may have written.
+    """
+    offsets = card.get("offsets") if isinstance(card, Mapping) else None
+    told = offsets.items() if isinstance(offsets, Mapping) else ()
+    added = [f"{bias:+.4g} to {name}" for name, bias in told if isinstance(bias, int | float) and bias]
+    if added:
+        rank_zero_warn(
+            f"{Path(path).name}: the network was judged with offsets that it does not contain: add {', '.join(added)} "
+            "before the decision (`offsets` on the card; DecisionOffset does it)"
+        )

@@ -18,7 +18,7 @@ def check_trainer(trainer: Any, owner: Any) -> None:
 
     Raises:
         MisconfigurationException: An older Lightning, another such callback, a callback that swaps schedulers or
-            limits, a strategy that is not supported, or rounds that nothing ends.
+            limits, several that average weights, a strategy that is not supported, or rounds that nothing ends.
     """
     check_version(trainer)
     if sum(isinstance(c, type(owner)) for c in trainer.callbacks) > 1:
@@ -34,6 +34,11 @@ def check_trainer(trainer: Any, owner: Any) -> None:
     if of_type(trainer, "ModelPruning"):
         raise MisconfigurationException(
             "ModelPruning reparametrizes the weights that ClassAwarePruningCallback masks; remove one of the two"
+        )
+    if len(of_type(trainer, "WeightAveraging")) > 1:
+        raise MisconfigurationException(
+            "the Trainer has more than one WeightAveraging callback: Lightning takes them out after a validation in "
+            "the order in which it put them in, so that training goes on with weights of an average; keep one"
         )
     _check_strategy(trainer)
     if (

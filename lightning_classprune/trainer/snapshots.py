@@ -54,21 +54,32 @@ def restore_buffers(module: nn.Module, buffers: Tensors) -> None:
 
 @torch.no_grad()
 def restore_tensors(module: nn.Module, tensors: Tensors) -> None:
-    """Write a capture back into the same storage.
+    """Write a capture back into the same storage; a buffer whose shape is another by now gets one of its own.
 
     Raises:
         RuntimeError: The module has other tensors than when it was captured; nothing is written then.
     """
     live = dict(_named_tensors(module))
-    differing = sorted(live.keys() ^ tensors.keys()) or sorted(
-        name for name in live if local(live[name]).shape != tensors[name].shape
-    )
+    buffers = {canonical(name) for name, _ in module.named_buffers()}
+    reshaped = {n for n in live.keys() & tensors.keys() if local(live[n]).shape != tensors[n].shape}
+    differing = sorted(live.keys() ^ tensors.keys()) or sorted(reshaped - buffers)
     if differing:
         raise RuntimeError(
-            f"cannot rewind: the module's tensors changed during training: {', '.join(differing)}"
+            f"cannot rewind: the module's tensors changed during training: {', '.join(differing)}; let the module have "
+            "all its parameters and buffers before the first batch (in __init__ or configure_model)"
         )
     for name, tensor in live.items():
-        local(tensor).copy_(tensors[name])
+        if name in reshaped:
+            _replace(module, tensor, tensors[name].to(tensor.device, copy=True))
+        else:
+            local(tensor).copy_(tensors[name])
+
+
+def _replace(module: nn.Module, buffer: Tensor, new: Tensor) -> None:
+    """Put another tensor in the place of a buffer, wherever it is one."""
+    for part in module.modules():
+        for name in [name for name, one in part.named_buffers(recurse=False) if one is buffer]:
+            setattr(part, name, new)
 
 
 def _named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -46,8 +46,9 @@ def test_depthwise_and_grouped_layers_come_back(tmp_path):
     zero(net, "2.weight", "2.bias", index=[0, 2])
     made = compact(net, IMAGE)
     assert made.kept == {"0": (2, 4), "1": (2, 4), "2": (2, 4)}
-    save_compact(tmp_path / "c", made, {})
-    model, _ = load_compact(tmp_path / "c", build())
+    save_compact(tmp_path / "c", made, {"offsets": {"b": 0.5}})
+    with pytest.warns(UserWarning, match=r"add \+0\.5 to b before the decision"):
+        model, _ = load_compact(tmp_path / "c", build())
     assert torch.equal(model(IMAGE), made.model(IMAGE))
 
 

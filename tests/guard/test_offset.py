@@ -16,6 +16,7 @@ from lightning_classprune.guard.offset import (
     Sweep,
     Tables,
     _tables,
+    as_often,
     biases,
     chance_on_both_sides,
     choose_offset,
@@ -95,6 +96,14 @@ def test_counts_at_every_threshold_are_those_of_counting(cases: list[tuple[float
         assert misses.gone[i] == int((truth & ~dense & now).sum())
         assert alarms.new[i] == int((~truth & ~dense & now).sum())
         assert alarms.gone[i] == int((~truth & dense & ~now).sum())
+
+
+@given(MARGINS)
+def test_a_class_is_decided_as_often_as_by_the_dense_network(cases: list[tuple[float, bool, bool]]) -> None:
+    sweep = sweep_of(*(list(column) for column in zip(*cases, strict=True)))
+    dense = sweep.dense["c"].sum()
+    apart = [abs(int((sweep.margin >= one).sum() - dense)) for one in thresholds(sweep.margin)]
+    assert abs(int((sweep.margin >= as_often(sweep, "c")).sum() - dense)) == min(apart)
 
 
 @given(MARGINS, st.floats(0.1, 0.99))

@@ -224,6 +224,12 @@ def test_lightnings_own_pruning():
     refuses("ModelPruning", None, None, ModelPruning("l1_unstructured", amount=0.5))
 
 
+def test_two_averages_of_the_weights():
+    averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging")  # since Lightning 2.6
+    both = averaging.WeightAveraging(), averaging.EMAWeightAveraging()
+    refuses("more than one WeightAveraging callback", None, None, *both)
+
+
 def test_two_pruning_callbacks():
     # Lightning refuses them where it can see them, we where they came later
     with pytest.raises(RuntimeError, match=r"more than one .*ClassAwarePruningCallback"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lightning_classprune.job import configuration
-from lightning_classprune.job.command import open_protect
+from lightning_classprune.job.command import open_protect, unreadable
 from tests.support import ROOT, forked
 from tests.support.app_job import config
 
@@ -36,6 +36,26 @@ def test_other_arguments_are_left_as_they_are() -> None:
     ):
         assert open_protect(argument) == argument
     assert open_protect(open_protect("protect.a=1")) == "++protect.a=1"
+
+
+@pytest.mark.unit
+def test_what_hydra_cannot_read_is_told_with_what_it_can() -> None:
+    quotes = "put quotes of its own around the value: "
+    assert unreadable("data.root=größe") == f"""{quotes}'data.root="größe"'"""
+    assert unreadable("hydra.run.dir=a (1)") == f"""{quotes}'hydra.run.dir="a (1)"'"""
+    assert unreadable("protect.größe=0.2") == "name the class by its index: 'protect={0: 0.05}'"
+    assert unreadable("protect={größe: 0.2}") == "name the class by its index: 'protect={0: 0.05}'"
+    assert "hydra.cc" in str(unreadable("größe=1"))
+    for argument in (
+        'data.root="größe"',
+        "data.root=my data",
+        "protect.hot-spot=0.2",
+        "~a",
+        "--config-dir=ü",
+        "data",
+        "ü",
+    ):
+        assert unreadable(argument) is None
 
 
 @pytest.mark.processes

@@ -205,15 +205,31 @@ def test_a_module_that_changed_is_refused_and_nothing_is_written(change):
         del net.hidden
         net.forward = lambda x: net.tied[0](net.norm(net.conv(x)).mean((2, 3)))
     else:
-        net.hidden = torch.ones(5)
+        net.conv.weight = nn.Parameter(torch.ones(3, 2, 1, 1))
     with torch.no_grad():
         net.conv.weight.zero_()
-    name = "extra.bias, extra.weight" if change == "added" else "hidden"
+    name = {"added": "extra.bias, extra.weight", "missing": "hidden", "reshaped": "conv.weight"}[change]
     with pytest.raises(
-        RuntimeError, match=f"cannot rewind: the module's tensors changed during training: {name}$"
+        RuntimeError, match=f"cannot rewind: the module's tensors changed during training: {name}; let the"
     ):
         restore_tensors(net, captured)
     assert not net.conv.weight.any()
+
+
+def test_a_buffer_that_grew_is_as_large_as_it_was():
+    """A memory of samples, or a table of positions for longer sequences."""
+    net = Net()
+    net.tied[0].register_buffer("seen", torch.arange(2))
+    net.tied[1].register_buffer("seen", net.tied[0].seen)
+    captured = capture_tensors(torch.compile(net))
+    net.hidden = torch.ones(5)
+    net.tied[0].seen = net.tied[1].seen = torch.arange(7)
+    for _ in range(2):
+        restore_tensors(torch.compile(net), captured)
+        assert_same(capture_tensors(net), captured)
+        assert net.tied[0].seen is net.tied[1].seen
+        assert "hidden" not in net.state_dict()
+        net.hidden += 1  # of the capture nothing is shared
 
 
 # --- optimizers and schedulers as they are ---

@@ -6,6 +6,7 @@ import gc
 import typing
 import weakref
 from collections.abc import Callable, Iterable
+from math import prod
 from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
@@ -223,6 +224,25 @@ def test_offsets_of_competing_classes_are_chosen_together() -> None:
     assert -1.5 < said.offsets["b"] < -0.5
     assert 2.0 < said.offsets["c"] < 3.0
     assert min(said.chance.values()) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("slide", "protected"),
+    [((2.0, 2.0, 0.0), [0, 1]), ((0.0, 1.5, -1.0), [0, 1, 2]), ((0.0, -2.0, 0.0, 2.0), [0, 1, 3])],
+)
+def test_competing_classes_that_slid_together_come_back_together(
+    slide: tuple[float, ...], protected: list[int]
+) -> None:
+    """One by one they are held by each other: where one goes back alone, another takes its cases."""
+    target = torch.arange(600) % len(slide)
+    noise = torch.randn(600, len(slide), generator=torch.Generator().manual_seed(1))
+    before = (some_scores(target, len(slide)) + noise) / 2
+    said = look(before, before + torch.tensor(slide), target, protected)
+    # Only how the classes stand to each other decides, so that of all of them the last has none.
+    last = slide[-1] if len(protected) == len(slide) else 0.0
+    for name, moved in zip("abcd", slide, strict=False):
+        assert said.offsets.get(name, 0.0) == pytest.approx(last - moved, abs=0.5)
+    assert prod(said.chance.values()) > 0.9
 
 
 def test_another_label_has_no_say_about_an_offset() -> None:

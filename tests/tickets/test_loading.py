@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_classprune.tickets.ladder import Ladder
-from lightning_classprune.tickets.loading import load_ticket
+from lightning_classprune.tickets.loading import load_ticket, warn_of_offsets
 from lightning_classprune.tickets.ticket_file import save_ticket
 from tests.support.compare import assert_same, weights
 
@@ -75,6 +76,20 @@ def test_one_file_leaves_nothing_to_pick(limits: dict[str, Any], tmp_path: Path)
     save_ticket(path, net.state_dict(), masks)
     with pytest.raises(ValueError, match=r"pick from a folder .*one\.safetensors is not a folder"):
         load_ticket(path, network(99), **limits)
+
+
+def test_offsets_that_the_network_lacks_are_said(tmp_path: Path) -> None:
+    net, masks = pruned(0, 0.5)
+    path = tmp_path / "one.safetensors"
+    save_ticket(path, net.state_dict(), masks, card={"offsets": {"a": 0.25, "b": 0.0, "c": -1.5}})
+    with pytest.warns(
+        UserWarning, match=r"^one\.safetensors: .* add \+0\.25 to a, -1\.5 to c before the decision"
+    ):
+        load_ticket(path, network(99))
+    for card in ({"offsets": {"a": 0.0}}, {"offsets": ["a"]}, {"offsets": {"a": "b"}}, ["offsets"]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warn_of_offsets(path, card)
 
 
 def test_wrapped_names_are_the_same_names(tmp_path: Path) -> None:
