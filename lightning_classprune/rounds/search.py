@@ -37,7 +37,7 @@ LEVEL_AT_HALF = 0.01
 #: How far beyond the limit it must be there, as a rate.
 MARGIN_AT_HALF = 0.1
 #: How often the offsets of competing classes are gone through, unless they stay before.
-TURNS = 5
+TURNS = 3
 
 
 def find_validation_data(trainer: Any, guard: GuardData, processes: Processes, what_for: str) -> GuardData:

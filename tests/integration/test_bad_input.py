@@ -28,6 +28,7 @@ from tests.support.kit import (
     trainer,
     val_loader,
 )
+from tests.support.older import EMAWeightAveraging, WeightAveraging
 
 
 class NoBatch(pl.Callback):
@@ -225,9 +226,7 @@ def test_lightnings_own_pruning():
 
 
 def test_two_averages_of_the_weights():
-    averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging")  # since Lightning 2.6
-    both = averaging.WeightAveraging(), averaging.EMAWeightAveraging()
-    refuses("more than one WeightAveraging callback", None, None, *both)
+    refuses("more than one WeightAveraging callback", None, None, WeightAveraging(), EMAWeightAveraging())
 
 
 def test_two_pruning_callbacks():
