@@ -63,10 +63,12 @@ def size(value: Any) -> int:
 def saved(folder: str, optimizer: str, rewind: str | None) -> dict[str, Any]:
     """A checkpoint from inside round 1; without pruning, from the same epoch."""
     generator = torch.Generator().manual_seed(0)
-    data = TensorDataset(
-        torch.randn(16, 3, 32, 32, generator=generator), torch.randint(0, 2, (16,), generator=generator)
+    train, guard = (
+        DataLoader(
+            TensorDataset(torch.randn(16, 3, 32, 32, generator=generator), torch.arange(16) % 2), batch_size=8
+        )
+        for _ in range(2)
     )
-    loader = DataLoader(data, batch_size=8)
     path = f"{folder}/{optimizer}-{rewind}.ckpt"
     callbacks: list[pl.Callback] = [Keep(path, 5 if rewind else 2)]
     if rewind:
@@ -77,11 +79,11 @@ def saved(folder: str, optimizer: str, rewind: str | None) -> dict[str, Any]:
                 target_sparsity=0.5,
                 search=Fixed(fraction=0.5, rewind=rewind),
                 guard=Guard(confidence=None, max_fp_rise=None),
-                guard_dataloader=loader,
+                guard_dataloader=guard,
             )
         )
     pl.seed_everything(0, verbose=False)
-    quiet_trainer(*callbacks, max_epochs=2).fit(Network(optimizer), loader)
+    quiet_trainer(*callbacks, max_epochs=2).fit(Network(optimizer), train)
     checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
     return checkpoint
 

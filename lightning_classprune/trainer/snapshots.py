@@ -10,6 +10,7 @@ from collections import Counter, deque
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_classprune.trainer.names import canonical
@@ -56,23 +57,32 @@ def restore_buffers(module: nn.Module, buffers: Tensors) -> None:
 def restore_tensors(module: nn.Module, tensors: Tensors) -> None:
     """Write a capture back into the same storage; a buffer whose shape is another by now gets one of its own.
 
+    A buffer that came later (code that makes it when it sees the first batch) stays as it is, and a warning says so.
+
     Raises:
-        RuntimeError: The module has other tensors than when it was captured; nothing is written then.
+        RuntimeError: The module has other parameters than when it was captured, or lacks a buffer; nothing is written
+            then.
     """
     live = dict(_named_tensors(module))
     buffers = {canonical(name) for name, _ in module.named_buffers()}
     reshaped = {n for n in live.keys() & tensors.keys() if local(live[n]).shape != tensors[n].shape}
-    differing = sorted(live.keys() ^ tensors.keys()) or sorted(reshaped - buffers)
+    later = (live.keys() - tensors.keys()) & buffers
+    differing = sorted((live.keys() ^ tensors.keys()) - later) or sorted(reshaped - buffers)
     if differing:
         raise RuntimeError(
             f"cannot rewind: the module's tensors changed during training: {', '.join(differing)}; let the module have "
             "all its parameters and buffers before the first batch (in __init__ or configure_model)"
         )
-    for name, tensor in live.items():
+    if later:
+        rank_zero_warn(
+            f"buffers that came during training are not rewound: {', '.join(sorted(later))}; a round begins with what "
+            "the one before left in them, unless the module has them before the first batch (in __init__)"
+        )
+    for name, tensor in tensors.items():
         if name in reshaped:
-            _replace(module, tensor, tensors[name].to(tensor.device, copy=True))
+            _replace(module, live[name], tensor.to(live[name].device, copy=True))
         else:
-            local(tensor).copy_(tensors[name])
+            local(live[name]).copy_(tensor)
 
 
 def _replace(module: nn.Module, buffer: Tensor, new: Tensor) -> None:

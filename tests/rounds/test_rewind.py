@@ -232,6 +232,19 @@ def test_a_buffer_that_grew_is_as_large_as_it_was():
         net.hidden += 1  # of the capture nothing is shared
 
 
+def test_a_buffer_that_came_later_stays_as_it_is():
+    """Made at the first batch: the rewind point of before cannot know it."""
+    net = Net()
+    captured = capture_tensors(net)
+    net.tied[0].register_buffer("scale", torch.tensor(3.0))
+    with torch.no_grad():
+        net.conv.weight.zero_()
+    with pytest.warns(UserWarning, match=r"not rewound: tied\.0\.scale; a round begins"):
+        restore_tensors(net, captured)
+    assert net.tied[0].scale == 3
+    assert_same({n: t for n, t in capture_tensors(net).items() if n != "tied.0.scale"}, captured)
+
+
 # --- optimizers and schedulers as they are ---
 
 OPTIMIZERS = {
