@@ -157,7 +157,8 @@ def judge_class(
     )
     fp = _alarms(alarms, limits.max_fp_rise, level)
     outcomes = [side.outcome for side in (fn, fp)] + (["unproven"] if unfit else [])
-    reasons = [fn.reason, fp.reason, *([unfit] if unfit else [])]
+    # First what makes the rest worth nothing.
+    reasons = [*([unfit] if unfit else []), fn.reason, fp.reason]
     return ClassVerdict(
         next((o for o in _WORST_FIRST if o in outcomes), "accepted"),
         "; ".join(reasons),
