@@ -288,7 +288,7 @@ class Search:
         ]
         compete = task.exclusive(columns)
         # Of competing classes one offset less says the same.
-        free = [one.name for one in known[: len(task.names) - 1]] if compete else [one.name for one in known]
+        free = [one.name for one in (known[: len(task.names) - 1] if compete else known)]
 
         def others(name: str) -> dict[str, float]:
             return {other: bias for other, bias in offsets.items() if other != name}
@@ -300,8 +300,9 @@ class Search:
             say = known if compete else [one for one in known if one.name == name]
             return self._offset(name, say, columns, others(name), dense, level, under or {})
 
-        for step in (begin, choose) if compete and len(free) > 1 else (choose,):
-            for _ in range(TURNS if compete else 1):
+        together = compete and len(free) > 1
+        for step in (begin, choose) if together else (choose,):
+            for _ in range(TURNS if together else 1):
                 before = dict(offsets)
                 for name in free:
                     offsets[name] = step(name)
