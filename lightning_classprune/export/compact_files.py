@@ -51,6 +51,13 @@ def load_compact(path: str | os.PathLike[str], model: nn.Module) -> tuple[nn.Mod
         ValueError: The file is not whole or of another kind, or the network does not fit: the message names the first
             difference. The network is not changed then.
     """
+    told = fill_from_compact(path, model)
+    warn_of_offsets(path, told["card"])
+    return model, told
+
+
+def fill_from_compact(path: str | os.PathLike[str], model: nn.Module) -> dict[str, Any]:
+    """As `load_compact`, for a caller that looks after the offsets itself; the card and the report."""
     ticket = read_ticket(path)
     state, told = ticket.state, ticket.card
     if told.get("format") != _FORMAT:
@@ -68,8 +75,8 @@ def load_compact(path: str | os.PathLike[str], model: nn.Module) -> tuple[nn.Mod
                 setattr(module, name.rpartition(".")[2], fresh)
         fit_layer(module)
     model.load_state_dict(state)
-    warn_of_offsets(path, told["card"])
-    return model.eval(), {"card": told["card"], "report": told["report"]}
+    model.eval()
+    return {"card": told["card"], "report": told["report"]}
 
 
 def _check_fits(state: Mapping[str, Tensor], model: nn.Module) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning_classprune.export.artefact import Artefact, Spec
 from lightning_classprune.export.checks import TOLERANCES, in_memory
-from lightning_classprune.export.compact_files import load_compact, save_compact
+from lightning_classprune.export.compact_files import fill_from_compact, save_compact
 from lightning_classprune.export.deployed import Deployed
 from lightning_classprune.export.onnx_export import make_graph
 from lightning_classprune.export.onnx_format import graph_file
@@ -27,7 +27,8 @@ class CompactFormat:
             return []
         path = folder / "compact.safetensors"
         save_compact(path, smaller, spec.told)
-        twin, _ = load_compact(path, copy.deepcopy(rule.network))
+        twin = copy.deepcopy(rule.network)
+        fill_from_compact(path, twin)
         graph = make_graph(rule.around(smaller.model), spec.example)
         return [
             Artefact(path, in_memory(rule.around(twin)), TOLERANCES["fp32"]),

@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning_classprune.export.artefact import NOT_DECLARED, Artefact, Spec
 from lightning_classprune.export.checks import TOLERANCES, in_memory
 from lightning_classprune.export.deployed import Deployed
-from lightning_classprune.tickets.loading import load_ticket
+from lightning_classprune.tickets.loading import fill_from_ticket
 from lightning_classprune.tickets.ticket_file import save_ticket
 
 
@@ -24,7 +24,7 @@ class TicketFormat:
         as_judged = spec.values == "fp32"
         told = (spec if as_judged else spec.undeclared()).told
         save_ticket(path, rule.network.state_dict(), spec.masks, card=told, values=spec.values)
-        content = load_ticket(path, twin.network).sha256
+        content = fill_from_ticket(path, twin.network).sha256
         tolerance = 0.0 if as_judged else TOLERANCES[spec.values]
         verdict = None if as_judged else NOT_DECLARED
         return [

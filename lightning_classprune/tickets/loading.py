@@ -49,12 +49,18 @@ def load_ticket(
         raise ValueError(
             f"max_bytes and min_recall pick from a folder with a ladder.json; {path} is not a folder"
         )
+    ticket = fill_from_ticket(path, model)
+    warn_of_offsets(path, ticket.card)
+    return ticket
+
+
+def fill_from_ticket(path: str | os.PathLike[str], model: nn.Module) -> TicketFile:
+    """As `load_ticket` of a file, for a caller that looks after the offsets itself."""
     mine = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
     ticket = read_ticket(path, mine)
     names = {canonical(name) for name in mine}
     theirs = inside({canonical(name): tensor for name, tensor in ticket.state.items()}, names)
     model.load_state_dict({name: theirs[canonical(name)] for name in mine}, strict=False)
-    warn_of_offsets(path, ticket.card)
     return ticket
 
 

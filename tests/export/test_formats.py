@@ -150,7 +150,8 @@ def test_a_package_that_is_missing_is_named_with_its_extra(tmp_path: Path) -> No
 
 
 def spec(rule: Deployed, masks: Masks, **change: Any) -> Spec:
-    told = {"class_names": NAMES, "thresholds": {}, "verdict": None, "ledger": [], "about": {}}
+    told = {"class_names": NAMES, "thresholds": {}, "offsets": {"crack": 0.5}}
+    told |= {"verdict": None, "ledger": [], "about": {}}
     content: dict[str, Any] = {
         "masks": masks,
         "example": X,
@@ -164,7 +165,9 @@ def spec(rule: Deployed, masks: Masks, **change: Any) -> Spec:
 
 
 @pytest.mark.parametrize(("values", "tolerance"), [("fp32", 0.0), ("fp16", 1e-2)])
-def test_the_ticket_is_read_into_a_copy(values: Any, tolerance: float, tmp_path: Path) -> None:
+def test_the_ticket_is_read_into_a_copy(
+    values: Any, tolerance: float, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     layer, masks = linear()
     rule = Deployed(layer, thresholds={})
     (written,) = TicketFormat().write(rule, tmp_path, spec(rule, masks, values=values))
@@ -173,6 +176,7 @@ def test_the_ticket_is_read_into_a_copy(values: Any, tolerance: float, tmp_path:
     assert torch.equal(scores, layer(X)) is (values == "fp32")
     assert torch.equal(decision, scores.argmax(1))
     assert len(written.facts["content_sha256"]) == 64
+    assert not _of_offsets(recwarn)
 
 
 def test_onnx_is_read_by_its_runtime(tmp_path: Path) -> None:
@@ -193,7 +197,7 @@ def test_onnx_is_read_by_its_runtime(tmp_path: Path) -> None:
     np.testing.assert_array_equal(weights["network.weight"], layer.weight.detach().numpy())
 
 
-def test_a_compact_network_is_two_files_or_none(tmp_path: Path) -> None:
+def test_a_compact_network_is_two_files_or_none(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     layer, masks = linear()
     rule = Deployed(layer, thresholds={})
     assert CompactFormat().write(rule, tmp_path, spec(rule, masks)) == []
@@ -206,6 +210,12 @@ def test_a_compact_network_is_two_files_or_none(tmp_path: Path) -> None:
     assert [one.runtime for one in written] == [None, "ONNX Runtime"]
     for one in written:
         torch.testing.assert_close(one.reader(X)[0], net(X))
+    assert not _of_offsets(recwarn)
+
+
+def _of_offsets(warned: pytest.WarningsRecorder) -> list[str]:
+    """Who reads a file is told of its offsets, not who writes it."""
+    return [str(one.message) for one in warned if "offsets" in str(one.message)]
 
 
 def test_the_fastest_and_the_smallest_are_one_file_each(
