@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -61,7 +62,7 @@ class Layers:
     def flat(self) -> NDArray[np.float32]:
         """`(m, H * W)`: ones and zeros."""
         if self.stack is not None:
-            return self.stack.reshape(self.count, -1).astype(np.float32)
+            return self.stack.reshape(self.count, math.prod(self.size)).astype(np.float32)  # of none too
         assert self.map is not None
         whole: NDArray[np.bool_] = self.map.ravel()[None] == np.arange(1, self.count + 1)[:, None]
         return whole.astype(np.float32)

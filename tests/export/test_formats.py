@@ -150,7 +150,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(tmp_path: Path) -> No
 
 
 def spec(rule: Deployed, masks: Masks, **change: Any) -> Spec:
-    told = {"class_names": NAMES, "thresholds": {}, "offsets": {"crack": 0.5}}
+    told: dict[str, Any] = {"class_names": NAMES, "thresholds": {}, "offsets": {"crack": 0.5}}
     told |= {"verdict": None, "ledger": [], "about": {}}
     content: dict[str, Any] = {
         "masks": masks,

@@ -72,9 +72,19 @@ def test_nothing_in_an_image() -> None:
     nothing = {"map": torch.zeros(3, 5, dtype=torch.int64)}
     assert seen(nothing, nothing).alarms.tolist() == [[0]]
     assert seen({"masks": torch.zeros(0, 3, 5), "labels": []}, {"map": MAP}).found.tolist() == [[False]] * 3
+    empty = {"masks": torch.zeros(0, 3, 5), "labels": []}
     for rule in ("iou", "coverage", "centroid"):
-        assert seen({"map": CLAIM}, nothing, rule=rule).alarms.tolist() == [[2]]
-        assert seen(nothing, {"map": MAP}, rule=rule).found.tolist() == [[False]] * 3
+        for none in (nothing, empty):
+            assert seen({"map": CLAIM}, none, rule=rule).alarms.tolist() == [[2]]
+            assert seen(none, {"map": MAP}, rule=rule).found.tolist() == [[False]] * 3
+            assert seen(none, empty, rule=rule).box.tolist() == []
+
+
+def test_no_object_of_the_class_among_masks_that_overlap() -> None:
+    three = Reading(("rest", "cell", "dirt"), (1,), 0.0, (0.0,))
+    target = {"masks": torch.stack([MAP == 1, MAP > 0]), "labels": [2, 2]}
+    one = seen({"masks": torch.stack([MAP == 1, MAP > 0]), "labels": [2, 1]}, target, three)
+    assert (len(one.found), one.alarms.tolist()) == (0, [[1]])
 
 
 @pytest.mark.parametrize(
