@@ -295,7 +295,7 @@ class ObjectTask:
         self.names, self.measure = tuple(names), f"share of {kind.noun} found"
         # Where classes do not compete, predictions have scores of their own, which no layer's bias moves alike.
         self.folds = kind.competes
-        self.adding = "DecisionOffset does it" if kind.competes else "lower the score threshold by as much"
+        self.adding = "DecisionOffset does it" if kind.competes else "subtract it from the score threshold"
         self._kind, self._cluster = kind, cluster
         biases = (0.0, *kind.biases()) if with_offset else (0.0,)
         self.protected = tuple(sorted(protected))

@@ -77,5 +77,6 @@ def warn_of_offsets(path: str | os.PathLike[str], card: Any) -> None:
     if added:
         rank_zero_warn(
             f"{Path(path).name}: the network was judged with offsets that it does not contain: add {', '.join(added)} "
-            "before the decision (`offsets` on the card; DecisionOffset does it)"
+            "before the decision (`offsets` on the card; DecisionOffset does it, or of boxes and instances subtract it "
+            "from the score threshold)"
         )
