@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import hydra
@@ -21,6 +22,14 @@ from omegaconf.errors import OmegaConfBaseException
 from lightning_classprune import __version__
 from lightning_classprune.job.closed_pipe import outlive_readers
 from lightning_classprune.job.configuration import conf_dir, see_working_directory
+
+#: Settings that choose a plugin of Hydra, and by the beginning of its name there, which is our extra, its module.
+_CHOOSE_PLUGINS = ("hydra/launcher", "hydra/sweeper", "hparams_search")
+_PLUGINS = {
+    "joblib": "hydra_joblib_launcher",
+    "submitit": "hydra_submitit_launcher",
+    "optuna": "hydra_optuna_sweeper",
+}
 
 
 def main() -> None:
@@ -36,6 +45,8 @@ def main() -> None:
         for argument in arguments:
             if (mend := unreadable(argument)) is not None:
                 sys.exit(f"classprune: {argument}: Hydra cannot read this; {mend}")
+            if (extra := lacking(argument)) is not None:
+                sys.exit(f"classprune: {argument} needs: pip install 'lightning-classprune[{extra}]'")
         sys.argv[1:] = [open_protect(argument) for argument in arguments]
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
 
@@ -59,6 +70,17 @@ def unreadable(argument: str) -> str | None:
     if _is_read(quoted):
         return f"put quotes of its own around the value: '{quoted}'"
     return "its grammar is at https://hydra.cc/docs/1.3/advanced/override_grammar/basic"
+
+
+def lacking(argument: str) -> str | None:
+    """The extra of this package that has the plugin of Hydra which an argument asks for, where that is not there."""
+    setting, _, value = argument.lstrip("+").partition("=")
+    extra = value.partition("_")[0]
+    if setting not in _CHOOSE_PLUGINS or extra not in _PLUGINS:
+        return None
+    # Without any plugin there is no such package, and none in it can be asked for.
+    there = find_spec("hydra_plugins") and find_spec(f"hydra_plugins.{_PLUGINS[extra]}")
+    return None if there else extra
 
 
 def _is_read(argument: str) -> bool:

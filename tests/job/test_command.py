@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_classprune.job import configuration
-from lightning_classprune.job.command import open_protect, unreadable
+from lightning_classprune.job import command, configuration
+from lightning_classprune.job.command import lacking, open_protect, unreadable
 from tests.support import ROOT, forked
 from tests.support.app_job import config
 
@@ -56,6 +56,30 @@ def test_what_hydra_cannot_read_is_told_with_what_it_can() -> None:
         "ü",
     ):
         assert unreadable(argument) is None
+
+
+@pytest.mark.unit
+def test_a_plugin_of_hydra_that_is_not_there_is_told_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    asking = {
+        "hydra/launcher=joblib": "joblib",
+        "+hydra/launcher=submitit_slurm": "submitit",
+        "hydra/sweeper=optuna": "optuna",
+        "hparams_search=optuna_two": "optuna",
+    }
+    for there in ((), ("hydra_plugins",)):
+        monkeypatch.setattr(command, "find_spec", lambda name, there=there: name if name in there else None)
+        assert {argument: lacking(argument) for argument in asking} == asking
+        for argument in (
+            "hydra/launcher=basic",
+            "hydra/launcher=ray",
+            "seed=1",
+            "--help",
+            "joblib",
+            "data=joblib",
+        ):
+            assert lacking(argument) is None
+    monkeypatch.setattr(command, "find_spec", lambda name: name)
+    assert {lacking(argument) for argument in asking} == {None}
 
 
 @pytest.mark.processes
