@@ -61,10 +61,19 @@ def latency(readers: Mapping[str, Reader], example: Tensor) -> dict[str, dict[st
 def tested(
     readers: Mapping[str, Reader], test: Iterable[tuple[Tensor, Tensor]], class_names: Sequence[str]
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return support, misses, false alarms and recall by reader and class; recall is None without samples."""
+    """Return support, misses, false alarms and recall by reader and class; recall is None without samples.
+
+    Raises:
+        ValueError: Targets are no class a sample.
+    """
     decided: dict[str, list[Tensor]] = {name: [] for name in readers}
     targets = []
     for x, y in test:
+        if y.ndim != 1:
+            raise ValueError(
+                f"test: targets of shape {tuple(y.shape)}; one class a sample, (n,), is needed: files decide for one, "
+                "so of several labels leave test out and hold their scores against the threshold"
+            )
         targets.append(y.cpu())
         for name, read in readers.items():
             decided[name].append(read(x)[1])

@@ -73,6 +73,8 @@ def export(
     | not mcu | `folded.onnx` | similar channels merged, if `fold` asks for it |
     | each | `card.md`, `card.json` | which file to take, what it costs and misses, and what is promised |
 
+    `decision` in a file is one class. A multi-label network has none: hold each of its `scores` against the threshold.
+
     Every file is read again and compared with the module on `example` first. All are written or none is.
 
     The verdict is of the network as it was judged, in fp32. A file that the guard judged itself (`Files(judged=...)`)
@@ -91,7 +93,7 @@ def export(
         normalization: `(mean, std)` to put into the ONNX files; uint8 input is first divided by 255.
         thresholds: At most one protected class -> the threshold of its margin, to put into the ONNX files.
         offsets: Bias to add to a class' score that the network does not contain, by name, such as the callback's
-            `offsets`: the ONNX files contain it, the others' cards say it.
+            `offsets`: the ONNX and C files contain it, the others' cards say it.
         values: Type of the stored weights; `"fp16"` halves the files and may change decisions, which the card counts.
         purpose: `"all"`; `"latency"`: only the fastest; `"size"`: only the smallest file for each way of loading;
             `"mcu"`: only C, of a sequential network, checked by this machine's C compiler.

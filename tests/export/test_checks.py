@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -47,6 +48,8 @@ def test_counts_by_reader_and_class() -> None:
             "crack": {"support": 2, "fn": 1, "fp": 1, "recall": 0.5},
         }
     }
+    with pytest.raises(ValueError, match=r"^test: targets of shape \(4, 2\); one class a sample"):
+        checks.tested({}, [(X, torch.stack([y, 1 - y], 1))], ["ok", "crack"])
     nothing = checks.tested({"plain": in_memory(by_sign(0.0))}, [(X[:1], y[:1])], ["ok", "crack"])
     assert nothing["plain"]["crack"] == {"support": 0, "fn": 0, "fp": 0, "recall": None}
 
