@@ -37,7 +37,16 @@ from torch.nn.functional import cross_entropy, interpolate, normalize
 from torch.utils.data import DataLoader
 
 from benchmarks.robustness import auc, interval
-from benchmarks.support import command_line, markdown, named, one_thread, quiet_trainer, versions, write
+from benchmarks.support import (
+    command_line,
+    files_of_runs,
+    markdown,
+    named,
+    one_thread,
+    quiet_trainer,
+    versions,
+    write,
+)
 from lightning_classprune import (
     ClassAwarePruningCallback,
     Files,
@@ -211,6 +220,7 @@ def jaccard(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 def report(args: argparse.Namespace) -> None:
     """Write the tables of all data sets whose runs are there."""
+    files_of_runs(args.runs, "*-seed=*.json")
     explained = (__doc__ or "").split("`report`: ")[1].strip()
     lines = ["# What encoders forget", "", explained[0].upper() + explained[1:], ""]
     for name in ("derma", "elpv"):

@@ -16,7 +16,6 @@ nothing else reads. A run leaves one JSON and is skipped where that exists.
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ from torchvision.models.resnet import BasicBlock
 
 from benchmarks.search.both_sides import configured, dense_of, mean_interval, told
 from benchmarks.search.runs import command_line, on_test, quieten, run_missing, trainer
-from benchmarks.support import markdown, one_thread, write
+from benchmarks.support import markdown, one_thread, read_runs, write
 from lightning_classprune.export.compact import compact
 from lightning_classprune.export.folding import estimate_batchnorm
 from lightning_classprune.job import app
@@ -182,7 +181,7 @@ def against(results: Sequence[dict[str, Any]]) -> str:
 
 def report(runs: Path, out: Path) -> None:
     """Write folding.md of all runs that there are."""
-    results = [json.loads(file.read_text()) for file in sorted(runs.glob("*/*.json"))]
+    results = read_runs(runs)
     text = [
         "# Folding beside taking channels out",
         "",

@@ -27,7 +27,7 @@ from hydra.utils import instantiate
 
 from benchmarks.search.both_sides import WithOffset, mean_interval, told
 from benchmarks.search.runs import command_line, on_test, quieten, run_missing
-from benchmarks.support import job_config, markdown, one_thread, write
+from benchmarks.support import job_config, markdown, one_thread, read_runs, write
 from lightning_classprune import measure_ladder, read_ladder, save_ladder, switch_ticket
 from lightning_classprune.export.latency import interleaved
 from lightning_classprune.job import app
@@ -189,7 +189,7 @@ def paired(results: Sequence[Mapping[str, Any]]) -> str:
 
 def report(runs: Path, out: Path) -> None:
     """Write ladder.md and ladder.json of all runs that there are."""
-    results = [json.loads(file.read_text()) for file in sorted((runs / "elpv").glob("*.json"))]
+    results = read_runs(runs / "elpv", "*.json")
     order = list(ARMS)
     results.sort(key=lambda result: (order.index(result["arm"]), result["seed"]))
     text = [

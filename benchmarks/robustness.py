@@ -46,6 +46,7 @@ from torchvision.transforms.v2 import functional as F
 
 from benchmarks.support import (
     command_line,
+    files_of_runs,
     job_config,
     markdown,
     named,
@@ -363,6 +364,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def report(args: argparse.Namespace) -> None:
     """Write the tables of all data sets whose runs are there."""
+    files_of_runs(args.runs, "*-seed=*.json")
     explained = (__doc__ or "").split("`report`: ")[1].strip()
     lines = ["# Robustness of pruned networks", "", explained[0].upper() + explained[1:], ""]
     for name in ("elpv", "cracks"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -96,6 +97,23 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
     lines = [names, ["---"] * len(names), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def files_of_runs(folder: Path, pattern: str = "*/*.json") -> list[Path]:
+    """The files that runs have left, in order.
+
+    Raises:
+        ValueError: There are none: results of before are not to be written over with an empty table.
+    """
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise ValueError(f"{folder}: no runs ({pattern}); make them first, with `run`")
+    return found
+
+
+def read_runs(folder: Path, pattern: str = "*/*.json") -> list[dict[str, Any]]:
+    """What runs have left, in the order of their files; see `files_of_runs`."""
+    return [json.loads(file.read_text()) for file in files_of_runs(folder, pattern)]
 
 
 def write(file: Path, lines: Sequence[str]) -> None:

@@ -48,7 +48,7 @@ from benchmarks.search.runs import (
     run_missing,
     trainer,
 )
-from benchmarks.support import markdown, write
+from benchmarks.support import markdown, read_runs, write
 from lightning_classprune import ClassAwarePruningCallback, DecisionOffset, load_ticket
 from lightning_classprune.job import app
 from lightning_classprune.job.data.base import SplitDataModule
@@ -286,7 +286,7 @@ def table(data: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def report(runs: Path, out: Path) -> None:
     """Write search_both_sides.md of all runs that there are."""
-    results = [json.loads(file.read_text()) for file in sorted(runs.glob("*/*.json"))]
+    results = read_runs(runs)
     text = [
         "# What the ready-made job delivers, judged on both sides",
         "",

@@ -49,7 +49,7 @@ class UnheededJudge(Judge):
     def verdict(self, outcomes: Outcomes | None) -> Verdict:
         budget = self.budget
         told = super().verdict(outcomes)
-        self.budget, self.accepted = budget, outcomes
+        self.budget, self.accepted = budget.spend(accepted=True), outcomes
         return replace(told, outcome="accepted")
 
 

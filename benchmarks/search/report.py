@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.search.arms import ARMS, DATA
-from benchmarks.support import markdown, write
+from benchmarks.support import markdown, read_runs, write
 
 
 def report(runs: Path, out: Path) -> None:
     """Write search.md and search.png of all runs that there are."""
-    results = [json.loads(file.read_text()) for file in sorted(runs.glob("*/*.json"))]
+    results = read_runs(runs)
     names = [name for name in DATA if any(r["data"] == name for r in results)]
     text = [
         "# Search: how soon, how sparse, at what cost in misses",

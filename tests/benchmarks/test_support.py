@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
@@ -18,6 +19,14 @@ def test_results_go_where_out_says_and_the_folder_is_made(tmp_path):
     out = support.command_line(None).parse_args(["--out", str(tmp_path / "new")]).out
     support.write(out / "a.md", ["one", "two"])
     assert (out / "a.md").read_text() == "one\ntwo\n"
+
+
+def test_runs_come_in_the_order_of_their_files_and_none_are_told(tmp_path):
+    for seed in (2, 1):
+        support.write(tmp_path / "elpv" / f"now-{seed}.json", [f'{{"seed": {seed}}}'])
+    assert support.read_runs(tmp_path) == [{"seed": 1}, {"seed": 2}]
+    with pytest.raises(ValueError, match=r"no runs \(\*\.json\); make them first"):
+        support.read_runs(tmp_path, "*.json")
 
 
 def test_drawn_statistics_make_every_channel_different():
