@@ -155,6 +155,14 @@ class Judge:
                 rank_zero_warn(f"{place}: {warning}")
         return None
 
+    @property
+    def no_measure(self) -> str | None:
+        """Why no candidate whatever can be accepted, where the dense network is no measure for a class."""
+        for known in (self.unfit, *self.unfit_under.values()):
+            for name, why in known.items():
+                return f"protected class {name!r}: {why}, and no pruning of it can be accepted"
+        return None
+
     def tell_power(self, outcomes: Outcomes) -> None:
         """Say before any training what chance a harmless candidate has, by the guard's labels alone.
 

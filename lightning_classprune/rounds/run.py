@@ -271,7 +271,9 @@ class PruningRun:
                 rehearsal=bool(self.trainer.fast_dev_run),
                 zeros=self.processes.first(share_of_zeros(self.cutter.units.parameters)),
             )
-            why, self.state = first.why, replace(self.state, finished=first.finished)
+            # Rounds that are judged one by one say so each; where they were all judged at the end, none is trained.
+            finished = first.finished or (self.judge.no_measure if self.closing.at_end else None)
+            why, self.state = first.why, replace(self.state, finished=finished)
             self.tell_labels()
         else:
             number, level = self.judge.budget.tests, self.judge.budget.level()

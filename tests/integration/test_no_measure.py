@@ -107,6 +107,13 @@ def test_nothing_is_accepted_of_one_that_cannot_get_worse(kind: type[Net], confi
     assert achievement(callback.ledger).startswith("No pruning step was")
 
 
+def test_where_all_would_be_judged_at_the_end_no_round_is_trained() -> None:
+    with pytest.warns(UserWarning, match="Every candidate will be unproven"):
+        callback = pruned(NeverPositive(), 0.1, judging="end")
+    assert verdicts(callback) == ["baseline"]
+    assert "it cannot get worse at finding it" in callback.ledger[0]["reason"]
+
+
 @pytest.mark.parametrize("kind", [AlwaysPositive, NeverPositive])
 def test_where_false_alarms_are_not_guarded_it_is_said_loudly(kind: type[Net]) -> None:
     with pytest.warns(UserWarning, match="False alarms are not guarded .*so a verdict means little"):
