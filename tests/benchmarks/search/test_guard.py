@@ -27,4 +27,5 @@ def test_a_candidate_that_the_guard_refuses_goes_on_and_costs_no_level():
     assert (told.outcome, heeded.outcome) == ("accepted", "refused")
     assert told.reason == heeded.reason
     assert unheeded.accepted is ruined
-    assert unheeded.budget == ErrorBudget(0.05, 0, 3)
+    assert unheeded.budget == ErrorBudget(0.05, 0, 3, tests=1)
+    assert unheeded.budget.level() == ErrorBudget(0.05, 0, 3).level() == 0.05
