@@ -195,7 +195,7 @@ def test_every_candidate_is_between_the_accepted_ticket_and_the_target(
             assert step >= made.adaptive.smallest or state.candidate == made.target
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=300)
 @given(plans(), events)
 def test_every_run_ends_and_its_tests_are_known_before(made: Plan, script: list[tuple[str, float]]) -> None:
     """Also with nothing but acceptances at the end, the longest way there is."""
