@@ -19,6 +19,7 @@ from lightning_classprune.guard.data import GuardData
 from lightning_classprune.guard.evaluator import Evaluator
 from lightning_classprune.guard.offset import biases
 from lightning_classprune.guard.task import OfUnits, Outcomes
+from lightning_classprune.tickets.loading import in_words
 from lightning_classprune.tickets.ticket import Ticket
 from lightning_classprune.trainer.forward import PreparedPredict, prepare
 from lightning_classprune.trainer.names import canonical
@@ -107,9 +108,8 @@ class Handover:
         if left:
             task = self.evaluator.task
             adding = task.adding if isinstance(task, OfUnits) else "DecisionOffset does it"
-            told = ", ".join(f"{bias:+.4g} to {name}" for name, bias in left.items())
             rank_zero_info(
-                f"decide with offsets: add {told} before the decision (callback.offsets; {adding}); no "
+                f"decide with offsets: add {in_words(left)} before the decision (callback.offsets; {adding}); no "
                 "bias of the network takes them"
             )
 

@@ -64,6 +64,11 @@ def fill_from_ticket(path: str | os.PathLike[str], model: nn.Module) -> TicketFi
     return ticket
 
 
+def in_words(offsets: Mapping[str, float]) -> str:
+    """What to add to which class' score."""
+    return ", ".join(f"{bias:+.4g} to {name}" for name, bias in offsets.items())
+
+
 def warn_of_offsets(path: str | os.PathLike[str], card: Any) -> None:
     """Say what is to be added to the scores of a network that was judged with offsets which it does not contain.
 
@@ -73,10 +78,10 @@ def warn_of_offsets(path: str | os.PathLike[str], card: Any) -> None:
     """
     offsets = card.get("offsets") if isinstance(card, Mapping) else None
     told = offsets.items() if isinstance(offsets, Mapping) else ()
-    added = [f"{bias:+.4g} to {name}" for name, bias in told if isinstance(bias, int | float) and bias]
-    if added:
+    left = {name: bias for name, bias in told if isinstance(bias, int | float) and bias}
+    if left:
         rank_zero_warn(
-            f"{Path(path).name}: the network was judged with offsets that it does not contain: add {', '.join(added)} "
+            f"{Path(path).name}: the network was judged with offsets that it does not contain: add {in_words(left)} "
             "before the decision (`offsets` on the card; DecisionOffset does it, or of boxes and instances subtract it "
             "from the score threshold)"
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_classprune.guard.decision_offset import DecisionOffset
 from lightning_classprune.tickets.joint import JointLadder, Member
 from lightning_classprune.tickets.joint_file import read_ladder
+from lightning_classprune.tickets.loading import in_words
 from lightning_classprune.trainer.names import canonical
 
 _BUDGETS: dict[str, Callable[[Member], float | None]] = {
@@ -71,10 +72,9 @@ def switch_ticket(
     if offset is not None and biases is not None:
         offset.bias.copy_(biases)
     if offset is None and any(member.offsets.values()):
-        added = ", ".join(f"{bias:+.4g} to {cls}" for cls, bias in member.offsets.items())
         rank_zero_warn(
-            f"round {member.round} was judged with offsets: add {added} before the decision (Member.offsets), or put a "
-            "DecisionOffset behind the network, which is then set at every switch"
+            f"round {member.round} was judged with offsets: add {in_words(member.offsets)} before the decision "
+            "(Member.offsets), or put a DecisionOffset behind the network, which is then set at every switch"
         )
     return member
 
