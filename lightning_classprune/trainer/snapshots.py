@@ -48,9 +48,9 @@ def capture_buffers(module: nn.Module) -> Tensors:
 
 
 def restore_buffers(module: nn.Module, buffers: Tensors) -> None:
-    """Write captured buffers back."""
-    for name, buffer in module.named_buffers():
-        buffer.copy_(buffers[canonical(name)])
+    """Write captured buffers back, as `restore_tensors` does."""
+    for name, buffer in list(module.named_buffers()):
+        _write_back(module, buffer, buffers[canonical(name)])
 
 
 @torch.no_grad()
@@ -79,16 +79,17 @@ def restore_tensors(module: nn.Module, tensors: Tensors) -> None:
             "the one before left in them, unless the module has them before the first batch (in __init__)"
         )
     for name, tensor in tensors.items():
-        if name in reshaped:
-            _replace(module, live[name], tensor.to(live[name].device, copy=True))
-        else:
-            local(live[name]).copy_(tensor)
+        _write_back(module, live[name], tensor)
 
 
-def _replace(module: nn.Module, buffer: Tensor, new: Tensor) -> None:
-    """Put another tensor in the place of a buffer, wherever it is one."""
+def _write_back(module: nn.Module, live: Tensor, captured: Tensor) -> None:
+    """Into the same storage; a buffer of another shape is replaced wherever the module has it."""
+    if local(live).shape == captured.shape:
+        local(live).copy_(captured)
+        return
+    new = captured.to(live.device, copy=True)
     for part in module.modules():
-        for name in [name for name, one in part.named_buffers(recurse=False) if one is buffer]:
+        for name in [name for name, one in part.named_buffers(recurse=False) if one is live]:
             setattr(part, name, new)
 
 

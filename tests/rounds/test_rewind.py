@@ -22,9 +22,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_classprune.rounds.rewind import HeldScheduler, Rewind, hold_schedulers, release_schedulers
 from lightning_classprune.trainer.snapshots import (
     _load,
+    capture_buffers,
     capture_tensors,
     capture_training,
     copy_state,
+    restore_buffers,
     restore_tensors,
     restore_training,
 )
@@ -230,6 +232,16 @@ def test_a_buffer_that_grew_is_as_large_as_it_was():
         assert net.tied[0].seen is net.tied[1].seen
         assert "hidden" not in net.state_dict()
         net.hidden += 1  # of the capture nothing is shared
+
+
+def test_buffers_alone_come_back_as_large_as_they_were():
+    """Of a resumed run, and of the members of a nested round."""
+    net = Net()
+    captured = capture_buffers(net)
+    net.hidden = torch.zeros(5)
+    restore_buffers(net, captured)
+    assert_same(capture_buffers(net), captured)
+    assert net.hidden.tolist() == [1, 1]
 
 
 def test_a_buffer_that_came_later_stays_as_it_is():
