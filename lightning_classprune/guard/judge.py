@@ -158,10 +158,13 @@ class Judge:
     @property
     def no_measure(self) -> str | None:
         """Why no candidate whatever can be accepted, where the dense network is no measure for a class."""
-        for known in (self.unfit, *self.unfit_under.values()):
-            for name, why in known.items():
-                return f"protected class {name!r}: {why}, and no pruning of it can be accepted"
-        return None
+        found = [("", self.unfit), *((f" under {name}", one) for name, one in self.unfit_under.items())]
+        told = (
+            f"protected class {name!r}{place}: {why}, and no pruning of it can be accepted"
+            for place, known in found
+            for name, why in known.items()
+        )
+        return next(told, None)
 
     def tell_power(self, outcomes: Outcomes) -> None:
         """Say before any training what chance a harmless candidate has, by the guard's labels alone.

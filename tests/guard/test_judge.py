@@ -102,6 +102,7 @@ def test_a_dense_network_that_is_no_measure_leaves_every_candidate_unproven(
     with pytest.warns(UserWarning, match=f"{why}.*Every candidate will be unproven"):
         assert made.take_dense(dense, rehearsal=False) is None
     assert why in made.unfit["b"]
+    assert str(made.no_measure).startswith(f"protected class 'b': the dense network {why}")
     for candidate in (dense, decided()):
         verdict = made.verdict_at(candidate, None)
         assert verdict.outcome in ("unproven", "refused")
@@ -114,6 +115,7 @@ def test_one_that_is_no_measure_is_only_warned_of_where_false_alarms_are_not_gua
     with pytest.warns(UserWarning, match="not guarded .max_fp_rise=None., so a verdict means little"):
         made.take_dense(EVERYBODY, rehearsal=False)
     assert made.unfit == {}
+    assert made.no_measure is None
     assert made.verdict_at(EVERYBODY, None).accepted
 
 
@@ -302,6 +304,9 @@ def test_a_dense_network_that_is_no_measure_in_fog_proves_nothing_there() -> Non
     made = in_fog(max_fp_rise=0.5)
     with pytest.warns(UserWarning, match=r"protect\['b'\] under fog: the dense network calls every case"):
         made.take_dense(Throughout(decided(1), {"fog": everything}), rehearsal=False)
+    assert str(made.no_measure).startswith(
+        "protected class 'b' under fog: the dense network calls every case"
+    )
     verdict = made.verdict(Throughout(decided(1), {"fog": everything}))
     assert (verdict.outcome, verdict.under["fog"].outcome) == ("unproven", "unproven")
     assert "under" not in verdict.classes["b"].reason
